@@ -1,0 +1,1 @@
+"""One sweep: what was asked (spec) -> cells (plan) -> devices (fleet) -> attempts (journal) -> tables -> report."""

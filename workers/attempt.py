@@ -1,0 +1,176 @@
+"""What came of a cell on a device: outcome, measurements, evidence. Comes up through the rooms as one plain value.
+
+Units are in the names; None means not available, never 0.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from workers.cell import Cell
+
+
+class Outcome(StrEnum):
+    OK = "ok"
+    OOM_LOAD = "oom_load"
+    OOM_PREFILL = "oom_prefill"
+    OOM_DECODE = "oom_decode"
+    OOM_HOST = "oom_host"
+    CONTEXT_LIMIT = "context_limit"
+    LENGTH_SHORT = "length_short"
+    TIMEOUT = "timeout"
+    HANG = "hang"
+    CRASHED = "crashed"
+    GPU_FAULT = "gpu_fault"
+    LOAD_ERROR = "load_error"
+    INFRA_ERROR = "infra_error"
+    PRUNED = "pruned"
+    CANCELLED = "cancelled"
+    QUARANTINED = "quarantined"
+
+    @property
+    def is_device_oom(self) -> bool:
+        return self in (Outcome.OOM_LOAD, Outcome.OOM_PREFILL, Outcome.OOM_DECODE)
+
+
+class Phase(StrEnum):
+    """How far a child had come. SPAWN: process started, nothing loaded."""
+
+    SPAWN = "spawn"
+    LOAD = "load"
+    PREPARE = "prepare"  # tokenising, capture, compile, warm-up
+    PREFILL = "prefill"
+    DECODE = "decode"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One card, MIG slice or CPU slot. `kind`: NVML's name, or "cpu". `total_bytes`: the card's memory (a CPU slot's share)."""
+
+    kind: str
+    uuid: str
+    node: str
+    total_bytes: int
+    reserve_bytes: int = 0  # held by the driver before any process comes (NVML v2 `reserved`)
+    driver_version: str | None = None
+    per_process_memory_visible: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The state after token `token_index` (0-based among the new tokens) was known; `t_s` since the child's start."""
+
+    token_index: int
+    t_s: float
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+    kv_cache_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One change of a meter's value; `t_s` since the child's start."""
+
+    t_s: float
+    device_used_bytes: int | None
+    process_used_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreBucket:
+    """Negative log-likelihood (nats, summed) of the tokens scored in positions [position_start, position_end)."""
+
+    position_start: int
+    position_end: int
+    nll_sum: float
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InEffect:
+    """Read back from the live objects after set-up, never from what was asked."""
+
+    cache_class: str
+    attn_implementation: str
+    dtype: str
+    sinks: int | None = None
+    window: int | None = None
+    gamma: int | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the child measured. Speeds exclude load, capture, compile and warm-up."""
+
+    new_tokens: int = 0
+    ttft_s: float | None = None
+    tokens_per_s: float | None = None  # decode throughput, per sequence x batch
+    tpot_p50_s: float | None = None
+    tpot_p95_s: float | None = None
+    tpot_p99_s: float | None = None
+    tokens_per_step: float | None = None
+    acceptance_rate: float | None = None
+    draft_step_s: float | None = None  # median time of one draft forward
+    verify_step_s: float | None = None  # median time of one target forward over gamma + 1 tokens
+    load_s: float | None = None
+    load_was_warm: bool | None = None  # weights were in the page cache
+    prepare_s: float | None = None
+    prefill_s: float | None = None
+    decode_s: float | None = None
+    weights_bytes: int | None = None
+    kv_cache_bytes: int | None = None
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    num_alloc_retries: int | None = None
+    eos_at: int | None = None
+    prompt_sha256: str | None = None
+    output_sha256: str | None = None
+    max_positions: int | None = None  # the model's trained context
+    text_head: str | None = None
+    text_tail: str | None = None
+    in_effect: InEffect | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Evidence of an attempt that did not end ok."""
+
+    error_type: str
+    error_message: str
+    oom_token_index: int | None = None
+    oom_requested_bytes: int | None = None
+    oom_free_bytes: int | None = None
+    oom_allocated_bytes: int | None = None
+    oom_reserved_bytes: int | None = None
+    signal: int | None = None
+    exit_code: int | None = None
+    last_output: str = ""
+    stack_dump: str | None = None
+    memory_snapshot: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One cell on one device, once, whatever came of it."""
+
+    lease_id: str
+    cell: Cell
+    attempt: int
+    outcome: Outcome
+    phase: Phase
+    device: Device | None
+    started_at: float  # seconds since the epoch, the device host's clock
+    duration_s: float
+    measured: Measured = field(default_factory=Measured)
+    failure: Failure | None = None
+    peak_device_bytes: int | None = None  # above the idle device; a CPU slot: growth of the data segment
+    peak_process_bytes: int | None = None
+    context_bytes: int | None = None  # device use of an idle context, before any weight
+    sample_interval_p50_s: float | None = None
+    sample_interval_p99_s: float | None = None
+    first_model_call_s: float | None = None  # lease received -> first phase reported by the child
+    samples: tuple[Sample, ...] = ()
+    steps: tuple[Step, ...] = ()
+    scores: tuple[ScoreBucket, ...] = ()
+    output_ids: tuple[int, ...] = ()

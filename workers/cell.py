@@ -1,0 +1,116 @@
+"""What is asked of one device, once. A cell goes down through the rooms as a plain value."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from workers.modes import MODES, Mode
+
+Workload = Literal["generate", "score"]
+#: A measured cell is warmed up at its own shape and may be repeated; a probe of the boundary search gets no
+#: warm-up (it would change fragmentation) and its speed enters no table.
+Purpose = Literal["measure", "probe"]
+Engine = Literal["eager", "graph"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """One target, with its draft where the mode speculates.
+
+    `target`, `draft`: hub id | local folder | file.gguf | `pocket`, `pocket-draft` | `random:NAME` or `random:FOLDER`.
+    """
+
+    target: str
+    draft: str | None = None
+    dtype: str = "bfloat16"
+    attn_implementation: str = "sdpa"
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streaming:
+    """StreamingLLM's cache: a query sees `sinks` first tokens, the last `window` cached tokens, and itself."""
+
+    sinks: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speculation:
+    """`gamma` drafted tokens a round; `acceptance` injects an oracle draft instead of the draft's own proposals.
+
+    `acceptance`: None (the draft proposes) | a per-token rate | per-position rates, `gamma` of them.
+    A mean number of tokens per round is turned into a rate where the sweep file is read.
+    """
+
+    gamma: int
+    acceptance: float | tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One run of one model in one mode at one length on one (possibly emulated) card.
+
+    Fields that a mode does not read are None, so that equal work has an equal `cell_id` everywhere.
+    `length`: new tokens (generate) or scored tokens (score). `budget`: bytes of the emulated card, None = the
+    whole device. `prefill_chunk`: tokens per prefill pass, None = the whole prompt in one pass.
+    """
+
+    model: ModelRef
+    mode: str
+    engine: Engine
+    workload: Workload = "generate"
+    purpose: Purpose = "measure"
+    prompt_tokens: int
+    length: int
+    batch_size: int = 1
+    prefill_chunk: int | None = None
+    streaming: Streaming | None = None
+    speculation: Speculation | None = None
+    repetition_penalty: float = 1.0
+    corpus: str = "builtin"
+    budget: int | None = None
+    repeat: int = 0
+    seed: int = 0
+
+    @property
+    def mode_spec(self) -> Mode:
+        return MODES[self.mode]
+
+    @property
+    def cell_id(self) -> str:
+        """16 hex digits: the hash of the canonical content."""
+        return hashlib.sha256(json.dumps(to_json(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def to_json(cell: Cell) -> dict[str, Any]:
+    return dataclasses.asdict(cell)
+
+
+def from_json(value: dict[str, Any]) -> Cell:
+    """The inverse of `to_json`, also after a trip through JSON (which turns tuples into lists)."""
+    fields = dict(value)
+    fields["model"] = ModelRef(**fields["model"])
+    if fields["streaming"] is not None:
+        fields["streaming"] = Streaming(**fields["streaming"])
+    if fields["speculation"] is not None:
+        speculation = dict(fields["speculation"])
+        if isinstance(speculation["acceptance"], list):
+            speculation["acceptance"] = tuple(speculation["acceptance"])
+        fields["speculation"] = Speculation(**speculation)
+    return Cell(**fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A cell on loan to one device. The first valid final attempt of a lease wins; a late one is a duplicate."""
+
+    lease_id: str
+    cell: Cell
+    attempt: int
+    time_limit_s: float
+    stall_timeout_s: float
+    memory_snapshot: bool = False
