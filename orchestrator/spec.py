@@ -181,6 +181,9 @@ class SweepSpec(_Strict):
                 raise ValueError(f"modes: unknown mode {mode!r}; the nearest is {nearest[0]!r} (of {', '.join(MODES)})")
             if self.workload not in MODES[mode].workloads:
                 raise ValueError(f"modes: {mode!r} has no workload {self.workload!r}; it has {', '.join(sorted(MODES[mode].workloads))}")
+            for engine in self.engines:
+                if engine not in MODES[mode].engines:
+                    raise ValueError(f"engines: {engine!r} has no mode {mode!r}; it runs on {', '.join(sorted(MODES[mode].engines))}")
             if MODES[mode].speculative and self.batch_sizes != [1]:
                 raise ValueError(f"batch_sizes: {self.batch_sizes} with {mode!r}: speculation runs at batch size 1; split the sweep")
             if MODES[mode].speculative and all(model.draft is None for model in self.models):

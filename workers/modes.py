@@ -32,6 +32,7 @@ class Mode:
     policy: CachePolicy
     decoder: Decoder
     workloads: frozenset[str] = frozenset({"generate", "score"})
+    engines: frozenset[str] = frozenset({"eager", "graph"})
 
     @property
     def speculative(self) -> bool:
@@ -49,6 +50,6 @@ MODES: dict[str, Mode] = {
         Mode("streaming", CachePolicy.STREAMING, Decoder.PLAIN),
         Mode("streaming+spec", CachePolicy.STREAMING, Decoder.SPECULATIVE, _GENERATE),
         Mode("window", CachePolicy.WINDOW, Decoder.PLAIN),
-        Mode("recompute", CachePolicy.RECOMPUTE, Decoder.PLAIN, _SCORE),
+        Mode("recompute", CachePolicy.RECOMPUTE, Decoder.PLAIN, _SCORE, frozenset({"eager"})),
     )
 }
