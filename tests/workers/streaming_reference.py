@@ -86,9 +86,7 @@ def _layer(layer, hidden_TE, attend):
     normed_TE = layer.input_layernorm(hidden_TE)
     if hasattr(layer, "attention"):  # GPT-NeoX
         attention = layer.attention
-        q, k, v = (
-            attention.query_key_value(normed_TE).view(rows, -1, 3 * attention.head_size).chunk(3, dim=-1)
-        )
+        qkv_TH3D = attention.query_key_value(normed_TE).view(rows, -1, 3 * attention.head_size)
         attended_TE = attention.dense(attend(*qkv_TH3D.chunk(3, dim=-1)).reshape(rows, -1))
         if layer.use_parallel_residual:
             return hidden_TE + attended_TE + layer.mlp(layer.post_attention_layernorm(hidden_TE))
