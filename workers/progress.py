@@ -1,0 +1,17 @@
+"""How far a running cell has come: news for people who watch, never part of a result."""
+
+from dataclasses import dataclass
+
+from workers.attempt import Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """The state of a lease about once a second. `device_used_bytes`: what the budget is held against."""
+
+    lease_id: str
+    phase: Phase
+    new_tokens: int
+    elapsed_s: float  # since the child's start
+    tokens_per_s: float | None = None  # recent, not the run's mean
+    device_used_bytes: int | None = None
