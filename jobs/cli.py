@@ -1,0 +1,152 @@
+"""`oomline`: plan, run, status, report, compare, logits, doctor. `python -m jobs` is the same.
+
+Exit status: 0 every cell reached an outcome; 1 some cell ended in infra_error, quarantined or cancelled;
+2 the sweep file or the arguments are wrong.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.spec import SpecError, SweepSpec, read_spec
+
+app = typer.Typer(
+    name="oomline",
+    help="Where does your model run out of memory, how fast is it on the way there, does the text stay sane?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep file (YAML).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set lengths=[500,1000]. Repeatable."),
+]
+RunFolderArg = Annotated[str, typer.Argument(metavar="DIR", help="A run folder: a path, s3:// or gs://.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+
+
+@app.command()
+def plan(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Predict for this device: a name, or name:size such as H100:80GiB. Default: this machine's kind."),
+    ] = None,
+) -> None:
+    """Dry run: cells, predicted peak memory, boundary and device time. Touches no device."""
+    from jobs.plan_view import plan_as_json, print_plan
+    from orchestrator.forecast import forecast
+
+    sweep = _checked(spec, overrides)
+    outlook = forecast(sweep, device)
+    if as_json:
+        typer.echo(json.dumps(plan_as_json(outlook), indent=2))
+    else:
+        print_plan(sweep, outlook)
+
+
+@app.command()
+def run(
+    spec: SpecPath,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Run folder; default runs/NAME. A path, s3:// or gs://.")] = None,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray address; default: RAY_ADDRESS, the job's cluster, else this machine alone.")
+    ] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="CPU slots where there is no GPU; default: one per core.")] = None,
+) -> None:
+    """Run the sweep; the same command again resumes it."""
+    from jobs.run import run_command
+
+    sweep = _checked(spec, overrides)
+    raise typer.Exit(run_command(sweep, out or f"runs/{sweep.name}", address=address, cpu_slots=slots))
+
+
+@app.command()
+def status(folder: RunFolderArg, as_json: AsJson = False) -> None:
+    """Where a run stands, from its folder alone."""
+    from jobs.status_view import print_status
+    from orchestrator.status import read_status
+
+    standing = read_status(folder)
+    if as_json:
+        typer.echo(standing.to_json())
+    else:
+        print_status(standing)
+
+
+@app.command()
+def report(folder: RunFolderArg) -> None:
+    """Render tables and report again, from the journal alone."""
+    from orchestrator.report import render
+
+    typer.echo(render(folder))
+
+
+@app.command()
+def compare(folders: Annotated[list[str], typer.Argument(metavar="DIR DIR ...", help="Two or more run folders.")]) -> None:
+    """Runs side by side: boundaries, speed, memory, and which differences exceed the noise."""
+    from orchestrator.report import compare as compare_runs
+
+    if len(folders) < 2:
+        raise SpecError(f"compare {folders[0]}: give at least two run folders")
+    typer.echo(compare_runs(folders))
+
+
+@app.command()
+def logits(
+    model: Annotated[str, typer.Option(help="Hub id, local folder, file.gguf, pocket, random:NAME.")],
+    mode: Annotated[str, typer.Option(help="baseline, streaming, window, recompute.")],
+    tokens: Annotated[Path, typer.Option(metavar="IDS.json", help="A JSON list of token ids.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.safetensors")],
+    engine: Annotated[str, typer.Option(help="eager or graph.")] = "eager",
+    sinks: Annotated[int, typer.Option(min=0)] = 4,
+    window: Annotated[int, typer.Option(min=1)] = 512,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or float64 (eager on a CPU).")] = "float32",
+) -> None:
+    """Teacher-forced logits of one mode and engine at every position, to hold against an outside reference."""
+    from workers.logits import LogitsRequest, write_logits
+
+    request = LogitsRequest(model=model, mode=mode, engine=engine, sinks=sinks, window=window, dtype=dtype)
+    try:
+        shape = write_logits(request, tokens, out)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+    typer.echo(f"{out}: logits {list(shape)} float32")
+
+
+@app.command()
+def doctor(
+    address: Annotated[str | None, typer.Option(help="Ray address of the cluster to look at.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What this machine or cluster offers: GPUs, driver, NVML, foreign processes, versions."""
+    from jobs.doctor import examine
+
+    typer.echo(examine(address, as_json=as_json))
+
+
+def _checked(path: Path, overrides: list[str] | None) -> SweepSpec:
+    from orchestrator.plan import refuse_bad_input
+
+    sweep = read_spec(path, overrides)
+    refuse_bad_input(sweep)
+    return sweep
+
+
+def main() -> None:
+    """Entry point: wrong input is one line on stderr and exit status 2."""
+    try:
+        app()
+    except SpecError as error:
+        typer.echo(f"oomline: {error}", err=True)
+        sys.exit(2)
+
+
