@@ -10,7 +10,8 @@ from pathlib import Path
 
 from orchestrator.spec import ModelSpec, SpecError, SweepSpec
 from workers.cell import Cell, Engine, ModelRef, Speculation, Streaming
-from workers.models.load import LoadError, check_draft, read_config
+from workers.models import LoadError
+from workers.models.config import check_draft, read_config
 from workers.modes import MODES, CachePolicy
 
 
@@ -32,14 +33,7 @@ def build_cell(
     scoring = spec.workload == "score"
     penalty = spec.repetition_penalty[0] if repetition_penalty is None else repetition_penalty
     return Cell(
-        model=ModelRef(
-            target=model.target,
-            draft=model.draft if mode.speculative else None,
-            dtype=model.dtype,
-            attn_implementation=model.attn_implementation,
-            trust_remote_code=model.trust_remote_code,
-            allow_pickle=model.allow_pickle,
-        ),
+        model=dataclasses.replace(model_ref(model), draft=model.draft if mode.speculative else None),
         mode=mode_name,
         engine=engine,
         workload=spec.workload,
@@ -100,31 +94,38 @@ def refuse_bad_models(spec: SweepSpec) -> None:
     A hub that cannot be reached is no reason to refuse: the workers may reach it. It becomes a `load_error` cell.
     """
     for index, model in enumerate(spec.models):
+        ref = model_ref(model)
+        configs = []
         for key, name in (("target", model.target), ("draft", model.draft)):
-            if name is not None and _names_a_path(name) and not Path(name.removeprefix("random:")).exists():
+            if name is None:
+                continue
+            if _names_a_path(name) and not Path(name.removeprefix("random:")).expanduser().exists():
                 raise SpecError(
                     f"models.{index}.{key}: {name!r} does not exist; give a hub id, a local folder, a .gguf file, "
                     "pocket, or random:NAME"
                 )
-        ref = ModelRef(**{f.name: getattr(model, f.name) for f in dataclasses.fields(ModelRef)})
-        if model.draft is None:
-            continue
-        try:
-            configs = read_config(model.target, ref), read_config(model.draft, ref)
-        except LoadError:
-            continue
-        try:
-            check_draft(*configs)
-        except LoadError as error:
-            raise SpecError(f"models.{index}.draft: {model.draft!r} does not fit {model.target!r}: {error}") from None
+            try:
+                configs.append(read_config(name, ref))
+            except LoadError as error:
+                if name.startswith("random:"):
+                    raise SpecError(f"models.{index}.{key}: {error}") from None
+        if len(configs) == 2:
+            try:
+                check_draft(*configs)
+            except LoadError as error:
+                raise SpecError(f"models.{index}.draft: {model.draft!r} with {model.target!r}: {error}") from None
 
 
 def refuse_missing_corpus(spec: SweepSpec) -> None:
-    path = Path(spec.corpus)
+    path = Path(spec.corpus).expanduser()
     if path.suffix in (".txt", ".jsonl", ".parquet") and "://" not in spec.corpus and not path.is_file():
         raise SpecError(
             f"corpus: {spec.corpus!r} does not exist; give a .txt, .jsonl or .parquet file, a datasets name, or builtin"
         )
+
+
+def model_ref(model: ModelSpec) -> ModelRef:
+    return ModelRef(**{field.name: getattr(model, field.name) for field in dataclasses.fields(ModelRef)})
 
 
 def _names_a_path(name: str) -> bool:
