@@ -24,7 +24,9 @@ app = typer.Typer(
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep file (YAML).")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set lengths=[500,1000]. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key, e.g. --set lengths=[500,1000]. Repeatable."
+    ),
 ]
 RunFolderArg = Annotated[str, typer.Argument(metavar="DIR", help="A run folder: a path, s3:// or gs://.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
@@ -37,12 +39,15 @@ def plan(
     as_json: AsJson = False,
     device: Annotated[
         str | None,
-        typer.Option(help="Predict for this device: a name, or name:size such as H100:80GiB. Default: this machine's kind."),
+        typer.Option(
+            help="Predict for this device: a name, or name:size such as H100:80GiB. Default: this machine's kind."
+        ),
     ] = None,
 ) -> None:
     """Dry run: cells, predicted peak memory, boundary and device time. Touches no device."""
-    from jobs.plan_view import plan_as_json, print_plan
     from orchestrator.forecast import forecast
+
+    from jobs.plan_view import plan_as_json, print_plan
 
     sweep = _checked(spec, overrides)
     outlook = forecast(sweep, device)
@@ -55,12 +60,17 @@ def plan(
 @app.command()
 def run(
     spec: SpecPath,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="Run folder; default runs/NAME. A path, s3:// or gs://.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Run folder; default runs/NAME. A path, s3:// or gs://.")
+    ] = None,
     overrides: Overrides = None,
     address: Annotated[
-        str | None, typer.Option(help="Ray address; default: RAY_ADDRESS, the job's cluster, else this machine alone.")
+        str | None,
+        typer.Option(help="Ray address; default: RAY_ADDRESS, the job's cluster, else this machine alone."),
     ] = None,
-    slots: Annotated[int | None, typer.Option(min=1, help="CPU slots where there is no GPU; default: one per core.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="CPU slots where there is no GPU; default: one per core.")
+    ] = None,
 ) -> None:
     """Run the sweep; the same command again resumes it."""
     from jobs.run import run_command
@@ -72,8 +82,9 @@ def run(
 @app.command()
 def status(folder: RunFolderArg, as_json: AsJson = False) -> None:
     """Where a run stands, from its folder alone."""
-    from jobs.status_view import print_status
     from orchestrator.status import read_status
+
+    from jobs.status_view import print_status
 
     standing = read_status(folder)
     if as_json:
@@ -91,7 +102,9 @@ def report(folder: RunFolderArg) -> None:
 
 
 @app.command()
-def compare(folders: Annotated[list[str], typer.Argument(metavar="DIR DIR ...", help="Two or more run folders.")]) -> None:
+def compare(
+    folders: Annotated[list[str], typer.Argument(metavar="DIR DIR ...", help="Two or more run folders.")],
+) -> None:
     """Runs side by side: boundaries, speed, memory, and which differences exceed the noise."""
     from orchestrator.report import compare as compare_runs
 
@@ -109,7 +122,9 @@ def logits(
     engine: Annotated[str, typer.Option(help="eager or graph.")] = "eager",
     sinks: Annotated[int, typer.Option(min=0)] = 4,
     window: Annotated[int, typer.Option(min=1)] = 512,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or float64 (eager on a CPU).")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, or float64 (eager on a CPU).")
+    ] = "float32",
 ) -> None:
     """Teacher-forced logits of one mode and engine at every position, to hold against an outside reference."""
     from workers.logits import LogitsRequest, write_logits
@@ -148,5 +163,3 @@ def main() -> None:
     except SpecError as error:
         typer.echo(f"oomline: {error}", err=True)
         sys.exit(2)
-
-

@@ -113,7 +113,9 @@ def refuse_bad_models(spec: SweepSpec) -> None:
             try:
                 check_draft(*configs)
             except LoadError as error:
-                raise SpecError(f"models.{index}.draft: {model.draft!r} with {model.target!r}: {error}") from None
+                raise SpecError(
+                    f"models.{index}.draft: {model.draft!r} with {model.target!r}: {error}"
+                ) from None
 
 
 def refuse_missing_corpus(spec: SweepSpec) -> None:

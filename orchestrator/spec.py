@@ -50,7 +50,11 @@ def parse_lengths(value: object) -> list[int]:
         if isinstance(item, int) and not isinstance(item, bool):
             numbers.append(item)
             continue
-        match = re.fullmatch(r"\s*(\d{1,9})\s*-\s*(\d{1,9})\s*([*+])\s*(\d{1,9})\s*", item) if isinstance(item, str) else None
+        match = (
+            re.fullmatch(r"\s*(\d{1,9})\s*-\s*(\d{1,9})\s*([*+])\s*(\d{1,9})\s*", item)
+            if isinstance(item, str)
+            else None
+        )
         if match is None:
             raise ValueError("a whole number, a list of them, or a range such as 500-8000*2 or 1000-4000+500")
         low, high, step = int(match[1]), int(match[2]), int(match[4])
@@ -94,7 +98,9 @@ class StreamingSpec(_Strict):
     @model_validator(mode="after")
     def _window_holds_sinks(self) -> "StreamingSpec":
         if self.window < self.sinks:
-            raise ValueError(f"window {self.window} is smaller than sinks {self.sinks}: make window at least {self.sinks}")
+            raise ValueError(
+                f"window {self.window} is smaller than sinks {self.sinks}: make window at least {self.sinks}"
+            )
         return self
 
 
@@ -102,9 +108,7 @@ class SpeculationSpec(_Strict):
     """`acceptance`: oracle draft, a per-token rate or `gamma` rates; or `mean_length`: tokens per round, 1..gamma+1."""
 
     gamma: Annotated[int, Field(ge=1, le=32, strict=True)] = 4
-    acceptance: (
-        Annotated[float, Field(ge=0, le=1)] | list[Annotated[float, Field(ge=0, le=1)]] | None
-    ) = None
+    acceptance: Annotated[float, Field(ge=0, le=1)] | list[Annotated[float, Field(ge=0, le=1)]] | None = None
     mean_length: Annotated[float, Field(ge=1, le=33)] | None = None
 
     @model_validator(mode="after")
@@ -112,7 +116,9 @@ class SpeculationSpec(_Strict):
         if self.acceptance is not None and self.mean_length is not None:
             raise ValueError("acceptance and mean_length exclude each other: give one")
         if isinstance(self.acceptance, list) and len(self.acceptance) != self.gamma:
-            raise ValueError(f"acceptance has {len(self.acceptance)} rates, gamma is {self.gamma}: give {self.gamma}")
+            raise ValueError(
+                f"acceptance has {len(self.acceptance)} rates, gamma is {self.gamma}: give {self.gamma}"
+            )
         if self.mean_length is not None and self.mean_length > self.gamma + 1:
             raise ValueError(f"mean_length {self.mean_length} is above gamma + 1 = {self.gamma + 1}")
         return self
@@ -129,7 +135,9 @@ def rate_for_mean_length(mean_length: float, gamma: int) -> float:
     low, high = 0.0, 1.0
     while high - low > 1e-12:
         middle = (low + high) / 2
-        low, high = (middle, high) if math.fsum(middle**k for k in range(gamma + 1)) < mean_length else (low, middle)
+        low, high = (
+            (middle, high) if math.fsum(middle**k for k in range(gamma + 1)) < mean_length else (low, middle)
+        )
     return high
 
 
@@ -178,14 +186,22 @@ class SweepSpec(_Strict):
         for mode in self.modes:
             if mode not in MODES:
                 nearest = difflib.get_close_matches(mode, MODES, 1, 0.0)
-                raise ValueError(f"modes: unknown mode {mode!r}; the nearest is {nearest[0]!r} (of {', '.join(MODES)})")
+                raise ValueError(
+                    f"modes: unknown mode {mode!r}; the nearest is {nearest[0]!r} (of {', '.join(MODES)})"
+                )
             if self.workload not in MODES[mode].workloads:
-                raise ValueError(f"modes: {mode!r} has no workload {self.workload!r}; it has {', '.join(sorted(MODES[mode].workloads))}")
+                raise ValueError(
+                    f"modes: {mode!r} has no workload {self.workload!r}; it has {', '.join(sorted(MODES[mode].workloads))}"
+                )
             for engine in self.engines:
                 if engine not in MODES[mode].engines:
-                    raise ValueError(f"engines: {engine!r} has no mode {mode!r}; it runs on {', '.join(sorted(MODES[mode].engines))}")
+                    raise ValueError(
+                        f"engines: {engine!r} has no mode {mode!r}; it runs on {', '.join(sorted(MODES[mode].engines))}"
+                    )
             if MODES[mode].speculative and self.batch_sizes != [1]:
-                raise ValueError(f"batch_sizes: {self.batch_sizes} with {mode!r}: speculation runs at batch size 1; split the sweep")
+                raise ValueError(
+                    f"batch_sizes: {self.batch_sizes} with {mode!r}: speculation runs at batch size 1; split the sweep"
+                )
             if MODES[mode].speculative and all(model.draft is None for model in self.models):
                 raise ValueError(f"modes: {mode!r} needs a draft: give `draft:` to a model")
         return self
@@ -231,7 +247,9 @@ def dump_spec(spec: SweepSpec) -> str:
 def _apply_override(raw: dict[Any, Any], override: str) -> None:
     path, separator, text = override.partition("=")
     if not separator or not path:
-        raise SpecError(f"--set {override!r}: write key=value, e.g. --set lengths=[500,1000] or --set streaming.window=256")
+        raise SpecError(
+            f"--set {override!r}: write key=value, e.g. --set lengths=[500,1000] or --set streaming.window=256"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -261,12 +279,20 @@ def _list_item(node: list[Any], key: str, path: str) -> Any:
 def _explain(error: ValidationError) -> str:
     """One line from pydantic's first error: key path, value, remedy."""
     first = error.errors(include_url=False)[0]
-    location = [part for part in first["loc"] if isinstance(part, int) or part in _known_keys() or first["type"] == "extra_forbidden"]
+    location = [
+        part
+        for part in first["loc"]
+        if isinstance(part, int) or part in _known_keys() or first["type"] == "extra_forbidden"
+    ]
     path = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
         nearest = difflib.get_close_matches(key, _known_keys(), 1, 0.0)
-        return f"unknown key {path!r}; the nearest valid key is {nearest[0]!r}" if nearest else f"unknown key {path!r}"
+        return (
+            f"unknown key {path!r}; the nearest valid key is {nearest[0]!r}"
+            if nearest
+            else f"unknown key {path!r}"
+        )
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"{path}: missing; add `{path}:`"

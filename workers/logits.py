@@ -43,12 +43,16 @@ def write_logits(request: LogitsRequest, tokens: Path, out: Path) -> tuple[int, 
         workload="score",
         prompt_tokens=0,
         length=len(ids_T),
-        streaming=None if policy is CachePolicy.FULL else Streaming(sinks=request.sinks, window=request.window),
+        streaming=None
+        if policy is CachePolicy.FULL
+        else Streaming(sinks=request.sinks, window=request.window),
     )
     try:
         loaded = load_model(request.model, ref, device)
         if int(ids_T.max()) >= loaded.vocab_size:
-            raise ValueError(f"--tokens: id {int(ids_T.max())} is beyond the vocabulary of {loaded.vocab_size}")
+            raise ValueError(
+                f"--tokens: id {int(ids_T.max())} is beyond the vocabulary of {loaded.vocab_size}"
+            )
         logits_TV = open_session(cell, loaded, None).logits(ids_T)
     except (LoadError, ModeUnsupported) as error:
         raise ValueError(f"--model {request.model}: {error}") from None

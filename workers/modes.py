@@ -13,7 +13,9 @@ class CachePolicy(StrEnum):
     FULL = "full"  #: every token; memory grows with the length
     STREAMING = "streaming"  #: S sinks + W window, cache-relative positions (StreamingLLM, arXiv:2309.17453)
     WINDOW = "window"  #: the same budget without sinks: the paper's failing control
-    RECOMPUTE = "recompute"  #: no cache: every token re-reads its window from scratch: the paper's slow control
+    RECOMPUTE = (
+        "recompute"  #: no cache: every token re-reads its window from scratch: the paper's slow control
+    )
 
     @property
     def bounded(self) -> bool:
