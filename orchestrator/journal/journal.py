@@ -1,0 +1,174 @@
+"""The journal: what was appended is durable; what cannot be trusted is set aside; twice is once."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from orchestrator.journal.lock import Lock
+from orchestrator.journal.parts import BadPart, Part, check, encode, scan, sequence_of
+from orchestrator.journal.record import LIGHT_SCHEMA, SCHEMA, Record, to_attempts, to_frame
+from orchestrator.journal.store import Store, StoreFull, open_store
+from workers.attempt import Attempt, Outcome, Phase
+from workers.cell import Cell, from_json
+
+_log = logging.getLogger(__name__)
+FOLDER, ASIDE = "journal", "journal/set-aside"
+
+
+class JournalFull(Exception):
+    """No room for another part. Everything appended before is on record and readable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What resuming needs to know of an attempt."""
+
+    lease_id: str
+    cell: Cell
+    cell_id: str
+    attempt: int
+    outcome: Outcome
+    phase: Phase
+    device_kind: str | None
+    device_uuid: str | None
+    node: str | None
+    started_at: float
+    duration_s: float
+    new_tokens: int
+    oom_token_index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """`rows`: `SCHEMA` and `part` (the file's path), each attempt once, in the order of appending.
+
+    `duplicates`: attempts of which an equal one came earlier (the same lease, or the same attempt at the same
+    cell on the same kind of device, as when the result of a lost node turns up late): in no table but their own.
+    """
+
+    rows: pl.LazyFrame
+    duplicates: pl.DataFrame
+
+
+_IDENTITY = (
+    "run_id",
+    "lease_id",
+    "cell_id",
+    "device_kind",
+    "attempt",
+    "outcome",
+    "device_uuid",
+    "node",
+    "started_at",
+)
+
+
+class Journal:
+    """Open one with `Journal.open`; only the holder of the run folder's lock may append."""
+
+    def __init__(self, store: Store, *, writable: bool, lock: Lock | None = None) -> None:
+        self._store, self._writable, self._lock = store, writable, lock
+        self._verdicts: dict[str, Part | BadPart] = {}
+        self.set_aside = [BadPart(name, "set aside by an earlier run") for name in store.names(ASIDE)]
+        """Parts that could not be trusted, found by this journal or by an earlier one."""
+        if writable:
+            store.clear_leftovers(FOLDER)
+        names = [*store.names(FOLDER), *store.names(ASIDE)]
+        self._next = 1 + max(map(sequence_of, names), default=0)
+
+    @classmethod
+    def open(cls, out: str | Path, *, writable: bool = True) -> "Journal":
+        """The journal of the run folder `out` (a path or an object-store URL)."""
+        return cls(open_store(out), writable=writable)
+
+    def append(self, records: Sequence[Record]) -> None:
+        """All of `records` become durable as one part, or none does.
+
+        Raises `JournalFull`; `LockLost` when another driver took the folder over.
+        """
+        if not records:
+            return
+        if self._lock is not None:
+            self._lock.check()
+        name, data = encode(to_frame(records), self._next)
+        try:
+            self._store.write(f"{FOLDER}/{name}", data)
+        except StoreFull as error:
+            raise JournalFull(
+                f"{error}; everything journalled before is kept: make room and run again"
+            ) from error
+        self._next += 1
+
+    @contextmanager
+    def view(self) -> Iterator[View]:
+        """What is on record, while the context lasts. Raises `SchemaTooNew`."""
+        with self._store.local(FOLDER) as folder:
+            yield _view(scan(self._trusted(folder)))
+
+    def history(self) -> list[Past]:
+        """Every attempt on record once, oldest first, without its measurements."""
+        columns = [name for name in Past.__dataclass_fields__ if name != "cell"]
+        with self.view() as view:
+            frame = view.rows.select("cell_json", *columns).collect()
+        cells: dict[str, Cell] = {}
+        past = []
+        for row in frame.iter_rows(named=True):
+            text = row.pop("cell_json")
+            if text not in cells:
+                cells[text] = from_json(json.loads(text))
+            row["outcome"], row["phase"] = Outcome(row["outcome"]), Phase(row["phase"])
+            past.append(Past(cell=cells[text], **row))
+        return past
+
+    def attempts(self) -> list[Attempt]:
+        """Every attempt on record once, oldest first, without samples, steps, scores, ids and snapshot."""
+        with self.view() as view:
+            frame = view.rows.select(LIGHT_SCHEMA.names()).collect()
+        return to_attempts(frame.iter_rows(named=True))
+
+    def whole(self, lease_id: str) -> Attempt | None:
+        """The attempt of one lease with all its series; None when there is none on record."""
+        with self.view() as view:
+            frame = view.rows.filter(pl.col("lease_id") == lease_id).select(SCHEMA.names()).collect()
+        return next(iter(to_attempts(frame.iter_rows(named=True))), None)
+
+    def _trusted(self, folder: Path) -> list[Part]:
+        """Each part is read and checked once in this journal's life."""
+        parts: list[Part] = []
+        for name in sorted(self._store.names(FOLDER), key=lambda name: (sequence_of(name), name)):
+            if name not in self._verdicts:
+                self._verdicts[name] = check(name, folder / name)
+                self._judge(self._verdicts[name])
+            verdict = self._verdicts[name]
+            if isinstance(verdict, Part):
+                parts.append(replace(verdict, path=folder / name))
+        return parts
+
+    def _judge(self, verdict: Part | BadPart) -> None:
+        if isinstance(verdict, Part):
+            return
+        self.set_aside.append(verdict)
+        _log.warning("%s: journal part %s is left out: %s", self._store.url, verdict.name, verdict.reason)
+        if self._writable:
+            self._store.move(f"{FOLDER}/{verdict.name}", f"{ASIDE}/{verdict.name}")
+
+
+def _view(rows: pl.LazyFrame) -> View:
+    """The first of equal leases wins, then the first of equal attempts at a cell on a kind of device.
+
+    Only the keys are read here; the series stay on disk.
+    """
+    rows = rows.with_row_index("row")
+    keys = rows.select("row", *_IDENTITY).collect()
+    winners = keys.unique("lease_id", keep="first", maintain_order=True).unique(
+        ["cell_id", "device_kind", "attempt"], keep="first", maintain_order=True
+    )
+    late = keys.join(winners, on="row", how="anti")
+    if late.height:
+        rows = rows.filter(~pl.col("row").is_in(late["row"].implode()))
+    return View(rows.drop("row"), late.drop("row"))

@@ -1,0 +1,91 @@
+"""What a number depends on besides the sweep file: code, packages, allocator, devices, and who ran when."""
+
+import os
+import platform
+import socket
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from workers.attempt import Device
+
+_PACKAGES = ("torch", "transformers", "ray", "polars", "datasets", "nvidia-ml-py")
+_ALLOCATOR = (
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "MALLOC_ARENA_MAX",
+)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Environment(_Model):
+    """`allocator`: the variables that move a memory boundary, as the driver sees them; {} = defaults."""
+
+    code_revision: str
+    package_version: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+    allocator: dict[str, str]
+
+
+class Session(_Model):
+    """One driver's time on this folder. `state`: running | finished | stopped | failed | died."""
+
+    started_at: float
+    pid: int
+    host: str = socket.gethostname()
+    finished_at: float | None = None
+    state: str = "running"
+    note: str = ""
+
+
+class Manifest(_Model):
+    schema_version: int
+    run_id: str
+    name: str
+    cells: int | None = None
+    devices: tuple[Device, ...] = ()
+    sessions: tuple[Session, ...] = ()
+    environment: Environment
+
+    @property
+    def state(self) -> str:
+        return self.sessions[-1].state if self.sessions else "unknown"
+
+
+def environment() -> Environment:
+    version = _version("oomline")
+    return Environment(
+        code_revision=_revision() or f"oomline {version}",
+        package_version=version,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages={name: _version(name) for name in _PACKAGES},
+        allocator={name: os.environ[name] for name in _ALLOCATOR if name in os.environ},
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _revision() -> str | None:
+    """`git describe` of the checkout this code runs from; None where it runs from an installed package."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,119 @@
+"""One part of the journal: a Parquet file; its name carries the hash of its bytes, its footer the schema version."""
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from orchestrator.journal.record import SCHEMA, SCHEMA_VERSION
+
+_NAME = re.compile(r"part-(\d{6,})-([0-9a-f]{16})\.parquet")
+_VERSION_KEY = "oomline.schema_version"
+
+#: From a version to the next: what turns a frame of the one into a frame of the other.
+Migrations = Mapping[int, Callable[[pl.LazyFrame], pl.LazyFrame]]
+MIGRATIONS: Migrations = {}
+
+
+class SchemaTooNew(Exception):
+    """Written by a newer oomline than this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that is what its name says. `path`: a local file, perhaps a copy."""
+
+    name: str
+    path: Path
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class BadPart:
+    name: str
+    reason: str
+
+
+def encode(frame: pl.DataFrame, sequence: int, version: int = SCHEMA_VERSION) -> tuple[str, bytes]:
+    """Name and bytes of the part that holds `frame`."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="lz4", statistics=False, metadata={_VERSION_KEY: str(version)})
+    data = buffer.getvalue()
+    return f"part-{sequence:06d}-{_digest(data)}.parquet", data
+
+
+def sequence_of(name: str) -> int:
+    """Its place in the journal; 0 for a file that no journal wrote."""
+    match = re.match(r"part-(\d{6,18})(?!\d)", name)
+    return int(match[1]) if match else 0
+
+
+def check(name: str, path: Path) -> Part | BadPart:
+    """Read the part whole and hold it against its name. Raises `SchemaTooNew` and nothing else."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return BadPart(name, "not a name that this journal gives")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return BadPart(name, f"cannot be read: {error.strerror}")
+    if _digest(data) != match[2]:
+        return BadPart(name, f"its {len(data):,} bytes are not those its name promises (torn or altered)")
+    try:
+        version = int(pl.read_parquet_metadata(io.BytesIO(data))[_VERSION_KEY])
+        columns = pl.read_parquet_schema(io.BytesIO(data))
+    except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
+        return BadPart(name, f"not a part of a journal: {error}")
+    if version > SCHEMA_VERSION:
+        raise SchemaTooNew(
+            f"{name} has schema version {version}, this oomline reads up to {SCHEMA_VERSION}: "
+            "use the newer oomline"
+        )
+    if version == SCHEMA_VERSION and any(
+        SCHEMA.get(column, dtype) != dtype for column, dtype in columns.items()
+    ):
+        return BadPart(name, "its columns have other types than this journal's")
+    return Part(name, path, version)
+
+
+def scan(parts: list[Part], migrations: Migrations = MIGRATIONS) -> pl.LazyFrame:
+    """All rows of `parts`, in order: `SCHEMA` and `part` (the file's path); a column a part lacks is null."""
+    frames = [
+        _scan_version([part for part in parts if part.version == version], version, migrations)
+        for version in sorted({part.version for part in parts})
+    ]
+    if not frames:
+        return pl.LazyFrame(schema={**SCHEMA, "part": pl.String})
+    return pl.concat(frames) if len(frames) > 1 else frames[0]
+
+
+def _scan_version(parts: list[Part], version: int, migrations: Migrations) -> pl.LazyFrame:
+    paths = [part.path for part in parts]
+    if version == SCHEMA_VERSION:
+        return pl.scan_parquet(
+            paths,
+            schema=SCHEMA,
+            missing_columns="insert",
+            extra_columns="ignore",
+            include_file_paths="part",
+            glob=False,
+        )
+    frame = pl.scan_parquet(paths, include_file_paths="part", glob=False)
+    for step in range(version, SCHEMA_VERSION):
+        frame = migrations[step](frame)
+    present = frame.collect_schema()
+    return frame.select(
+        *(
+            pl.col(name).cast(dtype) if name in present else pl.lit(None, dtype).alias(name)
+            for name, dtype in SCHEMA.items()
+        ),
+        "part",
+    )
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -1,0 +1,314 @@
+"""The journal's row: one attempt, flat, with its series as lists. One schema, one way in, one way out.
+
+Units are in the names; null means not available, never 0. Series (samples, steps, scores) are parallel list
+columns with a common prefix, so that a query that does not want them never reads them.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from workers.attempt import (
+    Attempt,
+    Device,
+    Failure,
+    InEffect,
+    Measured,
+    Outcome,
+    Phase,
+    Sample,
+    ScoreBucket,
+    Step,
+)
+from workers.cell import Cell, from_json, to_json
+
+#: Raised by one whenever a column changes its meaning or type; a new nullable column needs no new version.
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """`predicted_peak_bytes`: what the memory model said before the attempt, None where it does not apply."""
+
+    run_id: str
+    attempt: Attempt
+    predicted_peak_bytes: int | None = None
+
+
+_CELL_COLUMNS: dict[str, Any] = {
+    "cell_id": pl.String,
+    "cell_json": pl.String,
+    "purpose": pl.String,
+    "workload": pl.String,
+    "model": pl.String,
+    "draft": pl.String,
+    "mode": pl.String,
+    "cache_policy": pl.String,
+    "decoder": pl.String,
+    "engine": pl.String,
+    "dtype": pl.String,
+    "attn_implementation": pl.String,
+    "trust_remote_code": pl.Boolean,
+    "batch_size": pl.Int64,
+    "prompt_tokens": pl.Int64,
+    "prefill_chunk": pl.Int64,
+    "length": pl.Int64,
+    "repeat": pl.Int64,
+    "seed": pl.Int64,
+    "gamma": pl.Int64,
+    "acceptance_injected": pl.Float64,
+    "repetition_penalty": pl.Float64,
+    "sinks": pl.Int64,
+    "window": pl.Int64,
+    "corpus": pl.String,
+    "budget_bytes": pl.Int64,
+}
+_DEVICE_COLUMNS: dict[str, Any] = {
+    "device_kind": pl.String,
+    "device_uuid": pl.String,
+    "node": pl.String,
+    "device_total_bytes": pl.Int64,
+    "device_reserve_bytes": pl.Int64,
+    "driver_version": pl.String,
+    "per_process_memory_visible": pl.Boolean,
+}
+_ATTEMPT_COLUMNS: dict[str, Any] = {
+    "lease_id": pl.String,
+    "attempt": pl.Int64,
+    "outcome": pl.String,
+    "phase": pl.String,
+    "started_at": pl.Float64,
+    "duration_s": pl.Float64,
+    "peak_device_bytes": pl.Int64,
+    "peak_process_bytes": pl.Int64,
+    "context_bytes": pl.Int64,
+    "sample_interval_p50_s": pl.Float64,
+    "sample_interval_p99_s": pl.Float64,
+    "first_model_call_s": pl.Float64,
+}
+_MEASURED_COLUMNS: dict[str, Any] = {
+    "new_tokens": pl.Int64,
+    "ttft_s": pl.Float64,
+    "tokens_per_s": pl.Float64,
+    "tpot_p50_s": pl.Float64,
+    "tpot_p95_s": pl.Float64,
+    "tpot_p99_s": pl.Float64,
+    "tokens_per_step": pl.Float64,
+    "acceptance_rate": pl.Float64,
+    "draft_step_s": pl.Float64,
+    "verify_step_s": pl.Float64,
+    "load_s": pl.Float64,
+    "load_was_warm": pl.Boolean,
+    "prepare_s": pl.Float64,
+    "prefill_s": pl.Float64,
+    "decode_s": pl.Float64,
+    "weights_bytes": pl.Int64,
+    "kv_cache_bytes": pl.Int64,
+    "peak_allocated_bytes": pl.Int64,
+    "peak_reserved_bytes": pl.Int64,
+    "num_alloc_retries": pl.Int64,
+    "eos_at": pl.Int64,
+    "prompt_sha256": pl.String,
+    "output_sha256": pl.String,
+    "max_positions": pl.Int64,
+    "text_head": pl.String,
+    "text_tail": pl.String,
+}
+#: `InEffect`, under the prefix `effective_`; cache_class alone has no asked twin and keeps its name.
+_EFFECT_COLUMNS: dict[str, Any] = {
+    "cache_class": pl.String,
+    "effective_attn_implementation": pl.String,
+    "effective_dtype": pl.String,
+    "effective_sinks": pl.Int64,
+    "effective_window": pl.Int64,
+    "effective_gamma": pl.Int64,
+    "effective_repetition_penalty": pl.Float64,
+}
+_FAILURE_COLUMNS: dict[str, Any] = {
+    "error_type": pl.String,
+    "error_message": pl.String,
+    "oom_token_index": pl.Int64,
+    "oom_requested_bytes": pl.Int64,
+    "oom_free_bytes": pl.Int64,
+    "oom_allocated_bytes": pl.Int64,
+    "oom_reserved_bytes": pl.Int64,
+    "signal": pl.Int64,
+    "exit_code": pl.Int64,
+    "last_output": pl.String,
+    "stack_dump": pl.String,
+    "memory_snapshot": pl.Binary,
+}
+_SERIES: dict[str, tuple[str, type, dict[str, Any]]] = {
+    "samples": (
+        "sample_",
+        Sample,
+        {"t_s": pl.Float64, "device_used_bytes": pl.Int64, "process_used_bytes": pl.Int64},
+    ),
+    "steps": (
+        "step_",
+        Step,
+        {
+            "token_index": pl.Int64,
+            "t_s": pl.Float64,
+            "allocated_bytes": pl.Int64,
+            "reserved_bytes": pl.Int64,
+            "kv_cache_bytes": pl.Int64,
+        },
+    ),
+    "scores": (
+        "score_",
+        ScoreBucket,
+        {
+            "position_start": pl.Int64,
+            "position_end": pl.Int64,
+            "nll_sum": pl.Float64,
+            "num_tokens": pl.Int64,
+        },
+    ),
+}
+
+#: Everything of an attempt but its series and its snapshot: what resuming, boundaries and the tables read.
+LIGHT_SCHEMA = pl.Schema(
+    {
+        "run_id": pl.String,
+        **_CELL_COLUMNS,
+        **_ATTEMPT_COLUMNS,
+        **_DEVICE_COLUMNS,
+        **_MEASURED_COLUMNS,
+        **_EFFECT_COLUMNS,
+        **{name: dtype for name, dtype in _FAILURE_COLUMNS.items() if name != "memory_snapshot"},
+        "predicted_peak_bytes": pl.Int64,
+    }
+)
+_SERIES_COLUMNS: dict[str, Any] = {
+    prefix + name: pl.List(dtype)
+    for prefix, _, columns in _SERIES.values()
+    for name, dtype in columns.items()
+}
+SCHEMA = pl.Schema(
+    {**LIGHT_SCHEMA, "memory_snapshot": pl.Binary, "output_ids": pl.List(pl.Int32), **_SERIES_COLUMNS}
+)
+#: Text of models, files and errors: a lone surrogate in it must not cost the row.
+_FOREIGN_TEXT = ("text_head", "text_tail", "error_type", "error_message", "last_output", "stack_dump")
+SAMPLE_COLUMNS = {"sample_" + name: name for name in _SERIES["samples"][2]}
+STEP_COLUMNS = {"step_" + name: name for name in _SERIES["steps"][2]}
+SCORE_COLUMNS = {"score_" + name: name for name in _SERIES["scores"][2]}
+
+
+def to_frame(records: Sequence[Record]) -> pl.DataFrame:
+    """One row per record, columns `SCHEMA`."""
+    rows = [_row(record) for record in records]
+    columns = {name: [row[name] for row in rows] for name in SCHEMA}
+    for name in _FOREIGN_TEXT:
+        columns[name] = [text and text.encode("utf-8", "replace").decode() for text in columns[name]]
+    return pl.DataFrame(columns, schema=SCHEMA)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    attempt = record.attempt
+    row: dict[str, Any] = dict.fromkeys(SCHEMA)
+    row["run_id"] = record.run_id
+    row["predicted_peak_bytes"] = record.predicted_peak_bytes
+    row |= cell_columns(attempt.cell)
+    row |= {name: getattr(attempt, name) for name in _ATTEMPT_COLUMNS}
+    row |= {name: getattr(attempt.measured, name) for name in _MEASURED_COLUMNS}
+    if attempt.device is not None:
+        row |= {column: getattr(attempt.device, _bare(column)) for column in _DEVICE_COLUMNS}
+    if attempt.measured.in_effect is not None:
+        effect = attempt.measured.in_effect
+        row |= {column: getattr(effect, column.removeprefix("effective_")) for column in _EFFECT_COLUMNS}
+    if attempt.failure is not None:
+        row |= {name: getattr(attempt.failure, name) for name in _FAILURE_COLUMNS}
+    row["output_ids"] = attempt.output_ids
+    for series, (prefix, _, columns) in _SERIES.items():
+        items = getattr(attempt, series)
+        row |= {prefix + name: [getattr(item, name) for item in items] for name in columns}
+    return row
+
+
+def cell_columns(cell: Cell) -> dict[str, Any]:
+    """What a cell says about itself, as columns; `cell_json` holds all of it."""
+    mode, speculation, streaming = cell.mode_spec, cell.speculation, cell.streaming
+    injected = speculation.acceptance if speculation else None
+    return {
+        "cell_id": cell.cell_id,
+        "cell_json": json.dumps(to_json(cell), sort_keys=True),
+        "model": cell.model.target,
+        "draft": cell.model.draft,
+        "dtype": cell.model.dtype,
+        "attn_implementation": cell.model.attn_implementation,
+        "trust_remote_code": cell.model.trust_remote_code,
+        "cache_policy": str(mode.policy),
+        "decoder": str(mode.decoder),
+        "sinks": streaming.sinks if streaming else None,
+        "window": streaming.window if streaming else None,
+        "gamma": speculation.gamma if speculation else None,
+        "acceptance_injected": sum(injected) / len(injected) if isinstance(injected, tuple) else injected,
+        "budget_bytes": cell.budget,
+        **{
+            name: getattr(cell, name)
+            for name in (
+                "purpose",
+                "workload",
+                "mode",
+                "engine",
+                "batch_size",
+                "prompt_tokens",
+                "prefill_chunk",
+                "length",
+                "repeat",
+                "seed",
+                "repetition_penalty",
+                "corpus",
+            )
+        },
+    }
+
+
+def to_attempts(rows: Iterable[dict[str, Any]]) -> list[Attempt]:
+    """The inverse of `to_frame` for rows of `SCHEMA` or `LIGHT_SCHEMA` (then without series)."""
+    cells: dict[str, Cell] = {}
+    return [_attempt(row, cells) for row in rows]
+
+
+def _attempt(row: dict[str, Any], cells: dict[str, Cell]) -> Attempt:
+    cell = cells.get(row["cell_id"])
+    if cell is None:
+        cell = cells[row["cell_id"]] = from_json(json.loads(row["cell_json"]))
+    device = effect = failure = None
+    if row["device_kind"] is not None:
+        device = Device(**{_bare(column): row[column] for column in _DEVICE_COLUMNS})
+    if row["cache_class"] is not None:
+        effect = InEffect(**{column.removeprefix("effective_"): row[column] for column in _EFFECT_COLUMNS})
+    if row["error_type"] is not None:
+        evidence: dict[str, Any] = {name: row.get(name) for name in _FAILURE_COLUMNS}
+        failure = Failure(**evidence)
+    series: dict[str, Any] = {
+        name: tuple(_items(row, prefix, kind, columns))
+        for name, (prefix, kind, columns) in _SERIES.items()
+        if prefix + next(iter(columns)) in row
+    }
+    return Attempt(
+        cell=cell,
+        device=device,
+        measured=Measured(**{name: row[name] for name in _MEASURED_COLUMNS}, in_effect=effect),
+        failure=failure,
+        output_ids=tuple(row.get("output_ids") or ()),
+        **series,
+        **{name: row[name] for name in _ATTEMPT_COLUMNS if name not in ("outcome", "phase")},
+        outcome=Outcome(row["outcome"]),
+        phase=Phase(row["phase"]),
+    )
+
+
+def _items(row: dict[str, Any], prefix: str, kind: type, columns: dict[str, Any]) -> Iterable[Any]:
+    lists = [row[prefix + name] or () for name in columns]
+    return (kind(**dict(zip(columns, values, strict=True))) for values in zip(*lists, strict=True))
+
+
+def _bare(column: str) -> str:
+    """`device_kind` -> `kind`: a device's columns are named for the table, its fields for the device."""
+    return column.removeprefix("device_")
