@@ -1,0 +1,3 @@
+"""Where memory runs out: the questions of a sweep, the search that answers one, what an answer spares
+others.
+"""

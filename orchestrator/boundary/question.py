@@ -1,0 +1,157 @@
+"""What a boundary search asks: one model, mode, engine, budget and phase, with one number that grows.
+
+The number is the question's *value*: new tokens (decode phases), prompt tokens (prefill phases) or sequences
+(axis `batch_size`). `Question.probe` turns a value into a cell, `Question.match` turns that cell back.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+from orchestrator.boundary.search import Probe
+from orchestrator.plan import build_cell
+from orchestrator.spec import SweepSpec
+from workers.attempt import Attempt, Outcome
+from workers.cell import Cell
+from workers.modes import MODES
+
+#: decode: longest generation from a short prompt. decode_after_prefill: the same from a long prompt (half of
+#: the predicted decode boundary, see `start`). prefill, prefill_chunked: longest prompt, in one pass or in
+#: chunks.
+Phase = Literal["decode", "decode_after_prefill", "prefill", "prefill_chunked"]
+Axis = Literal["length", "batch_size"]
+#: How a probe gets to its last token: one by one, or all but the last `TAIL` of them as a chunked prompt.
+Reach = Literal["decode", "prefill"]
+
+#: New tokens that a probe with `reach: prefill` still generates one by one, so that decode's own needs are
+#: met.
+TAIL = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """`cell` carries everything that stays the same; its `length` is read on the axis `batch_size` only.
+
+    `prefill_chunk`: tokens per pass, for the phase `prefill_chunked` and for `reach: prefill`.
+    """
+
+    cell: Cell
+    phase: Phase
+    axis: Axis
+    reach: Reach
+    prefill_chunk: int
+    resolution: int
+    max_value: int
+    confirm: int
+
+    def probe(self, value: int, confirmation: int) -> Cell:
+        cell = dataclasses.replace(self.cell, purpose="probe", repeat=confirmation)
+        if self.axis == "batch_size":
+            cell, tokens = dataclasses.replace(cell, batch_size=value), cell.length
+        else:
+            tokens = value
+        if self.phase in ("prefill", "prefill_chunked"):
+            chunk = self.prefill_chunk if self.phase == "prefill_chunked" else None
+            return dataclasses.replace(cell, prompt_tokens=tokens, length=1, prefill_chunk=chunk)
+        if self.reach == "prefill":
+            length = min(tokens, TAIL)
+            prompt = cell.prompt_tokens + tokens - length
+            return dataclasses.replace(
+                cell, prompt_tokens=prompt, length=length, prefill_chunk=self.prefill_chunk
+            )
+        return dataclasses.replace(cell, length=tokens)
+
+    def value(self, cell: Cell) -> int:
+        """The value that `cell`, one of this question's probes, was made from."""
+        if self.axis == "batch_size":
+            return cell.batch_size
+        if self.phase in ("prefill", "prefill_chunked"):
+            return cell.prompt_tokens
+        return cell.prompt_tokens + cell.length - self.cell.prompt_tokens
+
+    def match(self, cell: Cell) -> Probe | None:
+        """The probe that `cell` is, None when it is none of this question's."""
+        if cell.purpose != "probe":
+            return None
+        probe = Probe(self.value(cell), cell.repeat)
+        return probe if probe.value >= 1 and self.probe(probe.value, probe.confirmation) == cell else None
+
+    def read(self, attempt: Attempt) -> "Reading | None":
+        """What an attempt at one of this question's probes says about memory; None when it says nothing."""
+        if attempt.outcome is Outcome.OK:
+            return Reading(passed=True)
+        if not attempt.outcome.is_device_oom:
+            return None
+        return Reading(passed=False, reached=self._reached(attempt))
+
+    def _reached(self, attempt: Attempt) -> int | None:
+        if attempt.outcome is Outcome.OOM_LOAD:
+            return 0
+        if self.axis == "batch_size":
+            return None
+        cell = attempt.cell
+        if attempt.outcome is Outcome.OOM_DECODE:
+            if attempt.failure is None or attempt.failure.oom_token_index is None:
+                return None
+            return self.value(dataclasses.replace(cell, length=attempt.failure.oom_token_index))
+        # An OOM in the prompt: of a fixed prompt no new token came; of the growing one nobody counted.
+        return 0 if self.phase.startswith("decode") and self.reach == "decode" else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    passed: bool
+    reached: int | None = None
+
+
+def questions(spec: SweepSpec) -> list[Question]:
+    """Every question of a sweep file, empty without a `boundary:` section. One answer per device kind is due
+    to each.
+
+    Probes generate, whatever the sweep's workload; modes that can only score are left out, and speculation on
+    the axis `batch_size`, where it has only 1. That axis has the resolution 1, and one question per length.
+    """
+    boundary = spec.boundary
+    if boundary is None:
+        return []
+    by_batch = boundary.axis == "batch_size"
+    generating = spec.model_copy(update={"workload": "generate"})
+    found: dict[tuple[str, str], Question] = {}
+    axes = product(
+        spec.budgets,
+        spec.models,
+        spec.prompt_tokens,
+        [1] if by_batch else spec.batch_sizes,
+        spec.lengths if by_batch else [1],
+        boundary.phases,
+        spec.engines,
+        spec.modes,
+    )
+    for budget, model, prompt_tokens, batch_size, length, phase, engine, mode in axes:
+        spoken = MODES[mode].speculative
+        if "generate" not in MODES[mode].workloads or (spoken and (model.draft is None or by_batch)):
+            continue
+        prefilling = phase.startswith("prefill")
+        cell = build_cell(
+            generating,
+            model,
+            mode,
+            engine,
+            prompt_tokens=0 if prefilling else prompt_tokens,
+            length=length,
+            batch_size=batch_size,
+            budget=budget,
+        )
+        question = Question(
+            cell=dataclasses.replace(cell, purpose="probe"),
+            phase=phase,
+            axis=boundary.axis,
+            reach="decode" if prefilling else boundary.reach,
+            prefill_chunk=boundary.prefill_chunk,
+            resolution=1 if by_batch else boundary.resolution,
+            max_value=boundary.max_length,
+            confirm=boundary.confirm,
+        )
+        found.setdefault((question.cell.cell_id, phase), question)
+    return list(found.values())

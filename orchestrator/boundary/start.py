@@ -1,0 +1,61 @@
+"""From a question to its search on one kind of device: prompt, prediction, floor."""
+
+import dataclasses
+
+from orchestrator.boundary.question import Question
+from orchestrator.boundary.search import Search
+from orchestrator.predict.device import DeviceProfile
+from orchestrator.predict.memory import largest_fitting
+from orchestrator.predict.shape import ModelShape
+
+#: The floor is this part of the prediction: cheap to run, and passed even by a prediction that is ten times
+#: too high.
+_FLOOR = 16
+
+
+def settle(
+    question: Question, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
+) -> Question:
+    """The question with what only a device can decide: the long prompt, and the ceiling of learned positions.
+
+    The long prompt of `decode_after_prefill` is the largest power of two within half of the predicted decode
+    boundary (of `max_length`, where memory is constant): rough on purpose, so that a slightly different
+    measured context gives the same cells.
+    """
+    if question.phase == "decode_after_prefill":
+        short = dataclasses.replace(question, phase="decode")
+        boundary = largest_fitting(lambda value: short.probe(value, 0), shape, draft_shape, device)
+        half = min(question.max_value if boundary is None else boundary, question.max_value) // 2
+        prompt = 2 ** max(half.bit_length() - 1, 0)
+        question = dataclasses.replace(
+            question,
+            cell=dataclasses.replace(question.cell, prompt_tokens=max(prompt, question.cell.prompt_tokens)),
+        )
+    if shape.learned_positions and shape.max_positions is not None and question.axis == "length":
+        prompt = 0 if question.phase.startswith("prefill") else question.cell.prompt_tokens
+        ceiling = max(shape.max_positions - prompt, 1)
+        question = dataclasses.replace(question, max_value=min(question.max_value, ceiling))
+    return question
+
+
+def predicted(
+    question: Question, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
+) -> int | None:
+    """The question's own boundary: the largest value predicted to fit. Raises `UnknownWeightsError`."""
+    return largest_fitting(lambda value: question.probe(value, 0), shape, draft_shape, device)
+
+
+def search_for(question: Question, predicted: int | None) -> Search:
+    """`predicted`: from `predicted`; where the weights are unknown, hand in `question.resolution`: it
+    climbs.
+    """
+    floor = question.resolution
+    if predicted is not None:
+        floor = max(floor, min(predicted, question.max_value) // _FLOOR)
+    return Search(
+        predicted=predicted,
+        floor=floor,
+        resolution=question.resolution,
+        max_value=question.max_value,
+        confirm=question.confirm,
+    )

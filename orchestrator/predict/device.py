@@ -1,0 +1,105 @@
+"""A device as the predictions see it: its memory, what is gone before the first weight, how its allocator
+rounds.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from workers.attempt import Device
+
+MiB = 2**20
+
+#: NVML name prefix -> memory bandwidth, bytes per second, by the vendors' data sheets. First match rules.
+_BANDWIDTH = (
+    ("NVIDIA B300", 8.0e12),
+    ("NVIDIA B200", 8.0e12),
+    ("NVIDIA GB200", 8.0e12),
+    ("NVIDIA H200", 4.8e12),
+    ("NVIDIA GH200", 4.0e12),
+    ("NVIDIA H100 NVL", 3.9e12),
+    ("NVIDIA H100 PCIe", 2.0e12),
+    ("NVIDIA H100", 3.35e12),
+    ("NVIDIA A100-SXM4-80GB", 2.04e12),
+    ("NVIDIA A100 80GB", 1.94e12),
+    ("NVIDIA A100", 1.56e12),
+    ("NVIDIA RTX PRO 6000", 1.79e12),
+    ("NVIDIA RTX 6000 Ada", 0.96e12),
+    ("NVIDIA L40S", 0.864e12),
+    ("NVIDIA L4", 0.3e12),
+    ("NVIDIA A10", 0.6e12),
+    ("NVIDIA GeForce RTX 5090", 1.79e12),
+    ("NVIDIA GeForce RTX 4090", 1.01e12),
+    ("NVIDIA GeForce RTX 3090", 0.94e12),
+    ("Tesla V100", 0.9e12),
+    ("Tesla T4", 0.3e12),
+    ("cpu", 2.0e10),
+)
+_UNKNOWN_GPU = 0.5e12
+
+#: Device memory of an idle CUDA context on current drivers and chips (0.5 to 0.65 GiB), until one was
+#: measured.
+_CONTEXT_BYTES = 600 * MiB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProfile:
+    """`reserve_bytes`: the driver's own; `context_bytes`: of an idle context, above that; both gone for any
+    process.
+    """
+
+    kind: str
+    total_bytes: int
+    reserve_bytes: int
+    context_bytes: int
+    bandwidth_bytes_per_s: float
+
+    @classmethod
+    def of(cls, device: Device, context_bytes: int | None = None) -> "DeviceProfile":
+        """`context_bytes`: as measured on this kind (`Attempt.context_bytes`), None before any was."""
+        is_cpu = device.kind == "cpu"
+        return cls(
+            kind=device.kind,
+            total_bytes=device.total_bytes,
+            reserve_bytes=device.reserve_bytes,
+            context_bytes=context_bytes if context_bytes is not None else 0 if is_cpu else _CONTEXT_BYTES,
+            bandwidth_bytes_per_s=bandwidth(device.kind),
+        )
+
+    @property
+    def allocator(self) -> Literal["cuda", "cpu"]:
+        return "cpu" if self.kind == "cpu" else "cuda"
+
+    def capacity(self, budget: int | None) -> int:
+        """Bytes a process may hold, its context included, on the (emulated) card."""
+        return min(self.total_bytes if budget is None else budget, self.total_bytes) - self.reserve_bytes
+
+
+def bandwidth(kind: str) -> float:
+    """Bytes per second of device memory, by NVML's name of it."""
+    return next((rate for prefix, rate in _BANDWIDTH if kind.startswith(prefix)), _UNKNOWN_GPU)
+
+
+def held(tensors: Iterable[tuple[int, int]], device: DeviceProfile) -> int:
+    """Bytes of the device that live tensors keep from others. `tensors`: (bytes, how many of that size).
+
+    CUDA, torch's caching allocator without `expandable_segments` (c10/cuda/CUDACachingAllocator.cpp): at most
+    1 MiB in shared 2 MiB segments; below 10 MiB in shared segments of 20 MiB; above, a segment of their own,
+    rounded up to 2 MiB. Before it gives up, the allocator returns every segment that is wholly free, so at
+    the boundary this is what counts. CPU: malloc maps large blocks by the page.
+    """
+    if device.allocator == "cpu":
+        return sum(_up(size, 4096) * count for size, count in tensors)
+    small = total = 0
+    for size, count in tensors:
+        if size <= MiB:
+            small += _up(size, 512) * count
+        elif size < 10 * MiB:
+            total += _up(count, 20 * MiB // size) // (20 * MiB // size) * 20 * MiB
+        else:
+            total += _up(size, 2 * MiB) * count
+    return total + _up(small, 2 * MiB)
+
+
+def _up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit

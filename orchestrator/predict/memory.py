@@ -1,0 +1,168 @@
+"""The memory model: weights + caches + workspace + rounding + context, and the length at which they stop
+fitting.
+
+Pure functions of a cell, the shapes of its models and a device profile. Each engine's own arithmetic is in
+its own file (`eager`, `graph`); nothing here is fitted, what was measured is in the `DeviceProfile`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.predict import eager, graph
+from orchestrator.predict.device import DeviceProfile, held
+from orchestrator.predict.moment import Live, Moment, total
+from orchestrator.predict.shape import ModelShape, dtype_bytes
+from workers.cell import Cell, ModelRef
+from workers.models.source import RANDOM
+
+_MOMENTS: dict[str, Callable[[Cell, ModelShape, ModelShape | None], list[Moment]]] = {
+    "eager": eager.moments,
+    "graph": graph.moments,
+}
+
+#: No search for a boundary looks further than this.
+_FAR = 2**31
+
+
+class UnknownWeightsError(ValueError):
+    """transformers cannot build the model from its config, so the size of its weights is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What must fit at the hungriest `moment`. The allocator may hold more while there is room (cached, but
+    free).
+
+    `weights_bytes`: target and draft. `kv_bytes`: their caches. `workspace_bytes`: everything else that is
+    alive. `rounding_bytes`: what the allocator's segments add to all these. `bytes_per_token`: growth of the
+    caches with one more token per sequence, all sequences together; 0 in a mode of constant memory. `parts`:
+    the tensors.
+    """
+
+    weights_bytes: int
+    kv_bytes: int
+    workspace_bytes: int
+    rounding_bytes: int
+    context_bytes: int
+    bytes_per_token: int
+    moment: str
+    parts: tuple[Live, ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        """Comparable with `Attempt.peak_device_bytes`: the driver's reserve is not in it."""
+        return (
+            self.weights_bytes
+            + self.kv_bytes
+            + self.workspace_bytes
+            + self.rounding_bytes
+            + self.context_bytes
+        )
+
+
+def predict(
+    cell: Cell, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
+) -> Prediction:
+    """`draft_shape` is read in speculative modes only. Raises `UnknownWeightsError`."""
+    draft = draft_shape if cell.mode_spec.speculative else None
+    weights = _weights(cell.model.target, cell.model, shape, device)
+    if draft is not None:
+        assert cell.model.draft is not None
+        weights += _weights(cell.model.draft, cell.model, draft, device)
+    predictions = []
+    for moment in _MOMENTS[cell.engine](cell, shape, draft):
+        alive = [*weights, *((live.size, live.count) for live in (*moment.kv, *moment.work))]
+        predictions.append(
+            Prediction(
+                weights_bytes=sum(size * count for size, count in weights),
+                kv_bytes=total(moment.kv),
+                workspace_bytes=total(moment.work),
+                rounding_bytes=held(alive, device) - sum(size * count for size, count in alive),
+                context_bytes=device.context_bytes,
+                bytes_per_token=bytes_per_token(cell, shape, draft),
+                moment=moment.name,
+                parts=(*moment.kv, *moment.work),
+            )
+        )
+    return max(predictions, key=lambda prediction: prediction.peak_bytes)
+
+
+def bytes_per_token(cell: Cell, shape: ModelShape, draft_shape: ModelShape | None) -> int:
+    """Growth of the caches with one more token per sequence, all sequences of the batch together."""
+    if cell.mode_spec.policy.bounded:
+        return 0
+    growth = shape.growth_per_token(cell.model.dtype)
+    if cell.mode_spec.speculative and draft_shape is not None:
+        growth += draft_shape.growth_per_token(cell.model.dtype)
+    return growth * cell.batch_size
+
+
+def fits(cell: Cell, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile) -> bool:
+    return predict(cell, shape, draft_shape, device).peak_bytes <= device.capacity(cell.budget)
+
+
+def predict_boundary(
+    cell: Cell,
+    shape: ModelShape,
+    draft_shape: ModelShape | None,
+    device: DeviceProfile,
+    phase: str = "decode",
+) -> int | None:
+    """The largest length that fits, None when none is too long, 0 when not even one token fits.
+
+    `phase` decode: new tokens after `cell.prompt_tokens`. prefill: prompt tokens in passes of
+    `cell.prefill_chunk`.
+    """
+
+    def at(length: int) -> Cell:
+        if phase.startswith("prefill"):
+            return dataclasses.replace(cell, prompt_tokens=length, length=1)
+        return dataclasses.replace(cell, length=length)
+
+    return largest_fitting(at, shape, draft_shape, device)
+
+
+def largest_fitting(
+    at: Callable[[int], Cell], shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
+) -> int | None:
+    """The largest value whose cell fits; None when memory does not grow with the value; 0 when 1 does not
+    fit.
+    """
+
+    def ok(value: int) -> bool:
+        return fits(at(value), shape, draft_shape, device)
+
+    if not ok(1):
+        return 0
+    high = 2
+    while ok(high):
+        if high >= _FAR:
+            return None
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if ok(middle) else (low, middle)
+    return low
+
+
+def smallest_budget(
+    cell: Cell, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
+) -> int:
+    """Bytes of the smallest card on which the first token of `cell` would fit."""
+    first = dataclasses.replace(cell, length=1)
+    return predict(first, shape, draft_shape, device).peak_bytes + device.reserve_bytes
+
+
+def _weights(name: str, ref: ModelRef, shape: ModelShape, device: DeviceProfile) -> list[tuple[int, int]]:
+    """(bytes, tensors) that take device memory. On a CPU, files in the dtype asked for stay mapped: no data
+    at all.
+    """
+    if shape.weight_numels is None or shape.fixed_bytes is None:
+        raise UnknownWeightsError(f"{name}: the size of its weights cannot be told from its config")
+    width = dtype_bytes(ref.dtype)
+    tensors = [(numel * width, count) for numel, count in shape.weight_numels]
+    if device.allocator == "cpu" and not name.startswith(RANDOM) and shape.stored_dtype == ref.dtype:
+        tensors = []
+    return [*tensors, (shape.fixed_bytes, 1)]

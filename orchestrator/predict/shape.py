@@ -1,0 +1,219 @@
+"""What of a model's config decides its memory: layers, heads, windows, and the exact size of its weights."""
+
+import functools
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from workers.cell import ModelRef
+
+#: mha: as many key heads as query heads. gqa: fewer. mqa: one. mla: one latent per token (DeepSeek-V2,
+#: arXiv:2405.04434).
+AttentionKind = Literal["mha", "gqa", "mqa", "mla"]
+
+_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_FULL = ("full_attention", "attention")
+_SLIDING = ("sliding_attention", "chunked_attention")
+_NO_CACHE = ("moe", "mlp")
+
+
+class ShapeError(ValueError):
+    """The config does not say what memory the model's cache takes (e.g. recurrent layers); the message names
+    why.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """`windows`: per caching layer, the sliding window in tokens, None = every token is kept.
+
+    `weight_numels`: (elements, tensors of that many) of the tensors that take the model's dtype, shared
+    storage once; `fixed_bytes`: tensors with a dtype of their own (the rotary frequencies stay float32). Both
+    None when transformers cannot build the model from its config (remote code): only the KV arithmetic is
+    known then.
+    """
+
+    model_type: str
+    attention: AttentionKind
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    key_dim: int  # elements of one key head; mla: the latent
+    value_dim: int  # elements of one value head; mla: the rotary part
+    windows: tuple[int | None, ...]
+    intermediate: int
+    gated_mlp: bool
+    vocab: int
+    tied_embeddings: bool
+    max_positions: int | None
+    learned_positions: bool  # a table of positions: nothing runs beyond `max_positions`
+    weight_numels: tuple[tuple[int, int], ...] | None
+    fixed_bytes: int | None
+    stored_dtype: str | None  # of the files, by the config's own word
+
+    @property
+    def parameters(self) -> int | None:
+        return (
+            None if self.weight_numels is None else sum(numel * count for numel, count in self.weight_numels)
+        )
+
+    def weights_bytes(self, dtype: str) -> int | None:
+        """Bytes of all parameters and buffers, each storage once. None: the config alone does not tell."""
+        if self.parameters is None or self.fixed_bytes is None:
+            return None
+        return self.parameters * dtype_bytes(dtype) + self.fixed_bytes
+
+    def key_bytes(self, dtype: str) -> int:
+        """Bytes of one token's keys in one layer."""
+        return self.kv_heads * self.key_dim * dtype_bytes(dtype)
+
+    def value_bytes(self, dtype: str) -> int:
+        return self.kv_heads * self.value_dim * dtype_bytes(dtype)
+
+    def kv_bytes_per_token(self, dtype: str) -> int:
+        """Bytes of one token's keys and values in all layers (within the window, where layers have one)."""
+        return len(self.windows) * (self.key_bytes(dtype) + self.value_bytes(dtype))
+
+    def growth_per_token(self, dtype: str) -> int:
+        """Bytes that one more token costs for ever: only the layers without a window keep it."""
+        full = sum(window is None for window in self.windows)
+        return full * (self.key_bytes(dtype) + self.value_bytes(dtype))
+
+
+def dtype_bytes(dtype: str) -> int:
+    return _DTYPE_BYTES[dtype]
+
+
+def shape_for(name: str, ref: ModelRef) -> ModelShape:
+    """The shape of a model by its name in a sweep file. Raises `LoadError`, `ShapeError`."""
+    from workers.models.load import read_config
+
+    return shape_of(read_config(name, ref))
+
+
+def shape_of(config: Any) -> ModelShape:
+    """`config`: a transformers PreTrainedConfig, or the plain content of a config.json. Raises
+    `ShapeError`.
+    """
+    if isinstance(config, dict):
+        config = _as_config(config)
+    text = config if isinstance(config, dict) else config.get_text_config(decoder=True)
+    hidden = _read(text, "hidden_size", "n_embd", "d_model")
+    heads = _read(text, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    layers = _read(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    if hidden is None or heads is None or layers is None:
+        raise ShapeError("the config names no hidden size, heads or layers")
+    attention, kv_heads, key_dim, value_dim = _attention(text, hidden, heads)
+    weights, fixed, learned = _weights(config)
+    return ModelShape(
+        model_type=_read(text, "model_type") or "unknown",
+        attention=attention,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+        windows=_windows(text, layers),
+        intermediate=_read(text, "intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim") or 4 * hidden,
+        gated_mlp=_gated(text),
+        vocab=_read(text, "vocab_size", "padded_vocab_size") or 0,
+        tied_embeddings=bool(_read(text, "tie_word_embeddings")),
+        max_positions=_read(text, "max_position_embeddings", "n_positions", "seq_length", "max_seq_len"),
+        learned_positions=learned,
+        weight_numels=weights,
+        fixed_bytes=fixed,
+        stored_dtype=_stored_dtype(config),
+    )
+
+
+def _as_config(content: dict[str, Any]) -> Any:
+    """A transformers config, with its defaults and aliases; the dict itself where the type is remote code."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    fields = dict(content)
+    model_type = fields.pop("model_type", None)
+    return AutoConfig.for_model(model_type, **fields) if model_type in CONFIG_MAPPING else content
+
+
+def _read(config: Any, *names: str) -> Any:
+    """The first of `names` that the config holds, else None."""
+    for name in names:
+        value = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
+        if value is not None:
+            return value
+    return None
+
+
+def _attention(config: Any, hidden: int, heads: int) -> tuple[AttentionKind, int, int, int]:
+    """(kind, cached heads, key elements, value elements) of what transformers writes into the cache."""
+    latent = _read(config, "kv_lora_rank")
+    if latent is not None:
+        return "mla", 1, latent, _read(config, "qk_rope_head_dim")
+    head_dim = _read(config, "head_dim", "kv_channels", "attention_head_dim") or hidden // heads
+    kv_heads = (
+        _read(config, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num") or heads
+    )
+    if _read(config, "new_decoder_architecture"):  # Falcon-40B repeats its key heads before it caches them
+        kv_heads = heads
+    elif _read(config, "multi_query"):
+        kv_heads = 1
+    kind: AttentionKind = "mha" if kv_heads == heads else "mqa" if kv_heads == 1 else "gqa"
+    return kind, kv_heads, head_dim, head_dim
+
+
+def _windows(config: Any, layers: int) -> tuple[int | None, ...]:
+    """As `transformers.DynamicCache` decides: `layer_types` rules, else one window for every layer."""
+    sliding = _read(config, "sliding_window") if _read(config, "use_sliding_window") is not False else None
+    window = sliding or _read(config, "attention_chunk_size")
+    kinds = _read(config, "layer_types") or [_SLIDING[0] if window else _FULL[0]] * layers
+    for kind in kinds:
+        if kind not in (*_FULL, *_SLIDING, *_NO_CACHE):
+            raise ShapeError(f"layers of kind {kind!r} keep a state whose size the config does not tell")
+    return tuple(None if kind in _FULL else window for kind in kinds if kind not in _NO_CACHE)
+
+
+def _gated(config: Any) -> bool:
+    """Whether the MLP multiplies two projections of `intermediate` elements (SwiGLU) instead of using one."""
+    activation = _read(config, "hidden_act", "hidden_activation") or ""
+    family = _read(config, "model_type") or ""
+    return activation in ("silu", "swish") or family.startswith("gemma") or family == "qwen"
+
+
+def _stored_dtype(config: Any) -> str | None:
+    dtype = _read(config, "dtype", "torch_dtype")
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def _weights(config: Any) -> tuple[tuple[tuple[int, int], ...] | None, int | None, bool]:
+    """(`weight_numels`, `fixed_bytes`, `learned_positions`), counted on the built model."""
+    if isinstance(config, dict):
+        return None, None, False
+    return _count(config.to_json_string(use_diff=False))
+
+
+@functools.lru_cache(maxsize=64)
+def _count(content: str) -> tuple[tuple[tuple[int, int], ...] | None, int | None, bool]:
+    """Builds the model on the meta device, where tensors have a shape and no bytes: about 40 ms."""
+    import torch
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+
+    config = _as_config(json.loads(content))
+    if isinstance(config, dict) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None, None, False
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.tie_weights()
+    numels: dict[int, int] = {}
+    fixed = 0
+    for tensor in {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}.values():
+        if tensor.dtype == torch.bfloat16:
+            numels[tensor.numel()] = numels.get(tensor.numel(), 0) + 1
+        else:
+            fixed += tensor.numel() * tensor.element_size()
+    learned = any(
+        isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in ("wpe", "embed_positions")
+        for name, module in model.named_modules()
+    )
+    return tuple(sorted(numels.items())), fixed, learned
