@@ -1,0 +1,70 @@
+"""A model's configuration, without its weights: what the driver plans with."""
+
+from pathlib import Path
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from workers.cell import ModelRef
+from workers.models import LoadError
+from workers.models.shapes import nearest, shapes
+from workers.models.source import RANDOM, locate
+
+
+def read_config(name: str, ref: ModelRef) -> PreTrainedConfig:
+    """The configuration of `name` (see `workers.models.source` for names). Touches no weights but a GGUF file's header.
+
+    Raises `LoadError`.
+    """
+    try:
+        if name.startswith(RANDOM):
+            return _random_config(name.removeprefix(RANDOM), ref)
+        files = locate(name, ref, weights=False)
+        return AutoConfig.from_pretrained(
+            files.folder, gguf_file=files.gguf, trust_remote_code=ref.trust_remote_code, local_files_only=True
+        )
+    except LoadError:
+        raise
+    except Exception as error:  # anything may be wrong with a file that a person names
+        raise LoadError(f"{name}: no usable configuration: {one_line(error)}") from error
+
+
+def check_draft(target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
+    """Refuse a draft that cannot speak the target's tokens.
+
+    Equal `vocab_size` is asked, padding included: verification compares the two models' ids and logits one to one.
+    (Pythia 2.8b, 410m and 160m agree on 50,304; 6.9b and 12b do not.) Raises `LoadError`.
+    """
+    sizes = vocab_size(target), vocab_size(draft)
+    if sizes[0] != sizes[1]:
+        raise LoadError(
+            f"draft: its vocabulary has {sizes[1]} entries, the target's {sizes[0]} (padding included); "
+            "name a draft with the target's vocabulary"
+        )
+
+
+def vocab_size(config: PreTrainedConfig) -> int:
+    return int(config.get_text_config().vocab_size)
+
+
+def max_positions(config: PreTrainedConfig) -> int | None:
+    """The trained context, where the architecture has one."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def _random_config(name: str, ref: ModelRef) -> PreTrainedConfig:
+    if name in shapes():
+        shape = dict(shapes()[name]["config"])
+        return AutoConfig.for_model(shape.pop("model_type"), **shape)
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return AutoConfig.from_pretrained(
+            folder, trust_remote_code=ref.trust_remote_code, local_files_only=True
+        )
+    raise LoadError(
+        f"{RANDOM}{name}: neither a known shape nor a folder with a config.json; the nearest shape is "
+        f"{RANDOM}{nearest(name)} (of {', '.join(shapes())})"
+    )

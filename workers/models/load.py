@@ -1,0 +1,146 @@
+"""Models on their device, ready to decode: weights where they belong, in the dtype asked for, once."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.import_utils import is_gguf_available
+
+from workers.cell import ModelRef
+from workers.models import LoadError
+from workers.models.config import check_draft, max_positions, one_line, read_config, vocab_size
+from workers.models.page_cache import resident_fraction
+from workers.models.source import RANDOM, locate
+from workers.models.tokenizer import load_tokenizer
+
+__all__ = ["LoadError", "LoadedModel", "check_draft", "load_model", "load_tokenizer", "read_config"]
+
+#: A load counts as warm when at least this share of the weight files is in the page cache.
+_WARM = 0.95
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """`name` as asked for: random weights keep their `random:`. `weights_bytes`: unique storages, buffers included.
+
+    `eos_ids`: tokens that end a text. `max_positions`: the trained context, None where the architecture has none.
+    `load_was_warm`: the weights were in the page cache; None for random weights and where the system cannot say.
+    """
+
+    model: PreTrainedModel
+    name: str
+    eos_ids: frozenset[int]
+    max_positions: int | None
+    vocab_size: int
+    weights_bytes: int
+    load_s: float
+    load_was_warm: bool | None
+
+
+def load_model(name: str, ref: ModelRef, device: torch.device, seed: int = 0) -> LoadedModel:
+    """Load `name` onto `device` in `ref.dtype`, in eval mode, without gradients.
+
+    Safetensors are mapped, not read: on a CPU in the files' own dtype the weights are the page cache's pages; on an
+    accelerator each tensor is copied over and converted there, so that no second copy of the model is ever held.
+    `seed`: of random weights. Raises `LoadError`; memory errors pass through.
+    """
+    started = time.perf_counter()
+    dtype: torch.dtype = getattr(torch, ref.dtype)
+    if name.startswith(RANDOM):
+        was_warm = None
+        model = _build_random(name, ref, dtype, device, seed)
+    else:
+        model, was_warm = _load_files(name, ref, dtype, device)
+    model.eval().requires_grad_(False)
+    if model.dtype != dtype:
+        raise LoadError(f"{name}: loaded as {model.dtype}, {dtype} was asked for")
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return LoadedModel(
+        model=model,
+        name=name,
+        eos_ids=_eos_ids(model),
+        max_positions=max_positions(model.config),
+        vocab_size=vocab_size(model.config),
+        weights_bytes=_weights_bytes(model),
+        load_s=time.perf_counter() - started,
+        load_was_warm=was_warm,
+    )
+
+
+def _build_random(
+    name: str, ref: ModelRef, dtype: torch.dtype, device: torch.device, seed: int
+) -> PreTrainedModel:
+    """The architecture's own initialisation, drawn on the device in the dtype."""
+    config = read_config(name, ref)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(
+            config,
+            dtype=dtype,
+            attn_implementation=ref.attn_implementation,
+            trust_remote_code=ref.trust_remote_code,
+        )
+
+
+def _load_files(
+    name: str, ref: ModelRef, dtype: torch.dtype, device: torch.device
+) -> tuple[PreTrainedModel, bool | None]:
+    files = locate(name, ref, weights=True)
+    if files.gguf and not is_gguf_available():
+        raise LoadError(f"{name}: GGUF files need an extra package: pip install oomline[gguf]")
+    resident = resident_fraction(files.weights())
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            files.folder,
+            gguf_file=files.gguf,
+            dtype="auto",
+            attn_implementation=ref.attn_implementation,
+            trust_remote_code=ref.trust_remote_code,
+            use_safetensors=None if ref.allow_pickle else True,
+            local_files_only=True,
+        )
+    except Exception as error:
+        if _is_memory_error(error):
+            raise
+        raise LoadError(f"{name}: does not load: {one_line(error)}") from error
+    _place(model, dtype, device)
+    return model, None if resident is None else resident >= _WARM
+
+
+def _place(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
+    """Move one tensor at a time, then convert it there. Tensors kept in another dtype on purpose stay in it."""
+    loaded_dtype = model.dtype
+    for parameter in model.parameters():
+        data = parameter.data.to(device)
+        parameter.data = data.to(dtype) if data.dtype == loaded_dtype else data
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    model.config.dtype = dtype
+
+
+def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
+    eos = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
+    return frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
+
+
+def _tensors(model: PreTrainedModel) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _weights_bytes(model: PreTrainedModel) -> int:
+    """Tied tensors share a storage and count once. A mapped file is one storage per tensor."""
+    return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in _tensors(model))}.values())
+
+
+def _is_memory_error(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError | OSError) and (
+        "allocate memory" in text or "out of memory" in text
+    )

@@ -1,0 +1,45 @@
+"""A model's tokenizer, and the key under which what it made is kept."""
+
+import hashlib
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from workers.cell import ModelRef
+from workers.models import LoadError
+from workers.models.config import one_line
+from workers.models.source import METADATA, RANDOM, Files, locate
+
+
+def load_tokenizer(name: str, ref: ModelRef) -> PreTrainedTokenizerBase:
+    """The tokenizer of `name`; the pocket pair's stands in for `random:` models, which have none.
+
+    Raises `LoadError`.
+    """
+    files = _files(name, ref)
+    try:
+        return AutoTokenizer.from_pretrained(
+            files.folder, gguf_file=files.gguf, trust_remote_code=ref.trust_remote_code, local_files_only=True
+        )
+    except Exception as error:  # anything may be wrong with a file that a person names
+        raise LoadError(f"{name}: no usable tokenizer in {files.folder}: {one_line(error)}") from error
+
+
+def tokenizer_key(name: str, ref: ModelRef) -> str:
+    """Equal for equal tokenizers: a hash of the files that define it (a GGUF file: its path, size and time)."""
+    files = _files(name, ref)
+    digest = hashlib.sha256()
+    if files.gguf:
+        path = files.folder / files.gguf
+        stat = path.stat()
+        digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
+    else:
+        for path in sorted({path for pattern in METADATA for path in files.folder.glob(pattern)}):
+            if path.name not in ("config.json", "generation_config.json") and not path.name.endswith(
+                ".index.json"
+            ):
+                digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _files(name: str, ref: ModelRef) -> Files:
+    return locate("pocket" if name.startswith(RANDOM) else name, ref, weights=False)

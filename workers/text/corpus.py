@@ -1,0 +1,86 @@
+"""Token ids of a corpus: tokenised once per node for each pair of corpus and tokenizer, then mapped."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from workers.cell import ModelRef
+from workers.models.config import read_config, vocab_size
+from workers.models.node_cache import build_once
+from workers.models.source import RANDOM
+from workers.models.tokenizer import load_tokenizer, tokenizer_key
+from workers.text import CorpusError, builtin, sources
+
+__all__ = ["CorpusError", "decode", "held_out_tokens", "token_ids"]
+
+#: The smallest cached prefix of a corpus, in tokens; longer ones double.
+_PREFIX = 2**20
+
+
+def token_ids(corpus: str, tokenizer_of: str, ref: ModelRef, start: int, count: int) -> np.ndarray:
+    """`count` ids from token `start` on: int32 [count], in the vocabulary of model `tokenizer_of`.
+
+    Documents are separated by the tokenizer's end-of-text token, where it has one. A corpus is tokenised only as
+    far as has been asked for (to the next power of two). Raises `CorpusError`, and `LoadError` for the tokenizer.
+    """
+    source = sources.resolve(corpus)
+    capacity = max(_PREFIX, 1 << (start + count - 1).bit_length())
+    key = hashlib.sha256(
+        f"{source.identity}\n{tokenizer_key(tokenizer_of, ref)}\n{capacity}".encode()
+    ).hexdigest()[:24]
+
+    def build(folder: Path) -> None:
+        np.save(folder / "ids.npy", _tokenise(corpus, source, tokenizer_of, ref, capacity))
+
+    ids = np.load(build_once(f"tokens/{key}", build) / "ids.npy", mmap_mode="r")
+    if len(ids) < start + count:
+        raise CorpusError(
+            f"corpus {corpus}: {len(ids):,} tokens for {tokenizer_of}, {start + count:,} asked for; "
+            "name a longer corpus or ask for less"
+        )
+    wanted = np.array(ids[start : start + count], dtype=np.int32)
+    if tokenizer_of.startswith(RANDOM):
+        entries = vocab_size(read_config(tokenizer_of, ref))
+        if count and int(wanted.max()) >= entries:
+            raise CorpusError(
+                f"corpus {corpus}: {tokenizer_of} has {entries} vocabulary entries, its stand-in tokenizer (pocket) "
+                f"gives ids up to {int(wanted.max())}; use a shape with a larger vocabulary"
+            )
+    return wanted
+
+
+def decode(ids: Sequence[int], tokenizer_of: str, ref: ModelRef) -> str:
+    """The text of `ids`; a random model's ids beyond its stand-in tokenizer have none."""
+    text = load_tokenizer(tokenizer_of, ref).decode(list(ids))
+    assert isinstance(text, str)
+    return text
+
+
+def held_out_tokens(tokenizer_of: str, ref: ModelRef) -> int:
+    """How many tokens at the start of `builtin` the pocket pair was not trained on."""
+    tokenizer = load_tokenizer(tokenizer_of, ref)
+    separators = len(builtin.held_out_documents()) * (tokenizer.eos_token_id is not None)
+    return separators + sum(len(ids) for ids in _encode(tokenizer, builtin.held_out_documents()))
+
+
+def _tokenise(
+    corpus: str, source: sources.Source, tokenizer_of: str, ref: ModelRef, capacity: int
+) -> np.ndarray:
+    tokenizer = load_tokenizer(tokenizer_of, ref)
+    separator = [] if source.lines or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    parts: list[np.ndarray] = []
+    total = 0
+    for ids in _encode(tokenizer, sources.documents(corpus, source)):
+        parts.append(np.array(ids + separator, dtype=np.int32))
+        total += len(parts[-1])
+        if total >= capacity:
+            break
+    return np.concatenate(parts)[:capacity] if parts else np.zeros(0, dtype=np.int32)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]) -> Iterator[list[int]]:
+    for text in documents:
+        yield tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
