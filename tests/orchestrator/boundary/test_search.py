@@ -1,0 +1,337 @@
+"""The search over synthetic devices: thresholds, noise, wrong predictions, interruptions."""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.boundary.search import Bracket, Probe, Search
+
+resolutions = st.sampled_from([1, 7, 16, 64, 100, 1024])
+workers = st.integers(1, 5)
+confirms = st.integers(1, 4)
+
+
+@dataclass
+class Card:
+    """Passes values up to `threshold`. `tells`: a failed run names the last value it passed."""
+
+    threshold: int
+    tells: bool = True
+    runs: list[Probe] = field(default_factory=list)
+
+    def run(self, probe: Probe) -> tuple[bool, int | None]:
+        self.runs.append(probe)
+        if probe.value <= self.threshold:
+            return True, None
+        return False, self.threshold if self.tells else None
+
+
+def drive(search: Search, run: Callable[[Probe], tuple[bool, int | None]], k: int = 1, most: int = 10_000) ->
+None:
+    """To its end, with `k` devices whose runs come back last in, first out, so that order is put to the
+    test.
+    """
+    pending: list[Probe] = []
+    for _ in range(most):
+        if search.done:
+            return
+        handed = search.next_probes(k - len(pending))
+        assert len(handed) <= k - len(pending)
+        assert len(set(handed)) == len(handed)
+        assert not set(handed) & set(pending)
+        pending += handed
+        assert pending, "not done, nothing pending, nothing to do"
+        probe = pending.pop()
+        search.observe(probe, *run(probe))
+    raise AssertionError(f"no end after {most} probes")
+
+
+def build(threshold: int, prediction: int | None, resolution: int, confirm: int, max_value: int = 200_000) ->
+Search:
+    return Search(
+        predicted=prediction,
+        floor=max((prediction or 0) // 16, resolution),
+        resolution=resolution,
+        max_value=max_value,
+        confirm=confirm,
+    )
+
+
+def assert_brackets(bracket: Bracket, threshold: int, resolution: int, max_value: int) -> None:
+    if threshold >= max_value:
+        assert bracket.censored
+        assert bracket.last_ok == max_value
+        assert bracket.first_oom is None
+        return
+    low = bracket.last_ok or 0
+    assert bracket.first_oom is not None
+    assert not bracket.censored
+    assert low <= threshold < bracket.first_oom
+    assert bracket.first_oom - low <= resolution
+    assert bracket.non_monotone == ()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    threshold=st.integers(0, 250_000),
+    factor=st.floats(0.1, 10),
+    resolution=resolutions,
+    confirm=confirms,
+    k=workers,
+    tells=st.booleans(),
+)
+def test_the_bracket_holds_the_threshold_even_when_the_prediction_is_wrong_by_ten(
+    threshold: int, factor: float, resolution: int, confirm: int, k: int, tells: bool
+) -> None:
+    search = build(threshold, int(threshold * factor), resolution, confirm)
+    card = Card(threshold, tells)
+    drive(search, card.run, k, most=400)
+    bracket = search.bracket
+    assert_brackets(bracket, threshold, resolution, 200_000)
+    if not bracket.censored:
+        assert bracket.confirmed_oom == confirm
+        assert bracket.confirmed_ok == (confirm if bracket.last_ok else 0)
+    assert search.probes == len(card.runs) == len(set(card.runs))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    threshold=st.integers(64, 180_000),
+    error=st.floats(-0.1, 0.1),
+    resolution=resolutions,
+    confirm=confirms,
+)
+def test_at_most_four_probes_beyond_the_confirmations_when_the_prediction_is_within_ten_percent(
+    threshold: int, error: float, resolution: int, confirm: int
+) -> None:
+    prediction = round(threshold * (1 + error))
+    search = build(threshold, prediction, resolution, confirm, max_value=1_000_000)
+    drive(search, Card(threshold).run)
+    assert search.probes <= 2 * confirm + 4
+
+
+@settings(max_examples=300, deadline=None)
+@given(threshold=st.integers(64, 180_000), error=st.floats(-0.1, 0.1), resolution=resolutions)
+def test_runs_that_cannot_tell_cost_a_bisection_of_the_predicted_interval(
+    threshold: int, error: float, resolution: int
+) -> None:
+    prediction = round(threshold * (1 + error))
+    search = build(threshold, prediction, resolution, 1, max_value=1_000_000)
+    drive(search, Card(threshold, tells=False).run)
+    interval = 0.2 * prediction + 3 * resolution
+    assert search.probes <= 2 + 5 + math.ceil(math.log2(interval / resolution))
+
+
+@settings(max_examples=100, deadline=None)
+@given(threshold=st.integers(50_000, 100_000), k=st.integers(2, 8))
+def test_k_devices_cut_the_interval_in_more_than_two(threshold: int, k: int) -> None:
+    """Counted in rounds of k probes, it takes about log(interval) to the base k + 1."""
+
+    def rounds(k: int) -> int:
+        search = Search(predicted=75_000, floor=64, resolution=1, max_value=200_000, confirm=1)
+        count = 0
+        while not search.done:
+            for probe in search.next_probes(k):
+                search.observe(probe, probe.value <= threshold)
+            count += 1
+        return count
+
+    interval_rounds = math.ceil(math.log(70_000, k + 1))
+    assert rounds(k) <= 5 + interval_rounds + 1
+    assert rounds(k) < rounds(1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), threshold=st.integers(0, 30_000), confirm=st.integers(1, 4), tells=st.booleans())
+def test_noise_that_flips_runs_terminates_with_each_value_run_at_most_2k_minus_1_times(
+    data: st.DataObject, threshold: int, confirm: int, tells: bool
+) -> None:
+    search = build(threshold, threshold, 256, confirm, max_value=40_000)
+    card = Card(threshold, tells)
+
+    def flipped(probe: Probe) -> tuple[bool, int | None]:
+        passed, reached = card.run(probe)
+        if data.draw(st.integers(0, 4)) == 0:
+            return not passed, data.draw(st.one_of(st.none(), st.integers(0, probe.value - 1)))
+        return passed, reached
+
+    drive(search, flipped, most=2_000)
+    bracket = search.bracket
+    assert bracket.censored or bracket.first_oom is not None
+    for value in {probe.value for probe in card.runs}:
+        assert sum(probe.value == value for probe in card.runs) <= 2 * confirm - 1
+    if not bracket.censored:
+        assert bracket.confirmed_oom == confirm
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    flips=st.dictionaries(st.integers(0, 60), st.just(0), max_size=6),
+    threshold=st.integers(300, 30_000),
+    k=workers,
+)
+def test_a_minority_of_wrong_runs_does_not_move_the_bracket(
+    flips: dict[int, int], threshold: int, k: int
+) -> None:
+    """At each value at most 1 of 3 runs lies, and such a run cannot say how far it came."""
+    search = build(threshold, threshold, 128, 2, max_value=40_000)
+    card = Card(threshold, tells=False)
+    lied: set[int] = set()
+
+    def run(probe: Probe) -> tuple[bool, int | None]:
+        passed, reached = card.run(probe)
+        if len(card.runs) in flips and probe.value not in lied:
+            lied.add(probe.value)
+            return not passed, None
+        return passed, reached
+
+    drive(search, run, k)
+    bracket = search.bracket
+    assert bracket.confirmed_oom == 2
+    assert bracket.first_oom is not None
+    honest = [value for value in (bracket.last_ok, bracket.first_oom) if value]
+    assert all((value <= threshold) == (value == bracket.last_ok) for value in honest)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    islands=st.lists(st.integers(1, 300), min_size=1, max_size=40, unique=True),
+    k=workers,
+    confirm=st.integers(1, 3),
+)
+def test_non_monotone_devices_end_and_are_reported(islands: list[int], k: int, confirm: int) -> None:
+    """Any set of values may pass: the bracket's own two ends are true, and passes above it are named."""
+    passing = {100 * island for island in islands}
+    search = Search(predicted=15_000, floor=1_000, resolution=100, max_value=30_000, confirm=confirm)
+    runs: dict[int, bool] = {}
+
+    def run(probe: Probe) -> tuple[bool, int | None]:
+        runs[probe.value] = probe.value in passing
+        return runs[probe.value], None
+
+    drive(search, run, k)
+    bracket = search.bracket
+    assert bracket.last_ok is None or bracket.last_ok in passing
+    assert bracket.first_oom is None or bracket.first_oom not in passing
+    if bracket.first_oom is not None:
+        high = bracket.first_oom
+        low = bracket.last_ok or 0
+        assert high - low <= 100
+        wrong = {value for value, ok in runs.items() if (ok and value > high) or (not ok and value < low)}
+        assert set(bracket.non_monotone) == wrong
+
+
+def test_a_pass_above_the_boundary_is_named() -> None:
+    search = Search(predicted=1_000, floor=100, resolution=100, max_value=10_000, confirm=1)
+    for value, passed in ((100, True), (1_200, True), (900, True), (1_000, False)):
+        search.observe(Probe(value, 0), passed)
+    bracket = search.bracket
+    assert (bracket.last_ok, bracket.first_oom) == (900, 1_000)
+    assert bracket.non_monotone == (1_200,)
+    assert search.done
+
+
+def interruptions(search: Search, run: Callable[[Probe], tuple[bool, int | None]]) ->
+Iterator[list[tuple[Probe, bool, int | None]]]:
+    """The journal after each finished probe."""
+    journal: list[tuple[Probe, bool, int | None]] = []
+    yield list(journal)
+    while not search.done:
+        probe = search.next_probes(1)[0]
+        passed, reached = run(probe)
+        search.observe(probe, passed, reached)
+        journal.append((probe, passed, reached))
+        yield list(journal)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    threshold=st.integers(0, 120_000),
+    factor=st.floats(0.2, 5),
+    confirm=confirms,
+    tells=st.booleans(),
+    k=workers,
+    shuffle=st.randoms(use_true_random=False),
+)
+def test_replay_of_the_journal_resumes_at_any_point_to_the_same_end(
+    threshold: int, factor: float, confirm: int, tells: bool, k: int, shuffle: random.Random
+) -> None:
+    def fresh() -> Search:
+        return build(threshold, int(threshold * factor), 64, confirm, max_value=100_000)
+
+    card = Card(threshold, tells)
+    undisturbed = fresh()
+    for journal in interruptions(undisturbed, card.run):
+        resumed = fresh()
+        shuffle.shuffle(journal)
+        for entry in journal:
+            resumed.observe(*entry)
+        before = resumed.probes
+        drive(resumed, card.run, k)
+        assert resumed.bracket.last_ok == _end(fresh(), card).last_ok
+        assert resumed.bracket.first_oom == _end(fresh(), card).first_oom
+        assert resumed.probes >= before
+    assert resumed.probes == undisturbed.probes  # the whole journal: nothing is run again
+
+
+def _end(search: Search, card: Card) -> Bracket:
+    drive(search, card.run)
+    return search.bracket
+
+
+@settings(max_examples=100, deadline=None)
+@given(threshold=st.integers(0, 50_000), lost=st.sets(st.integers(0, 40), max_size=15), k=workers)
+def test_lost_probes_are_handed_out_again(threshold: int, lost: set[int], k: int) -> None:
+    search = build(threshold, threshold, 64, 2, max_value=40_000)
+    card = Card(threshold)
+    pending: list[Probe] = []
+    turn = 0
+    while not search.done:
+        pending += search.next_probes(k - len(pending))
+        probe = pending.pop(0)
+        if turn in lost:
+            search.observe_lost(probe)
+        else:
+            search.observe(probe, *card.run(probe))
+        turn += 1
+    assert_brackets(search.bracket, threshold, 64, 40_000)
+    assert len(set(card.runs)) == len(card.runs)
+
+
+def test_constant_memory_climbs_from_the_floor_to_the_ceiling_once() -> None:
+    search = Search(predicted=None, floor=64, resolution=64, max_value=100_000, confirm=2)
+    card = Card(10**9)
+    drive(search, card.run)
+    assert [probe.value for probe in card.runs] == [64, 100_000]
+    assert search.bracket == Bracket(100_000, None, 1, 0, True)
+
+
+def test_the_ceiling_is_never_the_first_probe() -> None:
+    search = Search(predicted=10**9, floor=64, resolution=64, max_value=4_096, confirm=2)
+    assert search.next_probes(8) == [Probe(64, 0)]
+    assert search.next_probes(8) == []
+
+
+def test_one_run_beyond_the_prediction_leaves_only_confirmations() -> None:
+    search = Search(predicted=10_000, floor=512, resolution=64, max_value=10**6, confirm=2)
+    card = Card(10_321)
+    drive(search, card.run)
+    assert search.bracket == Bracket(10_304, 10_368, 2, 2, False)
+    assert search.probes == 2 + 4
+    assert card.runs[1].value > 10_321
+
+
+def test_nothing_passes() -> None:
+    search = Search(predicted=1_000, floor=64, resolution=64, max_value=10**6, confirm=2)
+    drive(search, Card(0).run)
+    assert search.bracket == Bracket(None, 64, 0, 2, False)
+
+
+def test_numbers_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 or more"):
+        Search(predicted=None, floor=1, resolution=0, max_value=10, confirm=1)
