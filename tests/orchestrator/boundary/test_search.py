@@ -31,11 +31,10 @@ class Card:
         return False, self.threshold if self.tells else None
 
 
-def drive(search: Search, run: Callable[[Probe], tuple[bool, int | None]], k: int = 1, most: int = 10_000) ->
-None:
-    """To its end, with `k` devices whose runs come back last in, first out, so that order is put to the
-    test.
-    """
+def drive(
+    search: Search, run: Callable[[Probe], tuple[bool, int | None]], k: int = 1, most: int = 10_000
+) -> None:
+    """To its end, with `k` devices whose runs come back last in, first out, to test the order."""
     pending: list[Probe] = []
     for _ in range(most):
         if search.done:
@@ -51,8 +50,9 @@ None:
     raise AssertionError(f"no end after {most} probes")
 
 
-def build(threshold: int, prediction: int | None, resolution: int, confirm: int, max_value: int = 200_000) ->
-Search:
+def build(
+    threshold: int, prediction: int | None, resolution: int, confirm: int, max_value: int = 200_000
+) -> Search:
     return Search(
         predicted=prediction,
         floor=max((prediction or 0) // 16, resolution),
@@ -236,8 +236,9 @@ def test_a_pass_above_the_boundary_is_named() -> None:
     assert search.done
 
 
-def interruptions(search: Search, run: Callable[[Probe], tuple[bool, int | None]]) ->
-Iterator[list[tuple[Probe, bool, int | None]]]:
+def interruptions(
+    search: Search, run: Callable[[Probe], tuple[bool, int | None]]
+) -> Iterator[list[tuple[Probe, bool, int | None]]]:
     """The journal after each finished probe."""
     journal: list[tuple[Probe, bool, int | None]] = []
     yield list(journal)
