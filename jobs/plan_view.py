@@ -1,0 +1,112 @@
+"""`oomline plan`, for a person and for a script."""
+
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.forecast import CellForecast, Forecast
+from orchestrator.spec import SweepSpec
+
+
+def plan_as_json(outlook: Forecast) -> dict[str, Any]:
+    return {
+        "cells": outlook.cells,
+        "device": outlook.device.kind,
+        "device_bytes": outlook.device.total_bytes,
+        "predicted_device_s": round(outlook.device_seconds, 1),
+        "predictions": [
+            {
+                "model": forecast.cell.model.target,
+                "draft": forecast.cell.model.draft,
+                "mode": forecast.cell.mode,
+                "engine": forecast.cell.engine,
+                "batch_size": forecast.cell.batch_size,
+                "prompt_tokens": forecast.cell.prompt_tokens,
+                "budget_bytes": forecast.cell.budget,
+                "length": forecast.cell.length,
+                "predicted_peak_bytes": forecast.peak_bytes,
+                "predicted_boundary": forecast.boundary,
+                "analytic_bytes_per_token": forecast.bytes_per_token,
+                "predicted_s": round(forecast.seconds, 1),
+            }
+            for forecast in outlook.forecasts
+        ],
+        "unknown": [{"model": name, "reason": reason} for name, reason in outlook.unknown],
+    }
+
+
+def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
+    console = Console()
+    hours = outlook.device_seconds / 3600
+    time = f"{hours:.1f} h" if hours >= 1 else f"{outlook.device_seconds / 60:.0f} min"
+    console.print(
+        f"[bold]{spec.name}[/bold]: {outlook.cells} cells, at most about {time} on one {outlook.device.kind}"
+    )
+    if outlook.assumed_card:
+        console.print(
+            "budget `device` is shown for a card of 80 GB; name yours with --device, e.g. H200:141GB"
+        )
+    tables: dict[tuple[object, ...], Table] = {}
+    for forecast in _longest_of_each(outlook.forecasts):
+        cell = forecast.cell
+        key = (cell.model.target, cell.prompt_tokens, cell.batch_size, forecast.budget_bytes)
+        if key not in tables:
+            tables[key] = _table(forecast)
+        tables[key].add_row(
+            f"{cell.mode} ({cell.model.draft})" if cell.model.draft else cell.mode,
+            cell.engine,
+            _size(forecast.peak_bytes),
+            f"{forecast.bytes_per_token:,}",
+            _boundary(forecast),
+        )
+    for table in tables.values():
+        console.print(table)
+    for name, reason in outlook.unknown:
+        console.print(f"[yellow]{name}[/yellow]: no prediction: {reason}", highlight=False)
+    for name, positions in sorted(
+        {(f.cell.model.target, f.max_positions) for f in outlook.forecasts if _beyond(f)}
+    ):
+        console.print(f"{name} was trained on {positions:,} positions: longer cells run, and are marked")
+
+
+def _longest_of_each(forecasts: tuple[CellForecast, ...]) -> list[CellForecast]:
+    longest: dict[object, CellForecast] = {}
+    for forecast in forecasts:
+        key = replace(forecast.cell, length=0, repetition_penalty=1.0)
+        if key not in longest or longest[key].cell.length < forecast.cell.length:
+            longest[key] = forecast
+    return list(longest.values())
+
+
+def _table(first: CellForecast) -> Table:
+    cell = first.cell
+    batch = f", batch {cell.batch_size}" if cell.batch_size > 1 else ""
+    table = Table(
+        title=f"{cell.model.target} on {_size(first.budget_bytes)}, prompt {cell.prompt_tokens:,}{batch}",
+        title_justify="left",
+    )
+    table.add_column("mode")
+    table.add_column("engine")
+    table.add_column(f"peak at {cell.length:,}", justify="right")
+    table.add_column("bytes per token", justify="right")
+    table.add_column("runs out after", justify="right")
+    return table
+
+
+def _beyond(forecast: CellForecast) -> bool:
+    reach = forecast.cell.prompt_tokens + forecast.cell.length
+    return forecast.max_positions is not None and reach > forecast.max_positions
+
+
+def _boundary(forecast: CellForecast) -> str:
+    if forecast.boundary is None:
+        return "none"
+    if forecast.boundary == 0:
+        return "does not load"
+    return f"{forecast.boundary:,} tokens"
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

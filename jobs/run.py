@@ -1,0 +1,76 @@
+"""`oomline run`: a sweep from its file to its report. The exit status is the sweep's."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+
+from orchestrator.fleet.connect import ConnectError
+from orchestrator.journal.folder import FolderError, RunFolder, open_run
+from orchestrator.journal.lock import FolderInUse
+from orchestrator.journal.parts import SchemaTooNew
+from orchestrator.journal.store import StoreError
+from orchestrator.plan import expand
+from orchestrator.report import render
+from orchestrator.spec import SpecError, SweepSpec
+from orchestrator.sweep.run import run_sweep
+from orchestrator.watch import DeviceJoined, SweepEvent, Watcher
+from orchestrator.watch.live import LiveWatcher
+from orchestrator.watch.plain import PlainWatcher
+
+
+def run_command(spec: SweepSpec, out: str, *, address: str | None, cpu_slots: int | None) -> int:
+    """Run or resume `spec` in the run folder `out`, then render the report. Raises `SpecError`."""
+    try:
+        folder = open_run(out, spec)
+    except (FolderError, FolderInUse, SchemaTooNew, StoreError) as error:
+        raise SpecError(f"--out {out}: {error}") from None
+    with folder:
+        folder.plan(cells=len(expand(spec)))
+        live = sys.stdout.isatty()
+        watcher = _Both(LiveWatcher() if live else PlainWatcher(), _Manifest(folder))
+        started = time.monotonic()
+        try:
+            summary = run_sweep(spec, folder.journal, watcher, address=address, cpu_slots=cpu_slots)
+        except ConnectError as error:
+            folder.finish("failed", str(error))
+            raise SpecError(str(error)) from None
+        except BaseException as error:
+            folder.finish("failed", f"{type(error).__name__}: {error}")
+            raise
+        state = "stopped" if summary.stopped or summary.left else "finished"
+        folder.finish(state, "; ".join(summary.troubles))
+        print(f"{summary.sentence()}, in {time.monotonic() - started:.0f} s")
+        for trouble in summary.troubles:
+            print(f"note: {trouble}")
+        print(f"report: {render(out)}")
+    return summary.exit_status
+
+
+@dataclass(frozen=True)
+class _Both:
+    first: Watcher
+    second: Watcher
+
+    def see(self, event: SweepEvent) -> None:
+        self.first.see(event)
+        self.second.see(event)
+
+    def close(self) -> None:
+        self.first.close()
+        self.second.close()
+
+
+@dataclass
+class _Manifest:
+    """Keeps the devices that joined in the folder's manifest."""
+
+    folder: RunFolder
+    seen: set[str] = field(default_factory=set)
+
+    def see(self, event: SweepEvent) -> None:
+        if isinstance(event, DeviceJoined) and event.device.uuid not in self.seen:
+            self.seen.add(event.device.uuid)
+            self.folder.devices([event.device])
+
+    def close(self) -> None:
+        pass

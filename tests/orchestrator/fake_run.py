@@ -1,0 +1,223 @@
+"""Attempts as the demo would bring them home: a pocket model on a CPU slot of 64 MiB, all four modes.
+
+Baseline's cache grows until the data limit stops it near 3,000 tokens; streaming is flat. Deterministic.
+"""
+
+import hashlib
+import math
+import random
+from dataclasses import replace
+
+from orchestrator.plan import expand
+from orchestrator.spec import ModelSpec, SpeculationSpec, StreamingSpec, SweepSpec
+from workers.attempt import (
+    Attempt,
+    Device,
+    Failure,
+    InEffect,
+    Measured,
+    Outcome,
+    Phase,
+    Sample,
+    ScoreBucket,
+    Step,
+)
+from workers.cell import Cell
+from workers.modes import CachePolicy
+
+MiB = 2**20
+CPU = Device(kind="cpu", uuid="cpu-0-of-2", node="laptop", total_bytes=12 * 2**30)
+WEIGHTS, DRAFT_WEIGHTS, TOKEN_BYTES, DRAFT_TOKEN_BYTES = 18 * MiB, 2 * MiB, 12_288, 1_536
+CONTEXT = 512  # trained positions
+
+
+def demo_spec(**changes: object) -> SweepSpec:
+    spec = SweepSpec(
+        name="demo",
+        models=[ModelSpec(target="pocket", draft="pocket-draft", dtype="float32")],
+        modes=["baseline", "baseline+spec", "streaming", "streaming+spec"],
+        lengths=[500, 1000, 2000, 4000, 8000],
+        prompt_tokens=[64],
+        streaming=StreamingSpec(sinks=4, window=252),
+        speculation=SpeculationSpec(gamma=4),
+        budgets=[64 * MiB],
+    )
+    return spec.model_copy(update=changes)
+
+
+def demo_attempts(spec: SweepSpec | None = None) -> list[Attempt]:
+    """One attempt per cell of the sweep, in order."""
+    cells = expand(spec or demo_spec())
+    return [attempt_of(cell, number, started_at=1.79e9 + 20 * number) for number, cell in enumerate(cells)]
+
+
+def attempt_of(cell: Cell, number: int, *, device: Device = CPU, started_at: float = 1.79e9) -> Attempt:
+    """What a device of `device.kind` makes of `cell`."""
+    if cell.workload == "score":
+        return _scored(cell, number, device, started_at)
+    rng = random.Random(cell.cell_id)
+    last, requested = _oom_index(cell)
+    produced = cell.length if last is None else last
+    tokens_per_step = 2.9 if cell.mode_spec.speculative else 1.0
+    rate = _rate(cell) * rng.uniform(0.985, 1.015)
+    times = [0.35 + index / rate * (1 + index / 40_000) for index in range(0, produced + 1, 32)]
+    steps = tuple(
+        Step(
+            token_index=32 * k,
+            t_s=t,
+            allocated_bytes=None,
+            reserved_bytes=None,
+            kv_cache_bytes=_kv(cell, 32 * k),
+        )
+        for k, t in enumerate(times)
+    )
+    samples = tuple(
+        Sample(t_s=t, device_used_bytes=used, process_used_bytes=used + 310 * MiB)
+        for t, used in [
+            (0.05, 0),
+            (0.2, WEIGHTS),
+            *((step.t_s, _memory(cell, step.token_index)) for step in steps),
+        ]
+    )
+    peak = max(sample.device_used_bytes or 0 for sample in samples)
+    ids = _ids(cell, produced)
+    measured = Measured(
+        new_tokens=produced,
+        ttft_s=0.05,
+        tokens_per_s=rate,
+        tpot_p50_s=1 / rate,
+        tpot_p95_s=1.2 / rate,
+        tpot_p99_s=1.5 / rate,
+        tokens_per_step=tokens_per_step if cell.mode_spec.speculative else 1.0,
+        acceptance_rate=0.57 if cell.mode_spec.speculative else None,
+        draft_step_s=0.0011 if cell.mode_spec.speculative else None,
+        verify_step_s=0.0039 if cell.mode_spec.speculative else None,
+        load_s=0.15,
+        load_was_warm=True,
+        prepare_s=0.1,
+        prefill_s=0.05,
+        decode_s=produced / rate,
+        weights_bytes=WEIGHTS,
+        kv_cache_bytes=_kv(cell, produced),
+        prompt_sha256="a" * 64,
+        output_sha256=hashlib.sha256(str(ids).encode()).hexdigest(),
+        max_positions=CONTEXT,
+        text_head="The import statement finds a module, loads it, and binds a name in the scope",
+        text_tail=_tail(cell),
+        in_effect=InEffect(cache_class="DynamicCache", attn_implementation="sdpa", dtype=cell.model.dtype),
+    )
+    attempt = Attempt(
+        lease_id=f"{cell.cell_id}.1.{number}",
+        cell=cell,
+        attempt=1,
+        outcome=Outcome.OK,
+        phase=Phase.DONE,
+        device=device,
+        started_at=started_at,
+        duration_s=times[-1] + 0.2,
+        measured=measured,
+        peak_device_bytes=peak,
+        peak_process_bytes=peak + 310 * MiB,
+        sample_interval_p50_s=0.005,
+        sample_interval_p99_s=0.0062,
+        first_model_call_s=0.03,
+        samples=samples,
+        steps=steps,
+        output_ids=ids,
+    )
+    if last is None:
+        return attempt
+    message = (
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        f"allocate {requested} bytes. Error code 12 (Cannot allocate memory)"
+    )
+    failure = Failure(
+        error_type="RuntimeError",
+        error_message=message,
+        oom_token_index=last,
+        oom_requested_bytes=requested,
+        last_output="",
+    )
+    measured = replace(measured, tokens_per_s=None, output_sha256=None, text_head=None, text_tail=None)
+    return replace(
+        attempt,
+        outcome=Outcome.OOM_DECODE,
+        phase=Phase.DECODE,
+        measured=measured,
+        failure=failure,
+        output_ids=(),
+    )
+
+
+def _oom_index(cell: Cell) -> tuple[int | None, int]:
+    """The token at which the data limit stops `cell` (None: never), and the bytes it asked for then."""
+    if cell.budget is None or cell.mode_spec.policy is not CachePolicy.FULL:
+        return None, 0
+    for index in range(0, cell.length, 8):
+        if _memory(cell, index) > cell.budget:
+            return index, _kv(cell, index) // 12
+    return None, 0
+
+
+def _memory(cell: Cell, index: int) -> int:
+    weights = WEIGHTS + (DRAFT_WEIGHTS if cell.mode_spec.speculative else 0)
+    kv = _kv(cell, index)
+    return weights + 4 * MiB + (kv + kv // 6 if cell.mode_spec.policy is CachePolicy.FULL else kv)
+
+
+def _kv(cell: Cell, index: int) -> int:
+    token = TOKEN_BYTES + (DRAFT_TOKEN_BYTES if cell.mode_spec.speculative else 0)
+    if cell.streaming is not None:
+        return token * (cell.streaming.sinks + cell.streaming.window + 8)
+    return token * (cell.prompt_tokens + index)
+
+
+def _rate(cell: Cell) -> float:
+    base = 290.0 if cell.mode_spec.policy is CachePolicy.FULL else 330.0
+    return base * (1.45 if cell.mode_spec.speculative else 1.0)
+
+
+def _ids(cell: Cell, produced: int) -> tuple[int, ...]:
+    """Streaming departs from the baseline once the first window is full."""
+    departs = (cell.streaming.window + 30) if cell.streaming else None
+    return tuple(
+        (index * 7) % 1000 + (1000 if departs is not None and index >= departs else 0)
+        for index in range(produced)
+    )
+
+
+def _tail(cell: Cell) -> str:
+    if cell.streaming is None and cell.length > CONTEXT:
+        return "the the the the | the `the` the <script>alert(1)</script> the the the"
+    return "and the module's attributes are available through the dotted name, as described in the section"
+
+
+def _scored(cell: Cell, number: int, device: Device, started_at: float) -> Attempt:
+    edges = [(position, min(position + 256, cell.length)) for position in range(0, cell.length, 256)]
+    scores = tuple(
+        ScoreBucket(
+            position_start=a, position_end=b, num_tokens=b - a, nll_sum=(b - a) * _nll(cell, (a + b) // 2)
+        )
+        for a, b in edges
+    )
+    return Attempt(
+        lease_id=f"{cell.cell_id}.1.{number}",
+        cell=cell,
+        attempt=1,
+        outcome=Outcome.OK,
+        phase=Phase.DONE,
+        device=device,
+        started_at=started_at,
+        duration_s=40.0,
+        measured=Measured(new_tokens=cell.length, max_positions=CONTEXT, tokens_per_s=800.0),
+        scores=scores,
+    )
+
+
+def _nll(cell: Cell, position: int) -> float:
+    wobble = 0.05 * math.sin(position / 300)
+    if position <= 256:
+        return 2.9 + wobble + 0.6 * math.exp(-position / 60)
+    if cell.mode == "baseline" and position > CONTEXT:
+        return 2.9 + wobble + 3.0 * (1 - math.exp(-(position - CONTEXT) / 900))
+    return {"window": 3.9, "recompute": 2.93}.get(cell.mode, 2.95) + wobble
