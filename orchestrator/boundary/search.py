@@ -101,18 +101,13 @@ class Search:
     @property
     def done(self) -> bool:
         low, high = self._ends()
-        if high is None:
-            return low == self.max_value
-        tallies = self._tallies()
-        confirmed_ok = low == 0 or (low in tallies and tallies[low].passes >= self.confirm)
-        confirmed_oom = high in tallies and tallies[high].fails >= self.confirm
-        return not self._interior(low, high) and confirmed_ok and confirmed_oom
+        return self._tight(low, high) and not self._wants(low, high)
 
     @property
     def bracket(self) -> Bracket:
         low, high = self._ends()
         tallies = self._tallies()
-        censored = low == self.max_value and high is None
+        censored = high is None and low == self.max_value
         contradicting = tuple(
             value
             for value, tally in sorted(tallies.items())
@@ -148,7 +143,7 @@ class Search:
         low, high = self._ends()
         if low == 0 and high is None:
             return [] if self._pending else [self.floor]
-        if high is not None and not self._interior(low, high):
+        if self._tight(low, high):
             return self._unconfirmed(low, high)[:k]
         pending = {probe.value for probe in self._pending}
         rungs = self._ladder(low, high)
@@ -243,18 +238,28 @@ class Search:
         low = max((value for value in ok if high is None or value < high), default=0)
         return low, high
 
-    def _unconfirmed(self, low: int, high: int) -> list[int]:
-        """The runs still to be started at the two ends, one entry each, the ends in turn."""
+    def _tight(self, low: int, high: int | None) -> bool:
+        """Whether no value is left to try between the ends: only to confirm them."""
+        return low == self.max_value if high is None else not self._interior(low, high)
+
+    def _wants(self, low: int, high: int | None) -> dict[int, int]:
+        """Runs that each end still lacks. A ceiling that passes as predicted needs no second run: it is the
+        longest.
+        """
         tallies = self._tallies()
+        foretold = self.predicted is None or self.predicted >= self.max_value
         wants: dict[int, int] = {}
-        for value, side in ((high, "fails"), (low, "passes")):
-            if value == 0:
-                continue
-            agreeing = getattr(tallies[value], side) if value in tallies else 0
-            wants[value] = self.confirm - agreeing
-        missing: list[int] = []
-        for turn in range(self.confirm):
-            missing += [value for value, want in wants.items() if turn < want]
+        if high is not None:
+            wants[high] = self.confirm - tallies.get(high, _Tally()).fails
+        if low > 0:
+            enough = 1 if high is None and foretold else self.confirm
+            wants[low] = enough - tallies.get(low, _Tally()).passes
+        return {value: want for value, want in wants.items() if want > 0}
+
+    def _unconfirmed(self, low: int, high: int | None) -> list[int]:
+        """The runs still to be started at the two ends, one entry each, the ends in turn."""
+        wants = self._wants(low, high)
+        missing = [value for turn in range(self.confirm) for value, want in wants.items() if turn < want]
         for probe in self._pending:
             if probe.value in missing:
                 missing.remove(probe.value)

@@ -65,6 +65,7 @@ def build(
 def assert_brackets(bracket: Bracket, threshold: int, resolution: int, max_value: int) -> None:
     if threshold >= max_value:
         assert bracket.censored
+        assert bracket.confirmed_ok >= 1
         assert bracket.last_ok == max_value
         assert bracket.first_oom is None
         return
@@ -310,6 +311,12 @@ def test_constant_memory_climbs_from_the_floor_to_the_ceiling_once() -> None:
     drive(search, card.run)
     assert [probe.value for probe in card.runs] == [64, 100_000]
     assert search.bracket == Bracket(100_000, None, 1, 0, True)
+
+
+def test_a_ceiling_that_passes_against_the_prediction_is_confirmed() -> None:
+    search = Search(predicted=1_000, floor=64, resolution=64, max_value=4_000, confirm=3)
+    drive(search, Card(10**9).run)
+    assert search.bracket == Bracket(4_000, None, 3, 0, True)
 
 
 def test_the_ceiling_is_never_the_first_probe() -> None:
