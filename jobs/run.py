@@ -27,10 +27,10 @@ def run_command(spec: SweepSpec, out: str, *, address: str | None, cpu_slots: in
     with folder:
         folder.plan(cells=len(expand(spec)))
         live = sys.stdout.isatty()
-        watcher = _Both(LiveWatcher() if live else PlainWatcher(), _Manifest(folder))
+        watcher = _Both(LiveWatcher() if live else PlainWatcher(sys.stdout), _Manifest(folder))
         started = time.monotonic()
         try:
-            summary = run_sweep(spec, folder.journal, watcher, address=address, cpu_slots=cpu_slots)
+            summary = run_sweep(spec, folder, watcher, address=address, cpu_slots=cpu_slots)
         except ConnectError as error:
             folder.finish("failed", str(error))
             raise SpecError(str(error)) from None
