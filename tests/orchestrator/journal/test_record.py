@@ -1,0 +1,119 @@
+import dataclasses
+import typing
+
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.journal.record import LIGHT_SCHEMA, SCHEMA, Record, to_attempts, to_frame
+from tests.orchestrator.fake_run import demo_attempts
+from workers.attempt import (
+    Attempt,
+    Device,
+    Failure,
+    InEffect,
+    Measured,
+    Outcome,
+    Phase,
+    Sample,
+    ScoreBucket,
+    Step,
+)
+
+_FLOATS = st.floats(allow_nan=False, width=64)
+_INTS = st.integers(-(2**63), 2**63 - 1)
+
+
+def _filled(kind: type, **fixed: object) -> st.SearchStrategy:
+    """Any value of a flat dataclass, by the types of its fields: a field that is added later is covered too."""
+    by_type = {int: _INTS, float: _FLOATS, str: st.text(max_size=20), bytes: st.binary(), bool: st.booleans()}
+    fields = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        if name in fixed:
+            continue
+        options = typing.get_args(hint) or (hint,)
+        fields[name] = st.one_of(st.none() if o is type(None) else by_type[o] for o in options)
+    return st.builds(kind, **fields, **{name: st.just(value) for name, value in fixed.items()})
+
+
+def _attempts() -> st.SearchStrategy:
+    cells = st.sampled_from([attempt.cell for attempt in demo_attempts()])
+    measured = st.builds(
+        dataclasses.replace, _filled(Measured, in_effect=None), in_effect=st.none() | _filled(InEffect)
+    )
+    many = {"samples": Sample, "steps": Step, "scores": ScoreBucket}
+    return st.builds(
+        Attempt,
+        lease_id=st.text(max_size=9),
+        cell=cells,
+        attempt=st.integers(1, 9),
+        outcome=st.sampled_from(Outcome),
+        phase=st.sampled_from(Phase),
+        device=st.none() | _filled(Device),
+        started_at=_FLOATS,
+        duration_s=_FLOATS,
+        measured=measured,
+        failure=st.none() | _filled(Failure),
+        peak_device_bytes=st.none() | _INTS,
+        peak_process_bytes=st.none() | _INTS,
+        context_bytes=st.none() | _INTS,
+        sample_interval_p50_s=st.none() | _FLOATS,
+        sample_interval_p99_s=st.none() | _FLOATS,
+        first_model_call_s=st.none() | _FLOATS,
+        output_ids=st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple),
+        **{name: st.lists(_filled(kind), max_size=3).map(tuple) for name, kind in many.items()},
+    )
+
+
+@given(st.lists(_attempts(), max_size=4))
+def test_an_attempt_comes_back_as_it_went_in(attempts: list[Attempt]) -> None:
+    frame = to_frame([Record("run", attempt, 7) for attempt in attempts])
+
+    assert frame.schema == SCHEMA
+    assert to_attempts(frame.iter_rows(named=True)) == attempts
+
+
+def test_every_field_of_an_attempt_is_generated_above() -> None:
+    """The property above covers a field only if it can differ from its default."""
+    assert set(typing.get_type_hints(Attempt)) == {
+        "lease_id", "cell", "attempt", "outcome", "phase", "device", "started_at", "duration_s", "measured",
+        "failure", "peak_device_bytes", "peak_process_bytes", "context_bytes", "sample_interval_p50_s",
+        "sample_interval_p99_s", "first_model_call_s", "samples", "steps", "scores", "output_ids",
+    }  # fmt: skip
+
+
+def test_light_rows_make_attempts_without_series() -> None:
+    attempt = demo_attempts()[0]
+    row = to_frame([Record("run", attempt)]).select(LIGHT_SCHEMA.names()).row(0, named=True)
+
+    assert to_attempts([row]) == [dataclasses.replace(attempt, samples=(), steps=(), output_ids=())]
+
+
+def test_what_is_not_available_is_null_and_never_zero() -> None:
+    attempt = dataclasses.replace(demo_attempts()[0], device=None, peak_device_bytes=None)
+    row = to_frame([Record("run", attempt)])
+
+    assert row.select("device_kind", "peak_device_bytes", "predicted_peak_bytes", "oom_token_index").row(0) == (
+        None, None, None, None,
+    )  # fmt: skip
+
+
+def test_text_that_is_not_unicode_costs_no_row() -> None:
+    failure = Failure(error_type="X", error_message="bad \ud800 surrogate", last_output="\udcff")
+    attempt = dataclasses.replace(demo_attempts()[0], failure=failure)
+
+    assert to_frame([Record("run", attempt)])["error_message"].item() == "bad ? surrogate"
+
+
+def test_the_contract_columns_of_attempts_are_there() -> None:
+    contract = """
+        run_id cell_id attempt outcome phase model draft mode cache_policy decoder engine dtype
+        attn_implementation batch_size prompt_tokens length new_tokens repeat seed gamma repetition_penalty sinks
+        window device_kind device_uuid node budget_bytes started_at duration_s ttft_s tokens_per_s tpot_p50_s
+        tpot_p95_s tpot_p99_s tokens_per_step acceptance_rate peak_device_bytes peak_process_bytes
+        peak_allocated_bytes peak_reserved_bytes kv_cache_bytes predicted_peak_bytes num_alloc_retries
+        sample_interval_p50_s sample_interval_p99_s eos_at output_sha256 prompt_sha256 error_type error_message
+        oom_token_index oom_requested_bytes oom_free_bytes
+    """.split()
+    assert [name for name in contract if name not in LIGHT_SCHEMA] == []
+    assert pl.Object not in LIGHT_SCHEMA.dtypes()
