@@ -1,0 +1,62 @@
+"""What each cache policy offers this engine: a live cache for one model. Adding a policy is adding its line here."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+
+from workers.cell import Cell
+from workers.eager.ring import RingCache, Slots
+from workers.eager.streaming import PREFILL_CHUNK, streams
+from workers.modes import CachePolicy
+from workers.session import ModeUnsupported
+
+Caching = Callable[[PreTrainedModel, Cell], AbstractContextManager[Cache]]
+
+
+@contextmanager
+def full(model: PreTrainedModel, cell: Cell) -> Iterator[Cache]:
+    """transformers' own `DynamicCache`, as `generate` would make it: every token, grown by concatenation."""
+    if not model._supports_default_dynamic_cache():
+        raise ModeUnsupported(f"{type(model).__name__} keeps no key/value cache that could be watched")
+    yield DynamicCache(config=model.config.get_text_config(decoder=True))
+
+
+def streaming(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[RingCache]:
+    """S sinks and W window tokens."""
+    return streams(model, streaming_slots(cell))
+
+
+def window(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[RingCache]:
+    """The same budget of S + W cached tokens, none of them a sink."""
+    slots = streaming_slots(cell)
+    return streams(model, Slots(sinks=0, window=slots.sinks + slots.window, slack=slots.slack))
+
+
+#: `recompute` keeps no cache: `workers.eager.recompute`.
+CACHING: dict[CachePolicy, Caching] = {
+    CachePolicy.FULL: full,
+    CachePolicy.STREAMING: streaming,
+    CachePolicy.WINDOW: window,
+}
+
+
+def streaming_slots(cell: Cell) -> Slots:
+    """Room for the largest forward of the cell: gamma + 1 tokens to verify, or a chunk of the text."""
+    assert cell.streaming is not None
+    drafted = cell.speculation.gamma if cell.speculation else 0
+    slack = max(drafted, (feed_chunk(cell) or 1) - 1)
+    return Slots(sinks=cell.streaming.sinks, window=cell.streaming.window, slack=slack)
+
+
+def feed_chunk(cell: Cell) -> int | None:
+    """Tokens per forward while a text is read; None: all of it at once, which only the full cache can.
+
+    A streaming prompt is read up to its last token before `generate` takes over, so a chunk is never larger.
+    """
+    if cell.workload == "score":
+        return cell.prefill_chunk or PREFILL_CHUNK
+    if not cell.mode_spec.policy.bounded:
+        return cell.prefill_chunk
+    return max(1, min(cell.prefill_chunk or PREFILL_CHUNK, cell.prompt_tokens - 1))

@@ -1,0 +1,80 @@
+"""Sliding window with recomputation: every token reads its own window from scratch, at positions 0, 1, 2, ...
+
+The slow control of the StreamingLLM paper (arXiv:2309.17453, figure 1d). No cache, any causal language model.
+T tokens, N windows, C = S + W + 1 tokens a window, V vocabulary.
+"""
+
+import torch
+
+from workers.attempt import InEffect, Phase, ScoreBucket
+from workers.cell import Cell
+from workers.eager.score import Tally, negative_log_likelihood
+from workers.models.load import LoadedModel
+from workers.session import Generated, ModeUnsupported, Recorder
+
+#: A text is scored at no more than this many places past its first window, evenly spaced.
+MAX_WINDOWS = 512
+
+#: Tokens of one batch of windows.
+_BATCH_TOKENS = 4096
+
+
+class RecomputeSession:
+    """Scores and logits under recomputation; it generates nothing."""
+
+    def __init__(self, cell: Cell, target: LoadedModel) -> None:
+        assert cell.streaming is not None
+        self._model = target.model
+        self._cell = cell
+        self._context = cell.streaming.sinks + cell.streaming.window + 1
+
+    def in_effect(self) -> InEffect:
+        return InEffect(
+            cache_class="none",
+            attn_implementation=self._model.config._attn_implementation,
+            dtype=str(self._model.dtype).removeprefix("torch."),
+            sinks=0,
+            window=self._context - 1,
+        )
+
+    def warm_up(self, prompt_BT: torch.Tensor) -> None:
+        self._last_logits(prompt_BT[:1, : self._context].to(self._model.device))
+
+    def generate(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Generated:
+        raise ModeUnsupported("recompute scores a given text; it generates none")
+
+    @torch.no_grad()
+    def score(self, ids_T: torch.Tensor, recorder: Recorder) -> list[ScoreBucket]:
+        """The first window's tokens all; past it every `ceil((T - C) / 512)`-th token. Exact for what it scores."""
+        recorder.phase(Phase.PREFILL)
+        recorder.watch_cache(lambda: 0)
+        ids_T = ids_T.to(self._model.device)
+        tally = Tally()
+        head = ids_T[: self._context + 1]
+        logits_BTV = self._model(input_ids=head[None, :-1], use_cache=False).logits
+        tally.add(list(range(1, len(head))), negative_log_likelihood(logits_BTV[0], head[1:]))
+        recorder.phase(Phase.DECODE)
+        recorder.tokens(tally.scored)
+
+        rest = len(ids_T) - len(head)
+        stride = -(-rest // MAX_WINDOWS) or 1
+        position_N = torch.arange(len(head) + stride - 1, len(ids_T), stride)
+        for position_n in position_N.split(max(1, _BATCH_TOKENS // self._context)):
+            window_nC = torch.stack([ids_T[p - self._context : p] for p in position_n.tolist()])
+            next_n = ids_T[position_n.to(ids_T.device)]
+            nll_n = negative_log_likelihood(self._last_logits(window_nC), next_n)
+            tally.add(position_n.tolist(), nll_n)
+            recorder.tokens(tally.scored)
+        return tally.buckets()
+
+    @torch.no_grad()
+    def logits(self, ids_T: torch.Tensor) -> torch.Tensor:
+        ids_1T = ids_T[None].to(self._model.device)
+        ends = range(1, ids_1T.shape[1] + 1)
+        rows = [self._last_logits(ids_1T[:, max(0, end - self._context) : end]) for end in ends]
+        return torch.cat(rows).float().cpu()
+
+    def _last_logits(self, window_NC: torch.Tensor) -> torch.Tensor:
+        """[N, V] after each window's last token."""
+        last_only = {"logits_to_keep": 1} if self._model._supports_logits_to_keep() else {}
+        return self._model(input_ids=window_NC, use_cache=False, **last_only).logits[:, -1]
