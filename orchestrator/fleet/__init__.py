@@ -8,6 +8,7 @@ from typing import Protocol
 
 from workers.attempt import Attempt, Device
 from workers.cell import Lease
+from workers.progress import Progress
 
 SlotId = str
 
@@ -22,6 +23,8 @@ class SlotReady:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
+    """An attempt came back. The slot takes no lease until its next `SlotReady`."""
+
     slot: SlotId
     attempt: Attempt
 
@@ -36,9 +39,19 @@ class SlotLost:
     device: Device | None
     host_oom_victim: bool = False  # Ray's memory monitor ended it: the culprit may be a neighbour
     preempted: bool = False
+    node_lost: bool = False  # the whole node went, or cannot be reached: no blame on the cell or the device
+    gone_for_good: bool = False  # it failed to start so often that the fleet gave it up
 
 
-FleetEvent = SlotReady | Finished | SlotLost
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """News of a running lease, at most about once a second per slot; some may be missing."""
+
+    slot: SlotId
+    progress: Progress
+
+
+FleetEvent = SlotReady | Finished | SlotLost | Progressed
 
 
 class Fleet(Protocol):
@@ -48,8 +61,20 @@ class Fleet(Protocol):
     def submit(self, slot: SlotId, lease: Lease) -> None:
         """Run `lease` on an idle slot. One lease in flight per slot."""
 
+    def release(self, slot: SlotId) -> None:
+        """Let an idle slot go: its node may scale down. It comes back only after `recall`."""
+
+    def recall(self) -> None:
+        """There is work again: start released slots anew."""
+
     def retire(self, slot: SlotId, reason: str) -> None:
         """Take a device out of the fleet for good (quarantine) and release it."""
+
+    def starting(self) -> int:
+        """Slots that may become ready without anything new joining: starting, or waiting to be started again."""
+
+    def undescribed(self) -> int:
+        """Those of `starting` whose device nobody has seen yet: they may be of a kind that has work to do."""
 
     def waiting_for(self) -> str | None:
         """What the fleet lacks, in words, while it has no slot at all (e.g. no device of the named kinds)."""

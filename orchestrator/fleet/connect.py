@@ -1,0 +1,129 @@
+"""Finding Ray, or starting it here. A wrong address is a message within seconds, never a hang.
+
+`ray.init` against a dead address blocks for minutes and is deaf to SIGTERM, so the address is proved to be a
+gRPC server first.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import ray
+
+_PROBE_S = 2.0
+_LOCAL_OBJECT_STORE_BYTES = 100 * 2**20
+#: Attempts are plain values far below this; nothing else travels through plasma.
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_HTTP2_SETTINGS = 4
+
+
+class ConnectError(Exception):
+    """No Ray to be had there. One line: the address, where it came from, the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`address`: host:port of a cluster's head, or None to start Ray on this machine. `source`: who said so."""
+
+    address: str | None
+    source: str
+
+
+def resolve(option: str | None, environ: Mapping[str, str]) -> Target:
+    """An explicit option, else RAY_ADDRESS (which `ray job submit` sets for its drivers), else this machine.
+
+    Raises ConnectError for an address that a driver cannot use.
+    """
+    text, source = (option, "--address") if option else (environ.get("RAY_ADDRESS"), "RAY_ADDRESS")
+    if not text or text == "local":
+        return Target(None, source if text else "default")
+    if text == "auto":
+        found = _running_here()
+        if found is None:
+            raise ConnectError(
+                f"{source} is 'auto', but no Ray runs on this machine: start one with `ray start --head`"
+            )
+        return Target(found, source)
+    if "://" in text:
+        raise ConnectError(
+            f"{source} is {text!r}: a driver needs the head's host:port (such as 10.0.0.1:6379); "
+            "to run from outside the cluster use `ray job submit`"
+        )
+    host, separator, port = text.rpartition(":")
+    if not separator or not host or not port.isdecimal():
+        raise ConnectError(f"{source} is {text!r}: write host:port, such as 10.0.0.1:6379, or 'local'")
+    return Target(text, source)
+
+
+def probe(target: Target, timeout_s: float = _PROBE_S) -> None:
+    """Raise ConnectError unless a gRPC server answers at the address within about `timeout_s`."""
+    assert target.address is not None
+    host, _, port = target.address.rpartition(":")
+    remedy = "give --address host:port of a running head, or unset RAY_ADDRESS to run on this machine"
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s) as connection:
+            if os.environ.get("RAY_USE_TLS") == "1":
+                return
+            connection.sendall(_HTTP2_PREFACE)
+            header = connection.recv(9)
+    except OSError as error:
+        raise ConnectError(f"no Ray at {target.address} (from {target.source}): {error}; {remedy}") from None
+    if len(header) < 4 or header[3] != _HTTP2_SETTINGS:
+        raise ConnectError(f"what listens at {target.address} (from {target.source}) is not Ray; {remedy}")
+
+
+@contextlib.contextmanager
+def connected(option: str | None, *, cpus: int | None = None) -> Iterator[Target]:
+    """A Ray driver for the length of the block. `cpus`: CPU slots of a Ray started here (default: one per core).
+
+    Raises ConnectError within 5 s when the address is stale.
+    """
+    target = resolve(option, os.environ)
+    # Socket paths must stay below 107 bytes: a long TMPDIR would not do.
+    temp_dir = tempfile.mkdtemp(prefix="oom-", dir="/tmp") if target.address is None else None
+    try:
+        if target.address is not None:
+            _join(target)
+        else:
+            _start(temp_dir, cpus)
+        yield target
+    finally:
+        ray.shutdown()
+        if temp_dir is not None:
+            shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _join(target: Target) -> None:
+    probe(target)
+    try:
+        ray.init(address=target.address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError) as error:
+        raise ConnectError(f"cannot join Ray at {target.address}: {' '.join(str(error).split())}") from error
+
+
+def _start(temp_dir: str | None, cpus: int | None) -> None:
+    # The default policy also kills innocent neighbours of the process that ate the memory.
+    os.environ.setdefault("RAY_worker_killing_policy_by_group", "true")
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=temp_dir,
+    )
+
+
+def _running_here() -> str | None:
+    path = os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip() or None
+    except OSError:
+        return None

@@ -1,0 +1,60 @@
+"""Which slots a cluster offers: one per GPU of every node, CPU slots where the cluster has no GPU. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one actor may live. `slot`: the name that people see, unique in the cluster, such as `node-3/gpu0`."""
+
+    slot: str
+    node_id: str
+    gpu: bool
+    cpu_total_bytes: int | None = None  # a CPU slot's share of its node's memory
+
+
+def name_nodes(nodes: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -> dict[str, str]:
+    """Node id -> a name unique in the cluster, for `known` nodes and new ones. A name once given stays."""
+    names = dict(known)
+    for node in nodes:
+        if node["NodeID"] not in names:
+            name = node["NodeName"]
+            names[node["NodeID"]] = f"{name}~{node['NodeID'][:4]}" if name in names.values() else name
+    return names
+
+
+def places(
+    nodes: Iterable[Mapping[str, Any]],
+    names: Mapping[str, str],
+    *,
+    with_cpu: bool,
+    cpu_slots: int | None,
+) -> dict[str, Place]:
+    """The places of the nodes that are alive, by slot name. `nodes`: as `ray.nodes()` lists them.
+
+    `with_cpu`: offer CPU slots too; `cpu_slots`: how many per node, default one per core.
+    """
+    found = {}
+    for node in nodes:
+        if not node["Alive"]:
+            continue
+        node_id, resources = node["NodeID"], node["Resources"]
+        for index in range(int(resources.get("GPU", 0))):
+            place = Place(f"{names[node_id]}/gpu{index}", node_id, gpu=True)
+            found[place.slot] = place
+        if with_cpu:
+            cores = int(resources.get("CPU", 0))
+            count = min(cores, cpu_slots) if cpu_slots is not None else cores
+            share = int(resources.get("memory", 0)) // max(count, 1)
+            for index in range(count):
+                place = Place(
+                    f"{names[node_id]}/cpu{index}", node_id, gpu=False, cpu_total_bytes=share or None
+                )
+                found[place.slot] = place
+    return found
+
+
+def has_gpu(nodes: Iterable[Mapping[str, Any]]) -> bool:
+    return any(node["Alive"] and node["Resources"].get("GPU", 0) >= 1 for node in nodes)

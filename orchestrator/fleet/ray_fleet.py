@@ -1,0 +1,299 @@
+"""The fleet on Ray: one actor per device, one call in flight per actor, every fault turned into an event.
+
+Slot states: STARTING -> IDLE -> RUNNING -> IDLE | BACKOFF | GONE. The device host inside the actor proves the
+device clean before it hands an attempt back or describes itself, so an idle slot is a clean one.
+Ray restarts nothing and retries nothing here: both would hide the cause. Written against Ray 2.60.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.fleet import Finished, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
+from orchestrator.fleet.board import start_board
+from orchestrator.fleet.places import Place, has_gpu, name_nodes, places
+from workers.attempt import Attempt, Device
+from workers.cell import Lease
+
+_REFRESH_S = 10.0
+_START_LIMIT_S = 120.0  # an infeasible actor pends for ever
+_DEADLINE_GRACE_S = 60.0  # the device host ends a late child itself; this is for a host that no longer does
+_MAX_FAILED_STARTS = 3
+_MAX_BACKOFF_S = 60.0
+_SUSPECT_NODE_S = 30.0  # a node whose raylet died still reads alive for 14 to 25 s
+_PROGRESS_S = 1.0
+
+
+class _State(Enum):
+    STARTING = auto()
+    IDLE = auto()
+    RUNNING = auto()
+    BACKOFF = auto()
+    RELEASED = auto()
+    GONE = auto()  # retired, given up, or of a kind that nobody asked for
+
+
+@dataclass
+class _Slot:
+    place: Place
+    state: _State = _State.BACKOFF
+    handle: Any = None
+    ref: Any = None
+    device: Device | None = None
+    lease: Lease | None = None
+    deadline: float = 0.0  # STARTING, RUNNING: when to give up; BACKOFF: when to start
+    failed_starts: int = 0
+    excluded: bool = field(default=False)  # its device is not of an allowed kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetOptions:
+    """`kinds`: substrings of device names to use, None = all. `cpu_slots`: per node, where CPUs serve at all."""
+
+    run_id: str
+    kinds: Sequence[str] | None = None
+    cpu_slots: int | None = None
+    start_limit_s: float = _START_LIMIT_S
+    deadline_grace_s: float = _DEADLINE_GRACE_S
+    refresh_s: float = _REFRESH_S
+    suspect_node_s: float = _SUSPECT_NODE_S
+
+
+class RayFleet:
+    """Implements `orchestrator.fleet.Fleet` on the Ray that this process is connected to.
+
+    `actor_class`: what lives on each device, `workers.actor.DeviceActor` or one with its three methods.
+    """
+
+    def __init__(
+        self, options: FleetOptions, actor_class: type, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._options = options
+        self._actor_class = actor_class
+        self._clock = clock
+        self._slots: dict[SlotId, _Slot] = {}
+        self._by_ref: dict[Any, SlotId] = {}
+        self._names: dict[str, str] = {}
+        self._serial = itertools.count()
+        self._next_refresh = 0.0
+        self._board = start_board(options.run_id)
+        self._news: Any = None
+        self._next_news = 0.0
+        self._with_cpu: bool | None = None if options.kinds is None else _asks_for("cpu", options.kinds)
+
+    # -- the seam ---------------------------------------------------------------------------------------------
+
+    def poll(self, timeout_s: float) -> list[FleetEvent]:
+        now = self._clock()
+        if now >= self._next_refresh:
+            self._next_refresh = now + self._options.refresh_s
+            self._find_places()
+        events = self._expire(now)
+        self._start_due(now)
+        refs = list(self._by_ref)
+        if refs:
+            ready, rest = ray.wait(refs, num_returns=1, timeout=0 if events else timeout_s)
+            if ready and rest:
+                ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+            for ref in ready:
+                events += self._collect(ref)
+        elif not events:
+            time.sleep(min(timeout_s, 0.2))
+        return events + self._read_board()
+
+    def submit(self, slot: SlotId, lease: Lease) -> None:
+        entry = self._slots[slot]
+        if entry.state is not _State.IDLE:
+            raise ValueError(f"{slot} is {entry.state.name.lower()}, not idle")
+        cell = lease.cell
+        name = f"{cell.mode} {cell.engine} {cell.length} #{cell.repeat} {cell.cell_id}"
+        self._track(entry, _State.RUNNING, entry.handle.run.options(name=name).remote(lease))
+        entry.lease = lease
+        entry.deadline = self._clock() + lease.time_limit_s + self._options.deadline_grace_s
+
+    def release(self, slot: SlotId) -> None:
+        self._drop(self._slots[slot], _State.RELEASED)
+
+    def recall(self) -> None:
+        for entry in self._slots.values():
+            if entry.state is _State.RELEASED:
+                entry.state, entry.deadline = _State.BACKOFF, 0.0
+
+    def retire(self, slot: SlotId, reason: str) -> None:
+        self._drop(self._slots[slot], _State.GONE)
+
+    def starting(self) -> int:
+        return sum(entry.state in (_State.STARTING, _State.BACKOFF) for entry in self._slots.values())
+
+    def undescribed(self) -> int:
+        return sum(
+            entry.device is None and entry.state in (_State.STARTING, _State.BACKOFF)
+            for entry in self._slots.values()
+        )
+
+    def waiting_for(self) -> str | None:
+        if any(entry.state in (_State.IDLE, _State.RUNNING) for entry in self._slots.values()):
+            return None
+        if starting := self.starting():
+            return f"{starting} device(s) to start"
+        wanted = "a device" if self._options.kinds is None else " or ".join(self._options.kinds)
+        other = sorted(
+            {entry.device.kind for entry in self._slots.values() if entry.excluded and entry.device}
+        )
+        return f"no {wanted} in the cluster" + (f", only {', '.join(other)}" if other else "")
+
+    def close(self) -> None:
+        for entry in self._slots.values():
+            self._drop(entry, _State.GONE)
+        ray.kill(self._board, no_restart=True)
+
+    # -- places and actors ------------------------------------------------------------------------------------
+
+    def _find_places(self) -> None:
+        nodes = ray.nodes()
+        self._names = name_nodes(nodes, self._names)
+        if self._with_cpu is None:
+            self._with_cpu = not has_gpu(nodes)
+        found = places(nodes, self._names, with_cpu=self._with_cpu, cpu_slots=self._options.cpu_slots)
+        for name, place in found.items():
+            if name not in self._slots:
+                self._slots[name] = _Slot(place)
+        for name, entry in list(self._slots.items()):
+            if name not in found and entry.state in (_State.BACKOFF, _State.RELEASED):
+                del self._slots[name]
+
+    def _start_due(self, now: float) -> None:
+        for name, entry in self._slots.items():
+            if entry.state is _State.BACKOFF and now >= entry.deadline:
+                self._start(name, entry)
+
+    def _start(self, name: SlotId, entry: _Slot) -> None:
+        place = entry.place
+        options = {
+            "num_cpus": 0 if place.gpu else 1,
+            "num_gpus": 1 if place.gpu else 0,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            # Names must be unique for as long as Ray remembers the dead.
+            "name": f"oomline {self._options.run_id} {name} {next(self._serial)}",
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(place.node_id, soft=False),
+        }
+        entry.handle = ray.remote(**options)(self._actor_class).remote(
+            name, place.cpu_total_bytes, self._board
+        )
+        self._track(entry, _State.STARTING, entry.handle.describe.remote())
+        entry.deadline = self._clock() + self._options.start_limit_s
+
+    def _track(self, entry: _Slot, state: _State, ref: Any) -> None:
+        entry.state, entry.ref = state, ref
+        self._by_ref[ref] = entry.place.slot
+
+    def _drop(self, entry: _Slot, state: _State) -> None:
+        """Kill the actor, and with it its child."""
+        if entry.ref is not None:
+            self._by_ref.pop(entry.ref, None)
+        if entry.handle is not None:
+            ray.kill(entry.handle, no_restart=True)
+        entry.handle = entry.ref = entry.lease = None
+        entry.state = state
+
+    # -- what comes back --------------------------------------------------------------------------------------
+
+    def _collect(self, ref: Any) -> list[FleetEvent]:
+        name = self._by_ref.pop(ref)
+        entry = self._slots[name]
+        entry.ref = None
+        try:
+            value: Device | Attempt = ray.get(ref)
+        except RayError as error:
+            return [self._lost(name, entry, error)]
+        if isinstance(value, Device):
+            return self._described(name, entry, value)
+        assert entry.device is not None
+        entry.lease, entry.state, entry.failed_starts = None, _State.IDLE, 0
+        return [Finished(name, value), SlotReady(name, entry.device)]
+
+    def _described(self, name: SlotId, entry: _Slot, device: Device) -> list[FleetEvent]:
+        entry.device = device
+        kinds = self._options.kinds
+        if kinds is not None and not _asks_for(device.kind, kinds):
+            entry.excluded = True
+            self._drop(entry, _State.GONE)
+            return []
+        entry.state = _State.IDLE
+        return [SlotReady(name, device)]
+
+    def _expire(self, now: float) -> list[FleetEvent]:
+        events: list[FleetEvent] = []
+        for name, entry in self._slots.items():
+            if entry.state in (_State.STARTING, _State.RUNNING) and now >= entry.deadline:
+                doing = "start" if entry.state is _State.STARTING else "hand back its attempt"
+                events.append(self._lose(name, entry, f"the actor did not {doing} in time", 0.0))
+        return events
+
+    def _lost(self, name: SlotId, entry: _Slot, error: RayError) -> SlotLost:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:2000]}"
+        unreachable = (
+            isinstance(error, ActorUnavailableError | NodeDiedError) or "node died" in reason.lower()
+        )
+        return self._lose(
+            name,
+            entry,
+            reason,
+            self._options.suspect_node_s if unreachable else 0.0,
+            host_oom_victim=isinstance(error, OutOfMemoryError),
+            preempted=isinstance(error, RayActorError) and error.preempted,
+            node_lost=unreachable,
+        )
+
+    def _lose(
+        self,
+        name: SlotId,
+        entry: _Slot,
+        reason: str,
+        backoff_s: float,
+        *,
+        host_oom_victim: bool = False,
+        preempted: bool = False,
+        node_lost: bool = False,
+    ) -> SlotLost:
+        lease, device = entry.lease, entry.device
+        started = entry.state is not _State.STARTING
+        entry.failed_starts = 0 if started or node_lost else entry.failed_starts + 1
+        given_up = entry.failed_starts >= _MAX_FAILED_STARTS
+        self._drop(entry, _State.GONE if given_up else _State.BACKOFF)
+        entry.deadline = self._clock() + max(backoff_s, min(2.0**entry.failed_starts - 1, _MAX_BACKOFF_S))
+        return SlotLost(name, lease, reason, device, host_oom_victim, preempted, node_lost, given_up)
+
+    def _read_board(self) -> list[FleetEvent]:
+        now = self._clock()
+        if self._news is None:
+            if now < self._next_news:
+                return []
+            self._next_news = now + _PROGRESS_S
+            self._news = self._board.read.remote()
+        ready, _ = ray.wait([self._news], timeout=0)
+        if not ready:
+            return []
+        news, self._news = self._news, None
+        try:
+            latest = ray.get(news)
+        except RayError:
+            self._next_news = float("inf")  # the board is gone; only the news is lost with it
+            return []
+        return [
+            Progressed(slot, progress)
+            for slot, progress in latest.items()
+            if (entry := self._slots.get(slot)) and entry.lease and entry.lease.lease_id == progress.lease_id
+        ]
+
+
+def _asks_for(kind: str, kinds: Sequence[str]) -> bool:
+    return any(wanted.lower() in kind.lower() for wanted in kinds)

@@ -1,0 +1,27 @@
+"""What a cell is lent to a device with: an id, a number, and how long it may take."""
+
+import secrets
+
+from orchestrator.spec import SweepSpec
+from orchestrator.sweep.work.item import WorkItem
+from workers.cell import Lease
+
+_MIN_TIME_LIMIT_S = 600.0
+_TIME_FACTOR = 20.0
+_MIN_STALL_S = 60.0
+#: A load, a long prompt or a compilation reports nothing while it lasts, and may be most of the cell.
+_STALL_FACTOR = 5.0
+
+
+def lease_for(item: WorkItem, attempt: int, spec: SweepSpec) -> Lease:
+    """Limits are generous: a prediction orders cells well and times them badly. The sweep file overrides them."""
+    time_limit = spec.time_limit_s or max(_MIN_TIME_LIMIT_S, _TIME_FACTOR * item.seconds)
+    stall = spec.stall_timeout_s or max(_MIN_STALL_S, _STALL_FACTOR * item.seconds)
+    return Lease(
+        lease_id=f"{item.key.cell_id}.{attempt}.{secrets.token_hex(4)}",
+        cell=item.cell,
+        attempt=attempt,
+        time_limit_s=time_limit,
+        stall_timeout_s=min(stall, time_limit),
+        memory_snapshot=spec.memory_snapshot,
+    )

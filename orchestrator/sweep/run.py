@@ -1,0 +1,79 @@
+"""A sweep from its journal to its end, on the Ray that is to be had."""
+
+import dataclasses
+import secrets
+
+from orchestrator.boundary.question import questions
+from orchestrator.fleet.connect import connected
+from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
+from orchestrator.journal.folder import RunFolder
+from orchestrator.journal.journal import JournalFull
+from orchestrator.journal.lock import LockLost
+from orchestrator.plan import expand
+from orchestrator.spec import SweepSpec
+from orchestrator.sweep.loop import Sweep
+from orchestrator.sweep.stop import stop_signals
+from orchestrator.sweep.summary import Summary
+from orchestrator.sweep.work.estimates import Predictions
+from orchestrator.watch import Notice, SweepEnded, Watcher
+from workers.actor import DeviceActor
+
+
+def run_sweep(
+    spec: SweepSpec,
+    folder: RunFolder,
+    watcher: Watcher,
+    *,
+    address: str | None = None,
+    cpu_slots: int | None = None,
+    actor_class: type = DeviceActor,
+) -> Summary:
+    """Everything that the folder's journal does not have yet. The folder is open, and its lock is held, by the caller.
+
+    `address`: of a Ray cluster; default RAY_ADDRESS, else Ray is started here. `cpu_slots`: per node, where there is
+    no GPU. Ends early, with what was finished on record, on SIGTERM, SIGINT, a full disk, or when no device is left.
+    Raises `ConnectError` when no Ray answers at the address.
+    """
+    cells, asked, history = expand(spec), questions(spec), folder.journal.attempts()
+    folder.plan(len(cells))
+    with connected(address, cpus=cpu_slots), stop_signals() as stop:
+        # Actor names must be unique for as long as Ray remembers the dead; a resumed run has the id of the first.
+        options = FleetOptions(
+            run_id=f"{folder.run_id}-{secrets.token_hex(2)}", kinds=spec.devices, cpu_slots=cpu_slots
+        )
+        fleet = RayFleet(options, actor_class)
+        try:
+            sweep = Sweep(
+                spec=spec,
+                cells=cells,
+                questions=asked,
+                run_id=folder.run_id,
+                fleet=fleet,
+                journal=folder.journal,
+                history=history,
+                estimates=Predictions(),
+                watcher=watcher,
+                stop=stop.requested,
+            )
+            summary = conduct(sweep, watcher)
+        finally:
+            fleet.close()
+            watcher.close()
+    folder.devices(sweep.devices)
+    folder.finish("stopped" if summary.stopped else "finished", "; ".join(summary.troubles))
+    return summary
+
+
+def conduct(sweep: Sweep, watcher: Watcher) -> Summary:
+    """Run the loop to its end, whatever ends it that a sweep must expect."""
+    full: str | None = None
+    try:
+        sweep.run()
+    except (JournalFull, LockLost) as error:
+        full = str(error)
+        watcher.see(Notice(full))
+    summary = sweep.summary()
+    if full is not None:
+        summary = dataclasses.replace(summary, troubles=(*summary.troubles, full), stopped=True)
+    watcher.see(SweepEnded(summary.exit_status, summary.sentence()))
+    return summary

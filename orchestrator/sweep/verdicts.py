@@ -1,0 +1,83 @@
+"""Attempts that no device hands back: lost, cancelled, pruned, quarantined. The driver writes them itself."""
+
+from workers.attempt import Attempt, Device, Failure, Outcome, Phase
+from workers.cell import Cell, Lease
+
+
+def lost(
+    lease: Lease, device: Device, outcome: Outcome, reason: str, started_at: float, now: float
+) -> Attempt:
+    """The device or its host went away under `lease`; `outcome`: infra_error, or oom_host when that is proved."""
+    error_type = "HostOutOfMemory" if outcome is Outcome.OOM_HOST else "ActorLost"
+    return _attempt(
+        lease, device, outcome, Failure(error_type=error_type, error_message=reason), started_at, now
+    )
+
+
+def cancelled(lease: Lease, device: Device, reason: str, started_at: float, now: float) -> Attempt:
+    failure = Failure(error_type="Cancelled", error_message=reason)
+    return _attempt(lease, device, Outcome.CANCELLED, failure, started_at, now)
+
+
+def pruned(
+    cell: Cell, cell_id: str, attempt: int, implied_by: Attempt, seconds_saved: float, now: float
+) -> Attempt:
+    """`implied_by`: the out-of-memory that says this cell would run out of memory too, on the same kind of device."""
+    failure = Failure(
+        error_type="Pruned",
+        error_message=f"implied by {implied_by.outcome} of cell {implied_by.cell.cell_id} at length "
+        f"{implied_by.cell.length}; saved about {seconds_saved:.0f} s of device time",
+    )
+    return Attempt(
+        lease_id=f"{cell_id}.{attempt}.pruned",
+        cell=cell,
+        attempt=attempt,
+        outcome=Outcome.PRUNED,
+        phase=Phase.SPAWN,
+        device=implied_by.device,
+        started_at=now,
+        duration_s=0.0,
+        failure=failure,
+    )
+
+
+def quarantined(last: Attempt, cell_id: str, attempt: int, crashes: int, now: float) -> Attempt:
+    """Closes a cell that takes its process down every time; the evidence is that of its last attempt."""
+    evidence = last.failure
+    message = (
+        f"ended its process {crashes} times; last: {evidence.error_message if evidence else last.outcome}"
+    )
+    return Attempt(
+        lease_id=f"{cell_id}.{attempt}.quarantined",
+        cell=last.cell,
+        attempt=attempt,
+        outcome=Outcome.QUARANTINED,
+        phase=last.phase,
+        device=last.device,
+        started_at=now,
+        duration_s=0.0,
+        failure=Failure(
+            error_type="Quarantined",
+            error_message=message,
+            signal=evidence.signal if evidence else None,
+            exit_code=evidence.exit_code if evidence else None,
+            last_output=evidence.last_output if evidence else "",
+            stack_dump=evidence.stack_dump if evidence else None,
+        ),
+    )
+
+
+def _attempt(
+    lease: Lease, device: Device, outcome: Outcome, failure: Failure, started_at: float, now: float
+) -> Attempt:
+    return Attempt(
+        lease_id=lease.lease_id,
+        cell=lease.cell,
+        attempt=lease.attempt,
+        outcome=outcome,
+        phase=Phase.SPAWN,
+        device=device,
+        started_at=started_at,
+        duration_s=max(0.0, now - started_at),
+        failure=failure,
+    )

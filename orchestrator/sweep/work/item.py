@@ -1,0 +1,53 @@
+"""The unit of work: a cell on a kind of device. Each cell runs once on every kind that the sweep uses."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from workers.cell import Cell
+
+
+class Key(NamedTuple):
+    """What an outcome belongs to, in the journal and in the queue."""
+
+    cell_id: str
+    device_kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkItem:
+    """`seconds`: predicted. `rank`: lower runs sooner. `urgent`: a retry or a probe, before everything else.
+
+    `avoid`: devices (UUIDs) it failed on; used all the same when no other device of the kind is left.
+    `alone`: it needs its node to itself, to tell whether it or a neighbour ate the host's memory.
+    """
+
+    key: Key
+    cell: Cell
+    seconds: float
+    rank: tuple[float, int, int]
+    urgent: bool = False
+    avoid: frozenset[str] = frozenset()
+    alone: bool = False
+
+
+def rank_plan(cells: list[Cell], kind: str, seconds: list[float]) -> list[WorkItem]:
+    """Longest predicted first; cells that differ only in mode and repeat stay together, repeats outermost.
+
+    So a device's drift (heat, neighbours) falls on all modes alike, and the tail of the sweep is made of short cells.
+    """
+    longest: dict[tuple[object, ...], float] = {}
+    groups = [
+        (c.model.target, c.workload, c.prompt_tokens, c.length, c.batch_size, c.budget, c.repetition_penalty)
+        for c in cells
+    ]
+    for group, predicted in zip(groups, seconds, strict=True):
+        longest[group] = max(longest.get(group, 0.0), predicted)
+    return [
+        WorkItem(
+            key=Key(cell.cell_id, kind),
+            cell=cell,
+            seconds=predicted,
+            rank=(-longest[group], cell.repeat, index),
+        )
+        for index, (cell, group, predicted) in enumerate(zip(cells, groups, seconds, strict=True))
+    ]

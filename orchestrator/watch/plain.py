@@ -1,0 +1,55 @@
+"""For pipes and job logs: one line per finished cell or event, a heartbeat every 30 s, no cursor tricks.
+
+`ray job logs` has no TTY, turns each carriage return into a line, and batches by the second.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from orchestrator.watch import (
+    CellFinished,
+    DeviceJoined,
+    DeviceLost,
+    Notice,
+    SweepEnded,
+    SweepEvent,
+    SweepStarted,
+    Tick,
+)
+from orchestrator.watch.words import attempt_words, device_words, duration, totals
+
+HEARTBEAT_S = 30.0
+
+
+class PlainWatcher:
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out, self._clock = out, clock
+        self._last_line = clock()
+
+    def see(self, event: SweepEvent) -> None:
+        match event:
+            case SweepStarted():
+                searches = f" and {event.searches} boundary searches" if event.searches else ""
+                reused = f"; {event.reused} outcomes on record are reused" if event.reused else ""
+                self._line(f"{event.run_id}: {event.cells} cells{searches} per kind of device{reused}")
+            case DeviceJoined():
+                self._line(f"device {event.slot} joined: {device_words(event.device)}")
+            case DeviceLost():
+                self._line(f"device {event.slot} left{' for good' if event.for_good else ''}: {event.reason}")
+            case CellFinished():
+                again = "" if event.final else " (not final)"
+                self._line(f"{event.slot or '-'} {attempt_words(event.attempt)}{again}")
+            case Notice():
+                self._line(event.text)
+            case Tick() if self._clock() - self._last_line >= HEARTBEAT_S:
+                self._line(f"still going, {duration(event.elapsed_s)}: {totals(event)}")
+            case SweepEnded():
+                self._line(event.text)
+
+    def close(self) -> None:
+        self._out.flush()
+
+    def _line(self, text: str) -> None:
+        self._last_line = self._clock()
+        print(time.strftime("%H:%M:%S"), " ".join(text.split())[:500], file=self._out, flush=True)

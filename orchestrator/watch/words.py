@@ -1,0 +1,62 @@
+"""Events in words, the same on a terminal and in a log. GiB = 2^30."""
+
+from orchestrator.watch import Tick
+from workers.attempt import Attempt, Device
+from workers.cell import Cell
+
+_GIB, _MIB = 2**30, 2**20
+
+
+def size(count: int | None) -> str:
+    if count is None:
+        return "-"
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.0f} MiB"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def device_words(device: Device) -> str:
+    return f"{device.kind} {size(device.total_bytes)}"
+
+
+def cell_words(cell: Cell) -> str:
+    model = cell.model.target.rstrip("/").rpartition("/")[2]
+    engine = "" if cell.engine == "eager" else f" {cell.engine}"
+    extra = f" x{cell.batch_size}" if cell.batch_size > 1 else ""
+    budget = "" if cell.budget is None else f" in {size(cell.budget)}"
+    purpose = " probe" if cell.purpose == "probe" else ""
+    return f"{model} {cell.mode}{engine} {cell.prompt_tokens}+{cell.length}{extra}{budget}{purpose} #{cell.repeat}"
+
+
+def attempt_words(attempt: Attempt) -> str:
+    measured = attempt.measured
+    parts = [cell_words(attempt.cell), str(attempt.outcome), duration(attempt.duration_s)]
+    if measured.tokens_per_s is not None:
+        parts.append(f"{measured.tokens_per_s:.1f} tok/s")
+    if attempt.peak_device_bytes is not None:
+        parts.append(f"peak {size(attempt.peak_device_bytes)}")
+    failure = attempt.failure
+    if failure is not None and failure.oom_token_index is not None:
+        parts.append(f"at token {failure.oom_token_index}")
+    elif failure is not None and not attempt.outcome.is_device_oom:
+        parts.append(" ".join(failure.error_message.split())[:160])
+    return " · ".join(parts)
+
+
+def totals(tick: Tick) -> str:
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(tick.outcomes.items()))
+    searching = f", {tick.searching} searches open" if tick.searching else ""
+    eta = f", about {duration(tick.eta_s)} left" if tick.eta_s is not None else ""
+    return (
+        f"{tick.done} done{f' ({outcomes})' if outcomes else ''}, {tick.running} running on {tick.devices} "
+        f"devices, {tick.queued} queued{searching}{eta}"
+    )
