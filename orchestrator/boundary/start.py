@@ -5,7 +5,7 @@ import dataclasses
 from orchestrator.boundary.question import Question
 from orchestrator.boundary.search import Search
 from orchestrator.predict.device import DeviceProfile
-from orchestrator.predict.memory import largest_fitting
+from orchestrator.predict.memory import UnknownWeightsError, largest_fitting
 from orchestrator.predict.shape import ModelShape
 
 #: The floor is this part of the prediction: cheap to run, and passed even by a prediction that is ten times
@@ -19,12 +19,15 @@ def settle(
     """The question with what only a device can decide: the long prompt, and the ceiling of learned positions.
 
     The long prompt of `decode_after_prefill` is the largest power of two within half of the predicted decode
-    boundary (of `max_length`, where memory is constant): rough on purpose, so that a slightly different
-    measured context gives the same cells.
+    boundary (of `max_length`, where memory is constant or unknown): rough on purpose, so that a slightly
+    different measured context gives the same cells.
     """
     if question.phase == "decode_after_prefill":
         short = dataclasses.replace(question, phase="decode")
-        boundary = largest_fitting(lambda value: short.probe(value, 0), shape, draft_shape, device)
+        try:
+            boundary = predicted(short, shape, draft_shape, device)
+        except UnknownWeightsError:
+            boundary = None
         half = min(question.max_value if boundary is None else boundary, question.max_value) // 2
         prompt = 2 ** max(half.bit_length() - 1, 0)
         question = dataclasses.replace(

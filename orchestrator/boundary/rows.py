@@ -1,0 +1,274 @@
+"""The content of the `boundaries` table: each question of a sweep beside what its attempts answered."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median_low
+from typing import NamedTuple
+
+from orchestrator.boundary.question import Question, questions
+from orchestrator.boundary.search import Bracket
+from orchestrator.boundary.start import predicted, search_for, settle
+from orchestrator.explain.slope import theil_sen
+from orchestrator.predict.device import DeviceProfile
+from orchestrator.predict.memory import UnknownWeightsError, bytes_per_token, predict_boundary
+from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
+from orchestrator.spec import SweepSpec
+from workers.attempt import Attempt, Device, Outcome
+from workers.cell import Cell, ModelRef
+from workers.models import LoadError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundaryRow:
+    """One row of the contract's `boundaries` table, and what says how it was found.
+
+    Units of `last_ok`, `first_oom`, `predicted`, `resolution`: tokens, or sequences on the axis `batch_size`.
+    `searched`: by probes of a `boundary:` section; else read off the measured cells, where `first_oom` is the
+    shortest length asked that ran out, `first_oom_index` the earliest token at which one did, and
+    `resolution` their distance. `budget_bytes` None: the whole device. `non_monotone`: values that contradict
+    the bracket. `prefill_reach`: the last position was reached by chunked prefill, not token by token.
+    """
+
+    model: str
+    draft: str | None
+    mode: str
+    engine: str
+    device_kind: str
+    budget_bytes: int | None
+    batch_size: int
+    phase: str
+    last_ok: int | None
+    first_oom: int | None
+    resolution: int | None
+    confirmed_ok: int
+    confirmed_oom: int
+    censored: bool
+    predicted: int | None
+    error_pct: float | None
+    bytes_per_token: float | None
+    analytic_bytes_per_token: int | None
+    axis: str
+    length: int | None
+    prompt_tokens: int | None
+    repetition_penalty: float
+    dtype: str
+    searched: bool
+    probes: int
+    first_oom_index: int | None
+    non_monotone: tuple[int, ...]
+    prefill_reach: bool
+    device_total_bytes: int
+    max_positions: int | None
+
+
+class _Shapes(NamedTuple):
+    target: ModelShape | None
+    draft: ModelShape | None = None
+
+
+class _Models:
+    """Shapes by name, read once; None where the config cannot be read or does not tell."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ModelRef], ModelShape | None] = {}
+
+    def of(self, cell: Cell) -> _Shapes:
+        """Both or none: with an unknown draft, nothing can be told of the cell."""
+        target = self._one(cell.model.target, cell.model)
+        if cell.model.draft is None:
+            return _Shapes(target)
+        draft = self._one(cell.model.draft, cell.model)
+        return _Shapes(None) if draft is None else _Shapes(target, draft)
+
+    def _one(self, name: str, ref: ModelRef) -> ModelShape | None:
+        if (name, ref) not in self._known:
+            try:
+                self._known[name, ref] = shape_for(name, ref)
+            except (LoadError, ShapeError):
+                self._known[name, ref] = None
+        return self._known[name, ref]
+
+
+def boundaries(spec: SweepSpec, attempts: Iterable[Attempt]) -> list[BoundaryRow]:
+    """Every question of the sweep on every device kind that ran, then the measured cells without a question.
+
+    Attempts may come in any order and without samples; only the last one of a cell on a kind counts. A
+    bracket whose search has not ended is as far as it came. Reads model configs, no weights; what cannot be
+    read is None.
+    """
+    models = _Models()
+    rows: list[BoundaryRow] = []
+    for _, group in sorted(_by_kind(attempts).items()):
+        devices = [attempt.device for attempt in group if attempt.device is not None]
+        device = min(devices, key=lambda device: device.total_bytes)
+        contexts = [attempt.context_bytes for attempt in group if attempt.context_bytes is not None]
+        profile = DeviceProfile.of(device, median_low(contexts) if contexts else None)
+        rows += [_answer(question, group, device, profile, models) for question in questions(spec)]
+        rows += _measured(
+            group, device, profile, models, {_key(row) for row in rows if row.device_kind == kind}
+        )
+    return rows
+
+
+def _by_kind(attempts: Iterable[Attempt]) -> dict[str, list[Attempt]]:
+    last: dict[tuple[str, str], Attempt] = {}
+    for attempt in attempts:
+        if attempt.device is None:
+            continue
+        key = attempt.device.kind, attempt.cell.cell_id
+        if key not in last or attempt.attempt >= last[key].attempt:
+            last[key] = attempt
+    kinds: dict[str, list[Attempt]] = {}
+    for (kind, _), attempt in last.items():
+        kinds.setdefault(kind, []).append(attempt)
+    return kinds
+
+
+def _answer(
+    question: Question, attempts: Sequence[Attempt], device: Device, profile: DeviceProfile, models: _Models
+) -> BoundaryRow:
+    shapes = models.of(question.cell)
+    foretold = None
+    if shapes.target is not None:
+        question = settle(question, shapes.target, shapes.draft, DeviceProfile.of(device))
+        with contextlib.suppress(UnknownWeightsError):
+            foretold = predicted(question, shapes.target, shapes.draft, profile)
+    search = search_for(question, foretold)
+    mine = []
+    for attempt in attempts:
+        probe, reading = question.match(attempt.cell), question.read(attempt)
+        if probe is not None and reading is not None:
+            search.observe(probe, reading.passed, reading.reached)
+            mine.append(attempt)
+    bracket = search.bracket
+    prefilling = question.phase.startswith("prefill")
+    row = _row(question.cell, device, shapes, mine, bracket, foretold)
+    return dataclasses.replace(
+        row,
+        phase=question.phase,
+        resolution=question.resolution,
+        error_pct=None if bracket.first_oom is None else error_pct(foretold, bracket.last_ok),
+        axis=question.axis,
+        length=question.cell.length if question.axis == "batch_size" else None,
+        prompt_tokens=None if prefilling else question.cell.prompt_tokens,
+        searched=True,
+        prefill_reach=question.reach == "prefill",
+    )
+
+
+def _measured(
+    attempts: Sequence[Attempt], device: Device, profile: DeviceProfile, models: _Models
+) -> list[BoundaryRow]:
+    groups: dict[Cell, list[Attempt]] = {}
+    for attempt in attempts:
+        cell = attempt.cell
+        if cell.purpose == "measure" and cell.workload == "generate":
+            groups.setdefault(dataclasses.replace(cell, length=1, repeat=0, seed=0), []).append(attempt)
+    rows = []
+    for cell, group in groups.items():
+        bracket = _bracket(group)
+        if bracket.last_ok is None and bracket.first_oom is None:
+            continue
+        shapes = models.of(cell)
+        foretold = None
+        if shapes.target is not None:
+            with contextlib.suppress(UnknownWeightsError):
+                foretold = predict_boundary(cell, shapes.target, shapes.draft, profile)
+        rows.append(_row(cell, device, shapes, group, bracket, foretold))
+    return rows
+
+
+def _bracket(group: Sequence[Attempt]) -> Bracket:
+    """Of cells that were not chosen to find one: the lengths asked for, and how they ended."""
+    passed = [attempt.cell.length for attempt in group if attempt.outcome is Outcome.OK]
+    failed = [attempt.cell.length for attempt in group if attempt.outcome.is_device_oom]
+    first_oom = min(failed, default=None)
+    last_ok = max((length for length in passed if first_oom is None or length < first_oom), default=None)
+    return Bracket(
+        last_ok=last_ok,
+        first_oom=first_oom,
+        confirmed_ok=passed.count(last_ok) if last_ok else 0,
+        confirmed_oom=failed.count(first_oom) if first_oom else 0,
+        censored=first_oom is None,
+        non_monotone=tuple(sorted({length for length in passed if first_oom and length > first_oom})),
+    )
+
+
+def _row(
+    cell: Cell,
+    device: Device,
+    shapes: _Shapes,
+    attempts: Sequence[Attempt],
+    bracket: Bracket,
+    foretold: int | None,
+) -> BoundaryRow:
+    """As measured cells would have it; an answered question changes what it knows better."""
+    first_index = _first_index(attempts)
+    return BoundaryRow(
+        model=cell.model.target,
+        draft=cell.model.draft,
+        mode=cell.mode,
+        engine=cell.engine,
+        device_kind=device.kind,
+        budget_bytes=cell.budget,
+        batch_size=cell.batch_size,
+        phase="decode",
+        last_ok=bracket.last_ok,
+        first_oom=bracket.first_oom,
+        resolution=None if bracket.first_oom is None else bracket.first_oom - (bracket.last_ok or 0),
+        confirmed_ok=bracket.confirmed_ok,
+        confirmed_oom=bracket.confirmed_oom,
+        censored=bracket.censored,
+        predicted=foretold,
+        error_pct=error_pct(foretold, first_index),
+        bytes_per_token=_growth(attempts),
+        analytic_bytes_per_token=None
+        if shapes.target is None
+        else bytes_per_token(cell, shapes.target, shapes.draft),
+        axis="length",
+        length=None,
+        prompt_tokens=cell.prompt_tokens,
+        repetition_penalty=cell.repetition_penalty,
+        dtype=cell.model.dtype,
+        searched=False,
+        probes=len(attempts),
+        first_oom_index=first_index,
+        non_monotone=bracket.non_monotone,
+        prefill_reach=False,
+        device_total_bytes=device.total_bytes,
+        max_positions=None if shapes.target is None else shapes.target.max_positions,
+    )
+
+
+def error_pct(predicted: int | None, last_ok: int | None) -> float | None:
+    """How far the prediction lies above the measured value, in per cent of it; None where one of them is
+    missing.
+    """
+    return (predicted - last_ok) / last_ok * 100 if predicted is not None and last_ok else None
+
+
+def _key(row: BoundaryRow) -> tuple[object, ...]:
+    """What a measured row and an answer have in common when they say the same thing."""
+    return (
+        *(row.model, row.draft, row.dtype, row.mode, row.engine, row.budget_bytes, row.batch_size),
+        *(row.device_kind, row.phase, row.axis, row.prompt_tokens, row.repetition_penalty),
+    )
+
+
+def _first_index(attempts: Iterable[Attempt]) -> int | None:
+    indices = [a.failure.oom_token_index for a in attempts if a.failure is not None]
+    return min((index for index in indices if index is not None), default=None)
+
+
+def _growth(attempts: Sequence[Attempt]) -> float | None:
+    """Bytes of cache per token, from the runs of different lengths: (tokens at the end, bytes of the
+    cache).
+    """
+    points: list[tuple[float, float]] = []
+    for attempt in attempts:
+        produced, kv = attempt.measured.new_tokens, attempt.measured.kv_cache_bytes
+        if kv is not None and produced > 0:
+            points.append((attempt.cell.prompt_tokens + produced, kv))
+    return theil_sen(points)

@@ -1,0 +1,17 @@
+"""A slope that one odd point in four does not move."""
+
+from collections.abc import Sequence
+from statistics import median
+
+#: More points than this are thinned evenly: the pairs are quadratic.
+_MOST = 200
+
+
+def theil_sen(points: Sequence[tuple[float, float]]) -> float | None:
+    """The median slope over all pairs of (x, y) (Theil 1950, Sen 1968); None with fewer than two distinct
+    x.
+    """
+    step = max(1, -(-len(points) // _MOST))
+    kept = sorted(points)[::step]
+    slopes = [(y2 - y1) / (x2 - x1) for i, (x1, y1) in enumerate(kept) for x2, y2 in kept[i + 1 :] if x2 > x1]
+    return median(slopes) if slopes else None
