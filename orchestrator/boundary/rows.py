@@ -106,9 +106,8 @@ def boundaries(spec: SweepSpec, attempts: Iterable[Attempt]) -> list[BoundaryRow
         contexts = [attempt.context_bytes for attempt in group if attempt.context_bytes is not None]
         profile = DeviceProfile.of(device, median_low(contexts) if contexts else None)
         rows += [_answer(question, group, device, profile, models) for question in questions(spec)]
-        rows += _measured(
-            group, device, profile, models, {_key(row) for row in rows if row.device_kind == kind}
-        )
+        answered = {_key(row) for row in rows}
+        rows += [row for row in _measured(group, device, profile, models) if _key(row) not in answered]
     return rows
 
 
