@@ -127,3 +127,20 @@ def _running_here() -> str | None:
             return file.read().strip() or None
     except OSError:
         return None
+
+
+def describe_cluster(option: str | None) -> dict[str, dict[str, str]]:
+    """Every node that is alive, by name: its address and what it offers. Raises `ConnectError`."""
+    with connected(option):
+        return {
+            f"{node['NodeName']} ({node['NodeID'][:8]})": {
+                "address": node["NodeManagerAddress"],
+                **{key: f"{value:g}" for key, value in sorted(node["Resources"].items()) if key.isupper()},
+                "accelerators": ", ".join(
+                    key.partition(":")[2] for key in node["Resources"] if key.startswith("accelerator_type:")
+                )
+                or "none",
+            }
+            for node in ray.nodes()
+            if node["Alive"]
+        }

@@ -1,0 +1,99 @@
+"""`oomline doctor`: what this machine or cluster offers, as text to paste into a report of a problem."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from typing import Any
+
+import psutil
+
+from orchestrator.fleet.connect import ConnectError, describe_cluster
+from orchestrator.spec import SpecError
+from workers.meters.nvml import Card, NoDevice, list_uuids
+
+_PACKAGES = (
+    *("oomline", "ray", "torch", "transformers", "datasets", "nvidia-ml-py", "polars", "triton"),
+    *("tokenizers", "safetensors", "pydantic", "gguf", "s3fs"),
+)
+_ENVIRONMENT = (
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("RAY_ADDRESS", "HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS"),
+)
+
+
+def examine(address: str | None, *, as_json: bool) -> str:
+    """This machine, and the cluster at `address` or RAY_ADDRESS where there is one. Raises `SpecError`."""
+    found: dict[str, Any] = {
+        "machine": _machine(),
+        "gpus": _gpus(),
+        "packages": _packages(),
+        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+    }
+    if address or os.environ.get("RAY_ADDRESS"):
+        try:
+            found["cluster"] = describe_cluster(address)
+        except ConnectError as error:
+            raise SpecError(str(error)) from None
+    return json.dumps(found, indent=2) if as_json else _as_text(found)
+
+
+def _machine() -> dict[str, str]:
+    memory = psutil.virtual_memory()
+    return {
+        "platform": platform.platform(),
+        "python": sys.version.split()[0],
+        "cores": str(psutil.cpu_count()),
+        "memory": f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB available",
+    }
+
+
+def _gpus() -> dict[str, dict[str, str]]:
+    """By UUID. Empty without a driver."""
+    try:
+        uuids = list_uuids()
+    except NoDevice:
+        return {}
+    return {uuid: _gpu(Card(uuid)) for uuid in uuids}
+
+
+def _gpu(card: Card) -> dict[str, str]:
+    memory, processes = card.memory(), card.processes()
+    if processes is None:
+        shown = "not listed by the driver"
+    elif any(process.used_bytes is None for process in processes):
+        shown = "listed, memory per process hidden"
+    else:
+        shown = "visible"
+    return {
+        "kind": card.kind,
+        "driver": card.driver_version,
+        "memory": f"{memory.total_bytes / 2**30:.1f} GiB, {memory.used_bytes / 2**30:.2f} GiB in use, "
+        f"{memory.reserve_bytes / 2**30:.2f} GiB held by the driver",
+        "process memory": shown,
+        "processes": ", ".join(str(process.pid) for process in processes or ()) or "none",
+    }
+
+
+def _packages() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _as_text(found: dict[str, Any]) -> str:
+    lines = []
+    for section, content in found.items():
+        lines.append(f"{section}:" if content else f"{section}: none")
+        for key, value in content.items():
+            if isinstance(value, dict):
+                lines.append(f"  {key}")
+                lines.extend(f"    {name:<15} {text}" for name, text in value.items())
+            else:
+                lines.append(f"  {key:<17} {value}")
+    return "\n".join(lines)
