@@ -143,11 +143,11 @@ class RayFleet:
             return None
         if starting := self.starting():
             return f"{starting} device(s) to start"
-        wanted = "a device" if self._options.kinds is None else " or ".join(self._options.kinds)
+        wanted = "no device" if self._options.kinds is None else f"no {' or '.join(self._options.kinds)}"
         other = sorted(
             {entry.device.kind for entry in self._slots.values() if entry.excluded and entry.device}
         )
-        return f"no {wanted} in the cluster" + (f", only {', '.join(other)}" if other else "")
+        return f"{wanted} in the cluster" + (f", only {', '.join(other)}" if other else "")
 
     def close(self) -> None:
         for entry in self._slots.values():

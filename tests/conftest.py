@@ -1,0 +1,37 @@
+"""What every room's tests share: one Ray head for the whole session, started when the first test asks for it."""
+
+import atexit
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+# Before Ray is imported anywhere: no token files in the person's home, no clusters of theirs.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.pop("RAY_ADDRESS", None)
+# Short, as socket paths must stay below 107 bytes; and our own, so that no other Ray's record is overwritten.
+_TEMP_DIR = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="oomt-", dir="/tmp")
+atexit.register(shutil.rmtree, _TEMP_DIR, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[str]:
+    """The address of a head with 2 CPU slots; connect with `orchestrator.fleet.connect.connected(address)`."""
+    from ray.cluster_utils import Cluster
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 * 2**20})
+    yield cluster.address
+    cluster.shutdown()
+
+
+@pytest.fixture
+def ray_driver(ray_head: str) -> Iterator[str]:
+    """This process as a driver of the shared head."""
+    from orchestrator.fleet.connect import connected
+
+    with connected(ray_head):
+        yield ray_head

@@ -1,0 +1,70 @@
+"""Stand-ins for the device actor: what a lease does is written in its cell's `corpus`."""
+
+import os
+import signal
+import time
+from typing import Any
+
+from workers.attempt import Attempt, Device, Outcome, Phase
+from workers.cell import Cell, Lease, ModelRef
+from workers.progress import Progress
+
+
+class ScriptedActor:
+    """`sleep:S`, `die`, `raise`, `news` (posts progress, then sleeps a second)."""
+
+    kind = "cpu"
+
+    def __init__(self, slot: str, cpu_total_bytes: int | None, board: Any = None) -> None:
+        self._slot, self._total, self._board = slot, cpu_total_bytes, board
+
+    def describe(self) -> Device:
+        return Device(kind=self.kind, uuid=self._slot, node=self._slot.partition("/")[0], total_bytes=self._total or 1)
+
+    def run(self, lease: Lease) -> Attempt:
+        began = time.time()
+        what, _, argument = lease.cell.corpus.partition(":")
+        if what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "raise":
+            raise RuntimeError("the host itself is broken")
+        if what == "news":
+            news = Progress(lease_id=lease.lease_id, phase=Phase.DECODE, new_tokens=7, elapsed_s=1.0)
+            self._board.post.remote(self._slot, news)
+            time.sleep(2.5)
+        if what == "sleep":
+            time.sleep(float(argument))
+        return Attempt(
+            lease_id=lease.lease_id,
+            cell=lease.cell,
+            attempt=lease.attempt,
+            outcome=Outcome.OK,
+            phase=Phase.DONE,
+            device=self.describe(),
+            started_at=began,
+            duration_s=time.time() - began,
+        )
+
+
+class GpuActor(ScriptedActor):
+    kind = "NVIDIA H100 80GB HBM3"
+
+
+class BrokenActor(ScriptedActor):
+    def __init__(self, slot: str, cpu_total_bytes: int | None, board: Any = None) -> None:
+        raise RuntimeError("no driver library")
+
+
+def lease(what: str, number: int = 0, time_limit_s: float = 600.0) -> Lease:
+    cell = Cell(
+        model=ModelRef(target="pocket"),
+        mode="baseline",
+        engine="eager",
+        prompt_tokens=8,
+        length=100,
+        repeat=number,
+        corpus=what,
+    )
+    return Lease(
+        lease_id=f"{cell.cell_id}.1.{number}", cell=cell, attempt=1, time_limit_s=time_limit_s, stall_timeout_s=60.0
+    )

@@ -1,0 +1,130 @@
+"""The fleet on a real Ray: slots come, run one lease at a time, die, come back."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from orchestrator.fleet import Finished, FleetEvent, Progressed, SlotLost, SlotReady
+from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
+from tests.orchestrator.fleet.actors import BrokenActor, GpuActor, ScriptedActor, lease
+
+_serial = iter(range(1000))
+
+
+@contextmanager
+def fleet_of(actor: type = ScriptedActor, **options: object) -> Iterator[RayFleet]:
+    fleet = RayFleet(FleetOptions(run_id=f"test-{next(_serial)}", refresh_s=0.5, **options), actor)  # type: ignore[arg-type]
+    try:
+        yield fleet
+    finally:
+        fleet.close()
+
+
+def gather(fleet: RayFleet, enough: Callable[[list[FleetEvent]], bool], limit_s: float = 60.0) -> list[FleetEvent]:
+    """Everything the fleet says until `enough`."""
+    events: list[FleetEvent] = []
+    until = time.monotonic() + limit_s
+    while not enough(events):
+        assert time.monotonic() < until, f"only {events}"
+        events += fleet.poll(0.2)
+    return events
+
+
+def count(kind: type, wanted: int) -> Callable[[list[FleetEvent]], bool]:
+    return lambda events: sum(isinstance(event, kind) for event in events) >= wanted
+
+
+def slots(events: list[FleetEvent]) -> list[str]:
+    return [event.slot for event in events if isinstance(event, SlotReady)]
+
+
+def test_slots_come_up_and_hand_back_attempts(ray_driver: str) -> None:
+    with fleet_of() as fleet:
+        first, second = sorted(slots(gather(fleet, count(SlotReady, 2))))
+        assert first != second
+        fleet.submit(first, lease("sleep:0.1", 1))
+        fleet.submit(second, lease("sleep:0.2", 2))
+        with pytest.raises(ValueError, match="not idle"):
+            fleet.submit(first, lease("sleep:0"))
+        finished = [e for e in gather(fleet, count(Finished, 2)) if isinstance(e, Finished)]
+        assert [(e.slot, e.attempt.cell.repeat) for e in finished] == [(first, 1), (second, 2)]
+        assert finished[0].attempt.device.total_bytes > 2**28  # half of the node's memory
+        assert fleet.waiting_for() is None
+
+
+def test_cpu_slots_can_be_fewer_than_cores(ray_driver: str) -> None:
+    with fleet_of(cpu_slots=1) as fleet:
+        gather(fleet, count(SlotReady, 1))
+        time.sleep(0.6)
+        assert not [event for event in fleet.poll(0.6) if isinstance(event, SlotReady)]
+        assert fleet.starting() == 0
+
+
+def test_a_killed_actor_is_lost_with_its_lease_and_comes_back(ray_driver: str) -> None:
+    with fleet_of(cpu_slots=1) as fleet:
+        [slot] = slots(gather(fleet, count(SlotReady, 1)))
+        deadly = lease("die")
+        fleet.submit(slot, deadly)
+        events = gather(fleet, count(SlotReady, 1))
+        [lost] = [event for event in events if isinstance(event, SlotLost)]
+        assert lost.lease == deadly
+        assert "ActorDiedError" in lost.reason
+        assert not lost.node_lost
+        fleet.submit(slot, lease("sleep:0"))
+        gather(fleet, count(Finished, 1))
+
+
+def test_an_exception_of_the_host_is_a_lost_slot_too(ray_driver: str) -> None:
+    with fleet_of(cpu_slots=1) as fleet:
+        [slot] = slots(gather(fleet, count(SlotReady, 1)))
+        fleet.submit(slot, lease("raise"))
+        [lost] = [event for event in gather(fleet, count(SlotReady, 1)) if isinstance(event, SlotLost)]
+        assert "the host itself is broken" in lost.reason
+
+
+def test_a_host_that_never_answers_is_ended_at_its_deadline(ray_driver: str) -> None:
+    with fleet_of(cpu_slots=1, deadline_grace_s=0.5) as fleet:
+        [slot] = slots(gather(fleet, count(SlotReady, 1)))
+        fleet.submit(slot, lease("sleep:600", time_limit_s=0.5))
+        [lost] = [event for event in gather(fleet, count(SlotReady, 1)) if isinstance(event, SlotLost)]
+        assert "in time" in lost.reason
+        assert lost.lease is not None
+
+
+def test_a_slot_that_cannot_start_is_given_up(ray_driver: str) -> None:
+    with fleet_of(BrokenActor, cpu_slots=1) as fleet:
+        events = gather(fleet, count(SlotLost, 3))
+        assert [event.gone_for_good for event in events] == [False, False, True]
+        assert "no driver library" in events[0].reason
+        assert fleet.starting() == 0
+        assert fleet.waiting_for() == "no device in the cluster"
+
+
+def test_kinds_that_nobody_asked_for_are_left_alone(ray_driver: str) -> None:
+    with fleet_of(kinds=["H100"]) as fleet:
+        fleet.poll(0.1)
+        assert fleet.waiting_for() == "no H100 in the cluster"
+        assert fleet.starting() == 0
+
+
+def test_progress_reaches_the_driver_while_the_call_is_in_flight(ray_driver: str) -> None:
+    with fleet_of(cpu_slots=1) as fleet:
+        [slot] = slots(gather(fleet, count(SlotReady, 1)))
+        fleet.submit(slot, lease("news"))
+        events = gather(fleet, count(Finished, 1))
+        [news] = [event for event in events if isinstance(event, Progressed)]
+        assert news.progress.new_tokens == 7
+        assert events.index(news) < len(events) - 2
+
+
+def test_a_released_slot_comes_back_when_it_is_recalled_and_a_retired_one_does_not(ray_driver: str) -> None:
+    with fleet_of() as fleet:
+        first, second = sorted(slots(gather(fleet, count(SlotReady, 2))))
+        fleet.release(first)
+        fleet.retire(second, "test")
+        assert fleet.starting() == 0
+        fleet.recall()
+        assert slots(gather(fleet, count(SlotReady, 1))) == [first]
+        assert fleet.starting() == 0
