@@ -1,7 +1,6 @@
 import dataclasses
 import typing
 
-import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,17 +102,3 @@ def test_text_that_is_not_unicode_costs_no_row() -> None:
     attempt = dataclasses.replace(demo_attempts()[0], failure=failure)
 
     assert to_frame([Record("run", attempt)])["error_message"].item() == "bad ? surrogate"
-
-
-def test_the_contract_columns_of_attempts_are_there() -> None:
-    contract = """
-        run_id cell_id attempt outcome phase model draft mode cache_policy decoder engine dtype
-        attn_implementation batch_size prompt_tokens length new_tokens repeat seed gamma repetition_penalty sinks
-        window device_kind device_uuid node budget_bytes started_at duration_s ttft_s tokens_per_s tpot_p50_s
-        tpot_p95_s tpot_p99_s tokens_per_step acceptance_rate peak_device_bytes peak_process_bytes
-        peak_allocated_bytes peak_reserved_bytes kv_cache_bytes predicted_peak_bytes num_alloc_retries
-        sample_interval_p50_s sample_interval_p99_s eos_at output_sha256 prompt_sha256 error_type error_message
-        oom_token_index oom_requested_bytes oom_free_bytes
-    """.split()
-    assert [name for name in contract if name not in LIGHT_SCHEMA] == []
-    assert pl.Object not in LIGHT_SCHEMA.dtypes()

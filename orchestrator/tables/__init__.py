@@ -1,0 +1,1 @@
+"""Derived tables: pure Polars queries over the journal. They can be deleted; `write_tables` makes them again."""

@@ -1,0 +1,85 @@
+"""Journal rows -> the `attempts` table, and the long tables of samples and steps."""
+
+import polars as pl
+
+from orchestrator.journal.record import LIGHT_SCHEMA, SAMPLE_COLUMNS, STEP_COLUMNS
+from orchestrator.tables.divergence import divergence
+
+_CONTRACT = (
+    *(
+        "run_id",
+        "cell_id",
+        "attempt",
+        "outcome",
+        "phase",
+        "model",
+        "draft",
+        "mode",
+        "cache_policy",
+        "decoder",
+    ),
+    *(
+        "engine",
+        "dtype",
+        "attn_implementation",
+        "batch_size",
+        "prompt_tokens",
+        "length",
+        "new_tokens",
+        "repeat",
+    ),
+    *("seed", "gamma", "repetition_penalty", "sinks", "window", "device_kind", "device_uuid", "node"),
+    *("budget_bytes", "started_at", "duration_s", "ttft_s", "tokens_per_s", "tpot_p50_s", "tpot_p95_s"),
+    *("tpot_p99_s", "tokens_per_step", "acceptance_rate", "peak_device_bytes", "peak_process_bytes"),
+    *("peak_allocated_bytes", "peak_reserved_bytes", "kv_cache_bytes", "predicted_peak_bytes"),
+    *("num_alloc_retries", "sample_interval_p50_s", "sample_interval_p99_s", "eos_at", "output_sha256"),
+    *("prompt_sha256", "first_divergence", "error_type", "error_message", "oom_token_index"),
+    *("oom_requested_bytes", "oom_free_bytes"),
+)
+#: What names an attempt in the long tables. The kind belongs to it: a cell runs once on every kind of device.
+_NAME = ("cell_id", "attempt", "device_kind")
+
+
+def attempts(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """One row per attempt: the contract's columns, then everything else the journal knows of it but series.
+
+    `final`: the last attempt of its cell on its kind of device, the one that counts. `started_at`: UTC.
+    `first_divergence`: see `divergence`.
+    """
+    numbered = rows.with_row_index("row")
+    light = numbered.select("row", *LIGHT_SCHEMA.names())
+    known = pl.col("device_kind").is_not_null()
+    last = pl.col("attempt") == pl.col("attempt").max().over("cell_id", "device_kind")
+    return (
+        light.join(divergence(numbered), on="row", how="left")
+        .sort("row")
+        .with_columns(
+            final=last & (known | ~known.any().over("cell_id")),
+            started_at=pl.from_epoch(
+                (pl.col("started_at") * 1e6).cast(pl.Int64), time_unit="us"
+            ).dt.replace_time_zone("UTC"),
+        )
+        .select(*_CONTRACT, pl.exclude(*_CONTRACT, "row"))
+    )
+
+
+def samples(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Every change of a meter's value: `t_s` since the child's start."""
+    return _exploded(rows, SAMPLE_COLUMNS).select(
+        "cell_id", "attempt", "t_s", "device_used_bytes", "process_used_bytes", "device_kind"
+    )
+
+
+def steps(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Checkpoints along the new tokens: `t_s` since the child's start."""
+    return _exploded(rows, STEP_COLUMNS).select(
+        *("cell_id", "attempt", "token_index", "t_s", "allocated_bytes", "reserved_bytes", "kv_cache_bytes"),
+        "device_kind",
+    )
+
+
+def _exploded(rows: pl.LazyFrame, columns: dict[str, str]) -> pl.LazyFrame:
+    first = next(iter(columns))
+    return (
+        rows.filter(pl.col(first).list.len() > 0).select(*_NAME, *columns).explode(*columns).rename(columns)
+    )

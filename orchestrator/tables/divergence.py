@@ -1,0 +1,85 @@
+"""Where an output first departs from the one it should equal (speculation) or is compared with (streaming)."""
+
+import polars as pl
+
+#: Equal prompts under equal rules; the budget changes no token, so a twin may come from a larger card.
+_SAME = (
+    *("model", "dtype", "attn_implementation", "engine", "device_kind", "prompt_sha256", "prompt_tokens"),
+    *("batch_size", "seed", "repetition_penalty"),
+)
+_POLICY = ("cache_policy", "sinks", "window")
+
+
+def divergence(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """`row` -> the first new token that differs from a twin's, null where none does or there is no twin.
+
+    `rows`: the journal's, with their index `row`. `first_divergence`: from the baseline twin; `compared_tokens`: how
+    many tokens of each sequence that covers, null without a twin. `first_divergence_plain`,
+    `compared_tokens_plain`: the same for a speculative attempt and its plain twin.
+    A twin has the same length where there is one, else (batch size 1) it is the longest output of its mode: greedy
+    outputs of one prompt are prefixes of each other. With several sequences, the smallest index over all.
+    """
+    generated = rows.filter(
+        (pl.col("outcome") == "ok")
+        & (pl.col("workload") == "generate")
+        & (pl.col("output_ids").list.len() > 0)
+    )
+    facts = generated.select(
+        *("row", "length", "new_tokens", "mode", "decoder", *_SAME, *_POLICY, "output_sha256")
+    ).collect()
+    ids = generated.select("row", "output_ids")
+    speculative = pl.col("decoder") == "spec"
+    baseline = _twins(facts, facts.filter(pl.col("mode") == "baseline"), _SAME)
+    plain = _twins(facts.filter(speculative), facts.filter(~speculative), (*_SAME, *_POLICY))
+    return (
+        _compared(ids, baseline)
+        .join(_compared(ids, plain), on="row", how="full", coalesce=True, suffix="_plain")
+        .lazy()
+    )
+
+
+def _twins(facts: pl.DataFrame, candidates: pl.DataFrame, key: tuple[str, ...]) -> pl.DataFrame:
+    """`row`, its `twin` (a row too), `same`: whether the hashes already say that the outputs are equal."""
+    about = ["row", "new_tokens", "output_sha256"]
+    exact = candidates.unique([*key, "length"], keep="first", maintain_order=True)
+    longest = candidates.filter(pl.col("batch_size") == 1).sort(
+        "new_tokens", descending=True, maintain_order=True
+    )
+    longest = longest.unique(list(key), keep="first", maintain_order=True)
+    return (
+        facts.join(
+            exact.select(*key, "length", *about),
+            on=[*key, "length"],
+            how="left",
+            nulls_equal=True,
+            suffix="_e",
+        )
+        .join(longest.select(*key, *about), on=list(key), how="left", nulls_equal=True, suffix="_l")
+        .select(
+            "row",
+            "new_tokens",
+            twin=pl.coalesce("row_e", "row_l"),
+            compared_tokens=pl.min_horizontal("new_tokens", pl.coalesce("new_tokens_e", "new_tokens_l")),
+            same=(pl.col("output_sha256") == pl.coalesce("output_sha256_e", "output_sha256_l")).fill_null(
+                False
+            ),
+        )
+        .filter(pl.col("twin").is_not_null())
+    )
+
+
+def _compared(ids: pl.LazyFrame, twins: pl.DataFrame) -> pl.DataFrame:
+    """`row`, `first_divergence`, `compared_tokens`. The ids are read only where the hashes differ."""
+    pairs = twins.filter(~pl.col("same")).lazy().select("row", "twin", "new_tokens")
+    shorter = pl.min_horizontal(pl.col("output_ids").list.len(), pl.col("other_ids").list.len())
+    found = (
+        ids.join(pairs, on="row")
+        .join(ids.select(twin="row", other_ids="output_ids"), on="twin")
+        .with_columns(pl.col("output_ids", "other_ids").list.head(shorter), at=pl.int_ranges(0, shorter))
+        .explode("output_ids", "other_ids", "at")
+        .filter(pl.col("output_ids") != pl.col("other_ids"))
+        .group_by("row")
+        .agg(first_divergence=(pl.col("at") % pl.col("new_tokens")).min())
+        .collect(engine="streaming")
+    )
+    return twins.join(found, on="row", how="left").select("row", "first_divergence", "compared_tokens")

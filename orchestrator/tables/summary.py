@@ -1,0 +1,127 @@
+"""The `summary` table: attempts of equal cells taken together, speeds beside the baseline's."""
+
+import polars as pl
+
+#: What makes two rows of the report comparable but for the mode.
+CONDITIONS = (
+    *("model", "dtype", "attn_implementation", "device_kind", "budget_bytes", "prompt_tokens", "batch_size"),
+    *("length", "repetition_penalty", "corpus", "prefill_chunk"),
+)
+KEY = (*CONDITIONS, "engine", "mode", "draft", "gamma", "acceptance_injected", "sinks", "window")
+
+#: Two-sided 95 % quantiles of Student's t by degrees of freedom; beyond, the normal one is within 2 %.
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
+_T95 += (2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048)
+_T95 += (2.045, 2.042)
+_NORMAL95 = 1.96
+
+
+def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
+    """One row per model, mode, engine, device kind, budget, prompt, batch and length (and whatever else sets cells
+    apart: draft, gamma, penalty, ...) over the repeats of the measured generation cells.
+
+    `n`: attempts that count, `n_ok` of them ok; speeds are of those. `tokens_per_s_ci_low`, `_ci_high`: 95 %, by
+    Student's t from the raw values (with three repeats an order-statistic interval of the median would cover 75 %
+    at most), null for one. `speedup`: against the baseline of the same engine and conditions, null where that
+    did not pass; `speedup_eager`: against the eager baseline. `outcome`: ok, or the most frequent other one.
+    """
+    ok = pl.col("outcome") == "ok"
+    groups = (
+        attempts.filter(
+            pl.col("final") & (pl.col("purpose") == "measure") & (pl.col("workload") == "generate")
+        )
+        .group_by(KEY)
+        .agg(
+            n=pl.len(),
+            n_ok=ok.sum(),
+            outcome=pl.coalesce(pl.col("outcome").filter(~ok).mode().sort().first(), pl.lit("ok")),
+            **{
+                f"{name}_median": pl.col(name).filter(ok).median()
+                for name in (
+                    *(
+                        "tokens_per_s",
+                        "tokens_per_step",
+                        "acceptance_rate",
+                        "duration_s",
+                        "ttft_s",
+                        "decode_s",
+                    ),
+                    *("tpot_p50_s", "tpot_p95_s", "tpot_p99_s", "draft_step_s", "verify_step_s"),
+                )
+            },
+            speeds=pl.col("tokens_per_s").filter(ok).drop_nulls(),
+            **{
+                f"{name}_max": pl.col(name).max()
+                for name in (
+                    *(
+                        "peak_device_bytes",
+                        "peak_process_bytes",
+                        "peak_allocated_bytes",
+                        "peak_reserved_bytes",
+                    ),
+                    *("kv_cache_bytes", "predicted_peak_bytes", "new_tokens"),
+                )
+            },
+            oom_token_index_min=pl.col("oom_token_index").min(),
+            first_divergence_min=pl.col("first_divergence").min(),
+            compared_tokens_max=pl.col("compared_tokens").max(),
+            max_positions=pl.col("max_positions").max(),
+        )
+        .with_columns(_interval("speeds"))
+        .drop("speeds")
+    )
+    base = groups.filter(pl.col("mode") == "baseline").select(
+        *CONDITIONS, "engine", base="tokens_per_s_median"
+    )
+    eager = base.filter(pl.col("engine") == "eager").select(*CONDITIONS, eager_base="base")
+    return (
+        groups.join(base, on=[*CONDITIONS, "engine"], how="left", nulls_equal=True)
+        .join(eager, on=list(CONDITIONS), how="left", nulls_equal=True)
+        .with_columns(
+            speedup=pl.col("tokens_per_s_median") / pl.col("base"),
+            speedup_eager=pl.col("tokens_per_s_median") / pl.col("eager_base"),
+        )
+        .drop("base", "eager_base")
+        .sort(*KEY, nulls_last=True)
+        .select(
+            *(
+                "model",
+                "mode",
+                "engine",
+                "device_kind",
+                "budget_bytes",
+                "prompt_tokens",
+                "batch_size",
+                "length",
+            ),
+            *("n", "tokens_per_s_median", "tokens_per_s_ci_low", "tokens_per_s_ci_high", "speedup"),
+            *("tokens_per_step_median", "peak_device_bytes_max", "outcome"),
+            pl.exclude(
+                *(
+                    "model",
+                    "mode",
+                    "engine",
+                    "device_kind",
+                    "budget_bytes",
+                    "prompt_tokens",
+                    "batch_size",
+                    "length",
+                ),
+                *("n", "tokens_per_s_median", "tokens_per_s_ci_low", "tokens_per_s_ci_high", "speedup"),
+                *("tokens_per_step_median", "peak_device_bytes_max", "outcome"),
+            ),
+        )
+    )
+
+
+def _interval(speeds: str) -> tuple[pl.Expr, pl.Expr]:
+    values = pl.col(speeds).list
+    freedom = values.len().cast(pl.Int64) - 1
+    t = freedom.replace_strict(
+        list(range(1, len(_T95) + 1)), list(_T95), default=pl.lit(_NORMAL95), return_dtype=pl.Float64
+    )
+    half = pl.when(freedom >= 1).then(t * values.std() / values.len().cast(pl.Float64).sqrt())
+    return (
+        (values.mean() - half).alias("tokens_per_s_ci_low"),
+        (values.mean() + half).alias("tokens_per_s_ci_high"),
+    )
