@@ -1,140 +1,29 @@
 """Train the pocket pair, target and distilled draft: `python -m jobs.train_pocket --out DIR`.
 
-Data: CPython's documentation topics and the docstrings of its standard library (PSF licence), read from the running
-Python's own sources: no network. `--corpus-out FILE` only writes them; `--corpus FILE` trains on such a file, so
-that another machine trains on the same text. The same seed on the same device gives the same pair.
+The text is the running Python's own (`jobs.pocket.text`): no network. `--corpus-out FILE` only writes it; `--corpus
+FILE` trains on such a file, so that a machine with another Python trains on the same text. The same seed on the same
+kind of device gives the same pair.
 """
 
 import argparse
-import ast
-import hashlib
-import json
 import math
-import platform
-import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from jobs import pocket_card
-from workers.text import builtin
+from jobs.pocket import text
+from jobs.pocket.card import Facts, card
 
 VOCABULARY, CONTEXT, BATCH, SEED = 2048, 512, 32, 0
-END = "<|endoftext|>"
 TARGET = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
 DRAFT = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 384}
 
-
-@dataclass(frozen=True)
-class Corpus:
-    """Documents by split; `validation` has two parts, since topics and docstrings differ in kind."""
-
-    train: list[str]
-    validation_topics: list[str]
-    validation_docstrings: list[str]
-
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps(vars(self)).encode()).hexdigest()
-
-
-def collect() -> Corpus:
-    """Split topics by name, as the builtin corpus does, and modules by path; train on no held-out paragraph."""
-    held_out: list[str] = []
-    train = [text for name, text in sorted(builtin.topics.items()) if not builtin.held_out(name)]
-    for module, text in _docstrings():
-        (held_out if builtin.held_out(module) else train).append(text)
-    topics = builtin.held_out_documents()
-    unseen = {builtin.fingerprint(part) for text in topics + held_out for part in builtin.paragraphs(text)}
-    kept = ([p for p in builtin.paragraphs(text) if builtin.fingerprint(p) not in unseen] for text in train)
-    return Corpus(["\n\n".join(parts) for parts in kept if parts], topics, held_out)
-
-
-def _docstrings() -> Iterator[tuple[str, str]]:
-    """(module path, its docstrings in source order) for each module of the standard library that has any."""
-    root = Path(sysconfig.get_path("stdlib"))
-    seen: set[str] = set()
-    for path in sorted(root.rglob("*.py")):
-        module = path.relative_to(root).as_posix()
-        if module.startswith(("site-packages/", "dist-packages/", "pydoc_data/")):
-            continue
-        try:
-            nodes = list(ast.walk(ast.parse(path.read_bytes())))
-        except (SyntaxError, ValueError):  # the test suite holds files that are wrong on purpose
-            continue
-        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        owners = sorted(
-            (n for n in nodes if isinstance(n, documented)), key=lambda n: getattr(n, "lineno", 0)
-        )
-        fresh = [text for n in owners if (text := ast.get_docstring(n)) and text not in seen]
-        seen.update(fresh)
-        if fresh:
-            yield module, "\n\n".join(fresh)
-
-
-def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: any text round-trips."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=sorted(alphabet), show_progress=False
-    )
-    tokenizer.train_from_iterator(documents, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END, unk_token=END)
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> torch.Tensor:
-    """int64 [tokens]: the documents, each followed by the end-of-text token."""
-    pieces = [tokenizer(text, verbose=False)["input_ids"] + [tokenizer.eos_token_id] for text in documents]
-    return torch.tensor([token for piece in pieces for token in piece])
-
-
-def build(shape: dict[str, int], dropout: float) -> GPTNeoXForCausalLM:
-    config = GPTNeoXConfig(
-        **shape, vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, rotary_pct=0.25, use_parallel_residual=True,
-        hidden_dropout=dropout, attention_dropout=dropout, tie_word_embeddings=shape is DRAFT,
-        bos_token_id=0, eos_token_id=0, use_cache=False,
-    )  # fmt: skip
-    return GPTNeoXForCausalLM(config)
-
-
-Loss = Callable[[GPTNeoXForCausalLM, torch.Tensor], torch.Tensor]
-
-
-def next_token_loss(model: GPTNeoXForCausalLM, window_BT: torch.Tensor) -> torch.Tensor:
-    logits_BTV = model(window_BT[:, :-1]).logits.float()
-    return functional.cross_entropy(logits_BTV.flatten(0, 1), window_BT[:, 1:].flatten())
-
-
-def distillation_loss(teacher: GPTNeoXForCausalLM) -> Loss:
-    """KL(teacher || student) at every position: acceptance asks the draft to agree with the target, not the text."""
-
-    def loss(student: GPTNeoXForCausalLM, window_BT: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            taught_BTV = teacher(window_BT[:, :-1]).logits.float().log_softmax(-1)
-        said_BTV = student(window_BT[:, :-1]).logits.float().log_softmax(-1)
-        return (
-            functional.kl_div(said_BTV, taught_BTV, log_target=True, reduction="sum")
-            / said_BTV[..., 0].numel()
-        )
-
-    return loss
-
-
-@torch.no_grad()
-def validate(model: GPTNeoXForCausalLM, ids_T: torch.Tensor, loss: Loss = next_token_loss) -> float:
-    """Mean loss over disjoint windows of the trained context."""
-    windows = ids_T[: len(ids_T) // (CONTEXT + 1) * (CONTEXT + 1)].view(-1, CONTEXT + 1)
-    model.eval()
-    losses = [loss(model, batch) * len(batch) for batch in windows.split(BATCH)]
-    return float(sum(losses) / len(windows))
+Loss = Callable[[GPTNeoXForCausalLM, torch.Tensor], torch.Tensor]  # of windows [batch, CONTEXT + 1]
 
 
 @dataclass(frozen=True)
@@ -142,116 +31,190 @@ class Trained:
     model: GPTNeoXForCausalLM
     steps: int
     best_step: int
-    validation: float
     seconds: float
 
 
+def build(shape: dict[str, int], dropout: float) -> GPTNeoXForCausalLM:
+    config = GPTNeoXConfig(
+        **shape,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=CONTEXT,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+        use_parallel_residual=True,
+        tie_word_embeddings=shape is DRAFT,
+        hidden_dropout=dropout,
+        attention_dropout=dropout,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return GPTNeoXForCausalLM(config)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> torch.Tensor:
+    """int64 [tokens]: the documents, each followed by the end-of-text token, so that endings are learnt."""
+    pieces = (tokenizer(document, verbose=False)["input_ids"] for document in documents)
+    return torch.tensor([token for piece in pieces for token in [*piece, tokenizer.eos_token_id]])
+
+
+def next_token_loss(model: GPTNeoXForCausalLM, windows: torch.Tensor) -> torch.Tensor:
+    logits = model(windows[:, :-1], use_cache=False).logits.float()
+    return functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+
+def distillation_loss(teacher: GPTNeoXForCausalLM) -> Loss:
+    """KL(teacher || student): acceptance asks the draft to agree with the target, not with the text (arXiv:2310.08461)."""
+
+    def loss(student: GPTNeoXForCausalLM, windows: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            taught = teacher(windows[:, :-1], use_cache=False).logits.float().log_softmax(-1).flatten(0, 1)
+        said = student(windows[:, :-1], use_cache=False).logits.float().log_softmax(-1).flatten(0, 1)
+        return functional.kl_div(said, taught, log_target=True, reduction="batchmean")
+
+    return loss
+
+
+@torch.no_grad()
+def validate(model: GPTNeoXForCausalLM, ids: torch.Tensor, loss: Loss = next_token_loss) -> float:
+    """Mean loss over disjoint windows of the trained context."""
+    model.eval()
+    windows = ids[: len(ids) // (CONTEXT + 1) * (CONTEXT + 1)].view(-1, CONTEXT + 1)
+    return sum(loss(model, part).item() * len(part) for part in windows.split(BATCH)) / len(windows)
+
+
 def train(
-    model: GPTNeoXForCausalLM,
-    loss: Loss,
-    train_T: torch.Tensor,
-    held_T: torch.Tensor,
-    steps: int,
-    rate: float,
+    model: GPTNeoXForCausalLM, loss: Loss, ids: torch.Tensor, held_out: torch.Tensor, steps: int, rate: float
 ) -> Trained:
-    """AdamW, warm-up and cosine, random crops of the concatenated documents; the best validated weights are kept."""
+    """AdamW, warm-up and cosine, random crops of the concatenated documents; keeps the best validated weights."""
     started = time.perf_counter()
-    device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(SEED)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))
     warmup = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda n: min((n + 1) / warmup, 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * n / steps)))
+        optimizer, lambda n: min((n + 1) / warmup, 0.525 + 0.475 * math.cos(math.pi * n / steps))
     )
-    best, best_step, best_weights = math.inf, 0, {}
+    best, best_step, best_weights = math.inf, 0, model.state_dict()
     offsets = torch.arange(CONTEXT + 1)
     for step in range(1, steps + 1):
         model.train()
-        starts = torch.randint(len(train_T) - CONTEXT, (BATCH, 1), generator=generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            value = loss(model, train_T[(starts + offsets).to(device)])
+        starts = torch.randint(len(ids) - CONTEXT, (BATCH, 1), generator=generator)
+        windows = ids[(starts + offsets).to(ids.device)]
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type == "cuda"):
+            value = loss(model, windows)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 50 == 0 or step == steps:
-            held = validate(model, held_T, loss)
-            print(f"step {step:5d}  train {value.item():.3f}  validation {held:.3f}", flush=True)
+            held = validate(model, held_out, loss)
+            print(f"step {step:5d}  training {value.item():.3f}  validation {held:.3f}", flush=True)
             if held < best:
                 best, best_step = held, step
                 best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(best_weights)
-    return Trained(model.eval(), steps, best_step, best, time.perf_counter() - started)
+    model.config.hidden_dropout = model.config.attention_dropout = 0.0
+    return Trained(model.eval().to(torch.bfloat16), steps, best_step, time.perf_counter() - started)
 
 
 @torch.no_grad()
 def acceptance(
-    target: GPTNeoXForCausalLM, draft: GPTNeoXForCausalLM, held_T: torch.Tensor, gamma: int = 4
+    target: GPTNeoXForCausalLM, draft: GPTNeoXForCausalLM, held_out: torch.Tensor, gamma: int = 4
 ) -> float:
-    """Accepted over drafted tokens in greedy decoding: 16 held-out prompts of 64 tokens, 192 new tokens each."""
-    prompts_BT = held_T[: 16 * 512].view(16, 512)[:, :64]
-    text_BT = target.generate(prompts_BT, attention_mask=torch.ones_like(prompts_BT), do_sample=False, use_cache=True,
-                              max_new_tokens=192, min_new_tokens=192, pad_token_id=0)  # fmt: skip
+    """Accepted over drafted tokens in greedy decoding: 8 held-out prompts of 64 tokens, 128 new tokens each."""
+    starts = torch.arange(8)[:, None] * (len(held_out) // 8)
+    prompts = held_out[(starts + torch.arange(64)).to(held_out.device)]
     accepted = drafted = 0
-    for text_T in text_BT:
+    for said in _greedy(target, prompts, 128):
         position = 64
-        while position + gamma <= len(text_T):
-            context_1T = text_T[None, :position]
-            said_1T = draft.generate(context_1T, attention_mask=torch.ones_like(context_1T), do_sample=False,
-                                     max_new_tokens=gamma, min_new_tokens=gamma, use_cache=True, pad_token_id=0)  # fmt: skip
-            right = (
-                (said_1T[0, position:] == text_T[position : position + gamma]).int().cumprod(0).sum().item()
-            )
-            accepted, drafted = accepted + right, drafted + gamma
-            position += right + 1
+        while position + gamma <= len(said):
+            proposed = _greedy(draft, said[None, :position], gamma)[0, position:]
+            agreed = int((proposed == said[position : position + gamma]).int().cumprod(0).sum())
+            accepted, drafted, position = accepted + agreed, drafted + gamma, position + agreed + 1
     return accepted / drafted
 
 
+def _greedy(model: GPTNeoXForCausalLM, prompts: torch.Tensor, tokens: int) -> torch.Tensor:
+    return model.generate(
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        do_sample=False,
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        pad_token_id=0,
+    )
+
+
 @torch.no_grad()
-def nll_by_position(model: GPTNeoXForCausalLM, ids_T: torch.Tensor, bucket: int = 512) -> list[float]:
-    """Mean negative log-likelihood (nats) per bucket of positions, all earlier tokens visible: full KV."""
-    logits_TV = model(ids_T[None, :-1]).logits[0].float()
-    losses_T = functional.cross_entropy(logits_TV, ids_T[1:], reduction="none")
-    return [part.mean().item() for part in losses_T.split(bucket)]
+def nll_by_position(model: GPTNeoXForCausalLM, ids: torch.Tensor, bucket: int) -> tuple[float, ...]:
+    """Mean negative log-likelihood per bucket of positions with every earlier token visible."""
+    logits = model(ids[None, :-1], use_cache=False).logits[0].float()
+    losses = functional.cross_entropy(logits, ids[1:], reduction="none")
+    return tuple(part.mean().item() for part in losses.split(bucket))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, help="folder for pocket/ and pocket-draft/")
-    parser.add_argument("--corpus", type=Path, help="train on this file instead of the running Python's text")
-    parser.add_argument("--corpus-out", type=Path, help="write the text there, and stop")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path, help="folder that gets pocket/ and pocket-draft/")
+    where.add_argument("--corpus-out", type=Path, help="write the text to this file and stop")
+    parser.add_argument("--corpus", type=Path, help="train on this file, not on the running Python's text")
     parser.add_argument(
-        "--steps", type=int, default=2000, help="of the target; the draft takes half as many again"
+        "--steps", type=int, default=2000, help="of the target; the draft takes twice as many"
     )
+    parser.add_argument("--dropout", type=float, default=0.2, help="of the target; the draft has none")
     arguments = parser.parse_args()
-    corpus = Corpus(**json.loads(arguments.corpus.read_text())) if arguments.corpus else collect()
+    corpus = text.read(arguments.corpus) if arguments.corpus else text.collect()
     if arguments.corpus_out:
-        arguments.corpus_out.write_text(json.dumps(vars(corpus)))
+        corpus.write(arguments.corpus_out)
         return
-    started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = train_tokenizer(corpus.train)
-    train_T, topics_T, docstrings_T = (
-        encode(tokenizer, part).to(device)
-        for part in (corpus.train, corpus.validation_topics, corpus.validation_docstrings)
-    )
-    held_T = torch.cat([topics_T, docstrings_T])
-    print(
-        f"{len(train_T):,} training tokens, {len(topics_T):,} + {len(docstrings_T):,} validation tokens, on {device}"
-    )
+    device_name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    tokenizer = text.train_tokenizer(corpus.train, VOCABULARY)
+    splits = (corpus.train, corpus.validation_topics, corpus.validation_docstrings)
+    ids, topics, docstrings = (encode(tokenizer, split).to(device) for split in splits)
+    held_out = torch.cat([topics, docstrings])
+    print(f"{len(ids):,} training and {len(held_out):,} validation tokens, on {device_name}", flush=True)
+
     torch.manual_seed(SEED)
-    target = train(build(TARGET, 0.1).to(device), next_token_loss, train_T, held_T, arguments.steps, 1e-3)
-    draft = train(
-        build(DRAFT, 0.0).to(device),
-        distillation_loss(target.model),
-        train_T,
-        held_T,
-        arguments.steps * 3 // 2,
-        2e-3,
-    )
+    blank = build(TARGET, arguments.dropout).to(device)
+    target = train(blank, next_token_loss, ids, held_out, arguments.steps, 1e-3)
+    blank = build(DRAFT, 0.0).to(device)
+    draft = train(blank, distillation_loss(target.model), ids, held_out, 2 * arguments.steps, 2e-3)
+
+    rate = acceptance(target.model, draft.model, held_out)
+    recipes = {
+        "pocket": f"next-token loss, AdamW 1e-3, weight decay 0.1, dropout {arguments.dropout}",
+        "pocket-draft": "distilled from `pocket` (forward KL at every position), AdamW 2e-3, weight decay 0.1",
+    }
+    for (name, recipe), trained in zip(recipes.items(), (target, draft), strict=True):
+        facts = Facts(
+            name=name,
+            parameters=sum(p.numel() for p in trained.model.parameters()),
+            recipe=recipe,
+            steps=trained.steps,
+            best_step=trained.best_step,
+            seconds=trained.seconds,
+            device=device_name,
+            seed=SEED,
+            training_tokens=len(ids),
+            topics_loss=validate(trained.model, topics),
+            docstrings_loss=validate(trained.model, docstrings),
+            acceptance=rate,
+            nll_by_position=nll_by_position(trained.model, topics[:8001], CONTEXT),
+            bucket=CONTEXT,
+        )
+        folder = arguments.out / name
+        trained.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(card(facts, corpus))
+        print(facts, flush=True)
+
+
+if __name__ == "__main__":
+    main()

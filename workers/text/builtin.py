@@ -4,7 +4,6 @@ A topic is held out (the pocket pair never trained on it) by a hash of its name,
 """
 
 import hashlib
-
 from pydoc_data.topics import topics
 
 #: The share of names that are held out.
