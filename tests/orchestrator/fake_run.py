@@ -27,7 +27,7 @@ from workers.modes import CachePolicy
 
 MiB = 2**20
 CPU = Device(kind="cpu", uuid="cpu-0-of-2", node="laptop", total_bytes=12 * 2**30)
-WEIGHTS, DRAFT_WEIGHTS, TOKEN_BYTES, DRAFT_TOKEN_BYTES = 18 * MiB, 2 * MiB, 12_288, 1_536
+WEIGHTS, DRAFT_WEIGHTS, TOKEN_BYTES, DRAFT_TOKEN_BYTES = 32 * MiB, 2 * MiB, 8_192, 1_536
 CONTEXT = 512  # trained positions
 
 
