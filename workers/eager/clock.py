@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -13,15 +14,36 @@ from transformers import PreTrainedModel
 _KEPT = 1024
 
 
+class _Event:
+    """A moment on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._event = torch.cuda.Event(enable_timing=True)
+        self._event.record(torch.cuda.current_stream(device))
+
+    def seconds_to(self, later: "_Event") -> float:
+        return self._event.elapsed_time(later._event) / 1e3
+
+
+class _Instant:
+    """A moment on the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._at = time.perf_counter()
+
+    def seconds_to(self, later: "_Instant") -> float:
+        return later._at - self._at
+
+
 class ForwardClock:
-    """Times forwards of one model. `measure` those that read between `least` and `most` tokens."""
+    """Times the forwards of one model that read between `least` and `most` tokens."""
 
     def __init__(self, model: PreTrainedModel, least: int, most: int) -> None:
         self._model = model
         self._least, self._most = least, most
-        self._on_device = model.device.type == "cuda"
-        self._marks: deque[tuple[torch.cuda.Event | float, torch.cuda.Event | float]] = deque(maxlen=_KEPT)
-        self._begun: torch.cuda.Event | float | None = None
+        self._moment: type[Any] = _Event if model.device.type == "cuda" else _Instant
+        self._begun: Any = None
+        self._marks: deque[tuple[Any, Any]] = deque(maxlen=_KEPT)
 
     @contextmanager
     def running(self) -> Iterator["ForwardClock"]:
@@ -35,27 +57,16 @@ class ForwardClock:
 
     def median_s(self) -> float | None:
         """Waits for the device. None when no such forward ran."""
-        if self._on_device:
+        if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
-            times = [begun.elapsed_time(ended) / 1e3 for begun, ended in self._marks]  # type: ignore[union-attr]
-        else:
-            times = [ended - begun for begun, ended in self._marks]  # type: ignore[operator]
+        times = [begun.seconds_to(ended) for begun, ended in self._marks]
         return statistics.median(times) if times else None
 
-    def _before(
-        self, module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, torch.Tensor]
-    ) -> None:
+    def _before(self, module: torch.nn.Module, args: tuple[()], kwargs: dict[str, torch.Tensor]) -> None:
         if self._least <= kwargs["input_ids"].shape[1] <= self._most:
-            self._begun = self._now()
+            self._begun = self._moment(self._model.device)
 
-    def _after(self, module: torch.nn.Module, args: tuple[object, ...], output: object) -> None:
+    def _after(self, module: torch.nn.Module, args: tuple[()], output: object) -> None:
         if self._begun is not None:
-            self._marks.append((self._begun, self._now()))
+            self._marks.append((self._begun, self._moment(self._model.device)))
             self._begun = None
-
-    def _now(self) -> "torch.cuda.Event | float":
-        if not self._on_device:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._model.device))
-        return event

@@ -9,6 +9,7 @@ T recorded tokens, G = gamma drafted tokens, V vocabulary.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -18,8 +19,16 @@ from transformers.generation.candidate_generator import AssistedCandidateGenerat
 from workers.cell import Speculation
 from workers.eager.forced import NoteEos
 
-#: What `generate` hands over when it asks for a candidate generator.
-Asked = dict[str, object]
+#: What of all that `generate` hands over when it asks for a candidate generator is of use.
+_ASKED = (
+    "input_ids",
+    "assistant_model",
+    "generation_config",
+    "model_kwargs",
+    "inputs_tensor",
+    "logits_processor",
+)
+Asked = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -66,12 +75,13 @@ class Draft(AssistedCandidateGenerator):
         super().__init__(**asked)
         self._rounds = rounds
         self._oracle = oracle
-        self._prompt_tokens: int = asked["input_ids"].shape[1]  # type: ignore[attr-defined]
+        self._prompt_tokens: int = asked["input_ids"].shape[1]
         self.num_assistant_tokens = gamma
         self.assistant_generation_config.num_assistant_tokens_schedule = "constant"
         self.assistant_generation_config.assistant_confidence_threshold = 0.0
         self.generation_config.assistant_confidence_threshold = 0.0
-        self.logits_processor = [p for p in self.logits_processor if not isinstance(p, NoteEos)]
+        # The draft's logits say nothing about where the target would have ended the text.
+        self.logits_processor = [p for p in asked["logits_processor"] if not isinstance(p, NoteEos)]
         cache.activate_past_recording()
         self.assistant_kwargs["past_key_values"] = cache
 
@@ -103,7 +113,7 @@ class Blind(CandidateGenerator):
 
     def __init__(self, asked: Asked, gamma: int) -> None:
         self._gamma = gamma
-        self._max_length: int = asked["generation_config"].max_length  # type: ignore[attr-defined]
+        self._max_length: int = asked["generation_config"].max_length
 
     def get_candidates(self, input_ids: torch.Tensor, **kwargs: object) -> tuple[torch.Tensor, None]:
         count = min(self._gamma, self._max_length - input_ids.shape[1] - 1)
@@ -121,10 +131,7 @@ def drafting(target: PreTrainedModel, generator: Callable[[Asked], CandidateGene
     prepare = target.prepare_inputs_for_generation
 
     def candidate_generator(**kwargs: object) -> CandidateGenerator:
-        names = (
-            "input_ids assistant_model generation_config model_kwargs inputs_tensor logits_processor".split()
-        )
-        return generator({name: kwargs[name] for name in names})
+        return generator({name: kwargs[name] for name in _ASKED})
 
     def unseen_only(input_ids: torch.Tensor, past_key_values: Cache, **kwargs: object) -> dict[str, object]:
         # Assisted decoding feeds the whole prompt in its first round, whatever the cache has read by then.

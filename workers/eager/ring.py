@@ -11,11 +11,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class Span(NamedTuple):
-    """`count` neighbouring tokens, `offset` within the new ones, go to neighbouring slots from `slot`."""
+    """`length` neighbouring tokens, `offset` within the new ones, go to neighbouring slots from `slot`."""
 
     slot: int
     offset: int
-    count: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Slots:
                 slot, room = self.sinks + turn, self.ring - turn
             span = Span(slot, offset, min(room, count - offset))
             spans.append(span)
-            offset += span.count
+            offset += span.length
         return spans
 
     def positions(self, head: int, device: torch.device) -> torch.Tensor:
@@ -98,13 +98,13 @@ class RingLayer(CacheLayerMixin):
         return key_states, value_states
 
     def write(self, spans: list[Span], k_BKQD: torch.Tensor, v_BKQD: torch.Tensor) -> None:
-        for slot, offset, count in spans:
-            self.keys[:, :, slot : slot + count] = k_BKQD[:, :, offset : offset + count]
-            self.values[:, :, slot : slot + count] = v_BKQD[:, :, offset : offset + count]
+        for slot, offset, length in spans:
+            self.keys[:, :, slot : slot + length] = k_BKQD[:, :, offset : offset + length]
+            self.values[:, :, slot : slot + length] = v_BKQD[:, :, offset : offset + length]
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the newest `-tokens_to_remove` tokens (a value <= 0, as transformers hands it)."""
-        self.seen += tokens_to_remove
+        """Forget the newest `-tokens_to_remove` tokens: a value <= 0, on the device in transformers 5.17."""
+        self.seen += int(tokens_to_remove)
 
     def get_seq_length(self) -> int:
         """Tokens seen, not tokens kept: the position of the next one."""

@@ -14,7 +14,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 from workers.attempt import InEffect, Phase, ScoreBucket
 from workers.cell import Cell
 from workers.eager.clock import ForwardClock
-from workers.eager.draft import Asked, Blind, CandidateGenerator, Draft, Oracle, Rounds, drafting
+from workers.eager.draft import Asked, Blind, Draft, Oracle, Rounds, drafting
 from workers.eager.forced import NoteEos, SuppressEos, TokenCount
 from workers.eager.policies import CACHING, feed_chunk
 from workers.eager.ring import RingCache, cache_bytes

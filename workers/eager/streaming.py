@@ -10,12 +10,11 @@ B batch, K key/value heads, G query heads per key/value head, H = K * G, Q new t
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from workers.cell import Cell
 from workers.eager.ring import RingCache, Slots, Span
 from workers.eager.rope import NoRotation, Rope, rotate_
 from workers.session import ModeUnsupported
@@ -70,7 +69,7 @@ def _bias(slots: Slots, head: int, position_Q: torch.Tensor, dtype: torch.dtype)
 
 
 def attend(
-    module: nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
