@@ -76,7 +76,6 @@ class Sweep:
         self._shared: set[str] = set()  # leases that had a neighbour on their node at some time
         self._released: dict[SlotId, str] = {}
         self._retired: set[str] = set()
-        self.devices: list[Device] = []  # every one that ever joined
         self._settler = Settler(
             run_id, self.ledger, self.kinds, self._limits, Strikes(self._limits.strikes), estimates
         )
@@ -153,7 +152,6 @@ class Sweep:
         kind = self.kinds[device.kind]
         if slot not in kind.slots:
             self._watcher.see(DeviceJoined(slot, device))
-            self.devices += [] if device in self.devices else [device]
         kind.slots[slot], kind.absent_since = device, None
         self._idle[slot] = device, self._clock()
 

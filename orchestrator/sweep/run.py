@@ -5,6 +5,7 @@ import secrets
 
 from orchestrator.boundary.question import questions
 from orchestrator.fleet.connect import connected
+from orchestrator.fleet.metrics import MeteredWatcher
 from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
 from orchestrator.journal.folder import RunFolder
 from orchestrator.journal.journal import JournalFull
@@ -35,7 +36,7 @@ def run_sweep(
     Raises `ConnectError` when no Ray answers at the address.
     """
     cells, asked, history = expand(spec), questions(spec), folder.journal.attempts()
-    folder.plan(len(cells))
+    watcher = MeteredWatcher(watcher)
     with connected(address, cpus=cpu_slots), stop_signals() as stop:
         # Actor names must be unique for as long as Ray remembers the dead; a resumed run has the id of the first.
         options = FleetOptions(
@@ -55,13 +56,10 @@ def run_sweep(
                 watcher=watcher,
                 stop=stop.requested,
             )
-            summary = conduct(sweep, watcher)
+            return conduct(sweep, watcher)
         finally:
             fleet.close()
             watcher.close()
-    folder.devices(sweep.devices)
-    folder.finish("stopped" if summary.stopped else "finished", "; ".join(summary.troubles))
-    return summary
 
 
 def conduct(sweep: Sweep, watcher: Watcher) -> Summary:

@@ -19,7 +19,9 @@ class ScriptedActor:
         self._slot, self._total, self._board = slot, cpu_total_bytes, board
 
     def describe(self) -> Device:
-        return Device(kind=self.kind, uuid=self._slot, node=self._slot.partition("/")[0], total_bytes=self._total or 1)
+        return Device(
+            kind=self.kind, uuid=self._slot, node=self._slot.partition("/")[0], total_bytes=self._total or 1
+        )
 
     def run(self, lease: Lease) -> Attempt:
         began = time.time()
@@ -66,5 +68,9 @@ def lease(what: str, number: int = 0, time_limit_s: float = 600.0) -> Lease:
         corpus=what,
     )
     return Lease(
-        lease_id=f"{cell.cell_id}.1.{number}", cell=cell, attempt=1, time_limit_s=time_limit_s, stall_timeout_s=60.0
+        lease_id=f"{cell.cell_id}.1.{number}",
+        cell=cell,
+        attempt=1,
+        time_limit_s=time_limit_s,
+        stall_timeout_s=60.0,
     )

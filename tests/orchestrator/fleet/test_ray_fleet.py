@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.fleet import Finished, FleetEvent, Progressed, SlotLost, SlotReady
 from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
-from tests.orchestrator.fleet.actors import BrokenActor, GpuActor, ScriptedActor, lease
+from tests.orchestrator.fleet.actors import BrokenActor, ScriptedActor, lease
 
 _serial = iter(range(1000))
 
@@ -22,7 +22,9 @@ def fleet_of(actor: type = ScriptedActor, **options: object) -> Iterator[RayFlee
         fleet.close()
 
 
-def gather(fleet: RayFleet, enough: Callable[[list[FleetEvent]], bool], limit_s: float = 60.0) -> list[FleetEvent]:
+def gather(
+    fleet: RayFleet, enough: Callable[[list[FleetEvent]], bool], limit_s: float = 60.0
+) -> list[FleetEvent]:
     """Everything the fleet says until `enough`."""
     events: list[FleetEvent] = []
     until = time.monotonic() + limit_s

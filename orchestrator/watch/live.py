@@ -1,0 +1,169 @@
+"""The view on a terminal: a row per device, the totals below, finished cells scrolling by above."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.watch import (
+    CellFinished,
+    CellProgressed,
+    CellStarted,
+    DeviceJoined,
+    DeviceLost,
+    Notice,
+    SweepEnded,
+    SweepEvent,
+    SweepStarted,
+    Tick,
+)
+from orchestrator.watch.words import attempt_words, cell_words, device_words, duration, totals
+from workers.attempt import Device, Outcome
+from workers.cell import Cell
+from workers.progress import Progress
+
+_COLOURS = {
+    Outcome.OK: "green",
+    Outcome.PRUNED: "cyan",
+    Outcome.INFRA_ERROR: "red",
+    Outcome.QUARANTINED: "bold red",
+    Outcome.CANCELLED: "red",
+}
+_OTHER_COLOUR = "yellow"  # a result, and not `ok`: out of memory, context limit, timeout
+_BAR, _WIDE = 8, 100  # below this width there is no room for bars
+_ROWS_FOR_TOTALS = 6
+_REDRAW_S = 0.25
+
+
+@dataclass
+class _Row:
+    device: Device
+    cell: Cell | None = None
+    began: float = 0.0
+    progress: Progress | None = None
+
+
+class LiveWatcher:
+    """Draws on `console` (default: the terminal) until `close`."""
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console or Console(), clock
+        self._rows: dict[str, _Row] = {}
+        self._tick: Tick | None = None
+        self._title = ""
+        self._drawn = 0.0
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._live.start()
+
+    def see(self, event: SweepEvent) -> None:
+        match event:
+            case SweepStarted():
+                searches = f", {event.searches} boundary searches" if event.searches else ""
+                reused = f", {event.reused} outcomes reused" if event.reused else ""
+                self._title = f"{event.name}: {event.cells} cells{searches}{reused}"
+            case DeviceJoined():
+                self._rows[event.slot] = _Row(event.device)
+                self._say(f"{event.slot} joined: {device_words(event.device)}", "dim")
+            case DeviceLost():
+                self._rows.pop(event.slot, None)
+                self._say(f"{event.slot} left{' for good' if event.for_good else ''}: {event.reason}", "red")
+            case CellStarted():
+                self._rows[event.slot] = _Row(event.device, event.cell, self._clock())
+            case CellProgressed() if event.slot in self._rows:
+                self._rows[event.slot].progress = event.progress
+            case CellFinished():
+                self._finished(event)
+            case Notice():
+                self._say(event.text, "yellow")
+            case Tick():
+                self._tick = event
+            case SweepEnded():
+                self._say(event.text, "bold")
+        if self._clock() - self._drawn >= _REDRAW_S:
+            self._drawn = self._clock()
+            self._live.update(self.view(), refresh=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def view(self) -> RenderableType:
+        """What is on the screen now: busy devices first, as many as fit."""
+        table = Table(
+            title=Text(self._title, style="bold"), title_justify="left", expand=True, box=None, pad_edge=False
+        )
+        table.add_column("device", max_width=24, no_wrap=True, overflow="ellipsis", header_style="dim")
+        table.add_column("cell", ratio=1, no_wrap=True, overflow="ellipsis", header_style="dim")
+        for name in ("tokens", "memory"):
+            table.add_column(name, no_wrap=True, header_style="dim")
+        for name in ("tok/s", "time"):
+            table.add_column(name, justify="right", no_wrap=True, header_style="dim")
+        fit = max(self._console.height - _ROWS_FOR_TOTALS, 3)
+        rows = sorted(self._rows.items(), key=lambda row: (row[1].cell is None, row[0]))
+        for slot, row in rows[:fit]:
+            self._add(table, slot, row)
+        parts: list[RenderableType] = [table]
+        if len(rows) > fit:
+            parts.append(Text(f"and {len(rows) - fit} more devices", style="dim"))
+        if self._tick is not None:
+            parts.append(Text(f"{duration(self._tick.elapsed_s)}: {totals(self._tick)}"))
+        return Group(*parts)
+
+    def _add(self, table: Table, slot: str, row: _Row) -> None:
+        if row.cell is None:
+            table.add_row(slot, Text("idle", style="dim"), "", "", "", "")
+            return
+        progress = row.progress
+        done = progress.new_tokens if progress else 0
+        used = progress.device_used_bytes if progress else None
+        limit = row.cell.budget or row.device.total_bytes
+        bar = _BAR if self._console.width >= _WIDE else 0
+        speed = f"{progress.tokens_per_s:.1f}" if progress and progress.tokens_per_s else ""
+        phase = f" {progress.phase}" if progress and not done else ""
+        table.add_row(
+            slot,
+            cell_words(row.cell) + phase,
+            _bar(done, row.cell.length, f"{done}/{row.cell.length}", bar),
+            _bar(used or 0, limit, _share(used, limit), bar, full="red"),
+            speed,
+            duration(self._clock() - row.began),
+        )
+
+    def _finished(self, event: CellFinished) -> None:
+        if event.slot in self._rows:
+            row = self._rows[event.slot]
+            row.cell = row.progress = None
+        colour = _COLOURS.get(event.attempt.outcome, _OTHER_COLOUR)
+        self._say(attempt_words(event.attempt) + ("" if event.final else " · again"), colour)
+
+    def _say(self, text: str, style: str) -> None:
+        line = f"{time.strftime('%H:%M:%S')} {' '.join(text.split())}"
+        self._live.console.print(
+            Text(line[:500], style=style), soft_wrap=False, overflow="ellipsis", no_wrap=True
+        )
+
+
+def _bar(done: float, total: float, label: str, width: int, full: str = "green") -> RenderableType:
+    if not width:
+        return Text(label)
+    near = total > 0 and done / total > 0.9
+    bar = ProgressBar(
+        total=max(total, 1),
+        completed=done,
+        width=width,
+        complete_style=full if near else "blue",
+        finished_style=full,
+    )
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=width)
+    grid.add_column(no_wrap=True)
+    grid.add_row(bar, Text(label, style="dim"))
+    return grid
+
+
+def _share(used: int | None, limit: int) -> str:
+    return f"{'-' if used is None else f'{used / 2**30:.1f}'}/{limit / 2**30:.1f} GiB"
