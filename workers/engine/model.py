@@ -1,0 +1,112 @@
+"""One pass of a model: read M tokens into its cache, give the logits. GPT-NeoX and Llama families.
+
+h   = norm(x)                      x: the residual stream, [N, E]
+qkv = linear(h)                    one launch, together with the MLP's `up` where the residual is parallel
+a   = attend(qkv, cache)           writes the new keys, reads what may be seen
+x   = finish(x + mix(a, mlp))      a and the MLP's output in one launch where the residual is parallel
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from workers.engine.full_cache import FullCache
+from workers.engine.kernels import PLAIN, Kernels
+from workers.engine.kernels.linear import Job
+from workers.engine.ring import RingCache
+from workers.engine.rope import Angles, angles
+from workers.engine.weights import Layer, Norm, Weights
+
+Cache = RingCache | FullCache
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A model, its cache, and the kernels of its short passes; long ones (prefill) are plain torch."""
+
+    weights: Weights
+    cache: Cache
+    kernels: Kernels
+
+    def read(self, tokens_BM: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """Logits [B * M, V] after each of the tokens, which sit at `start .. start + M` (a scalar on the device)."""
+        normed_NE = _hidden(self.weights, self.cache, self.kernels, tokens_BM, start)
+        return self.kernels.head(normed_NE, self.weights.head)
+
+    def prefill(self, tokens_BT: torch.Tensor, start: int) -> torch.Tensor:
+        """The final norm's output [B, T, E] for a chunk of a prompt, at host position `start`."""
+        self.cache.reserve(start + tokens_BT.shape[1])
+        at = torch.tensor(start, device=tokens_BT.device)
+        return _hidden(self.weights, self.cache, PLAIN, tokens_BT, at).view(*tokens_BT.shape, -1)
+
+    def logits(self, normed_NE: torch.Tensor) -> torch.Tensor:
+        return PLAIN.head(normed_NE, self.weights.head)
+
+
+def _hidden(
+    weights: Weights, cache: Cache, kernels: Kernels, tokens_BM: torch.Tensor, start: torch.Tensor
+) -> torch.Tensor:
+    B, M = tokens_BM.shape
+    turn = angles(start, M, weights.inv_freq_F, weights.rope_scaling, cache.far_limit, weights.dtype)
+    x_NE = weights.embedding_VE[tokens_BM.flatten()]
+    nothing_SNE = x_NE.new_zeros((1, *x_NE.shape))
+    x_NE, normed = kernels.finish(x_NE, nothing_SNE, (), _norms(weights, 0))
+    for index, layer in enumerate(weights.layers):
+        following = _norms(weights, index + 1)
+
+        def attend(qkv: tuple[torch.Tensor, ...], index: int = index) -> torch.Tensor:
+            q, k, v = _heads(weights, qkv, B, M)
+            return _attend(cache, kernels, index, q, k, v, start, turn).view(B * M, -1)
+
+        if weights.parallel:
+            qkv_up = kernels.linear(
+                (Job(normed[0], layer.qkv[0]), Job(normed[1], layer.up, weights.activation))
+            )
+            parts = ((attend(qkv_up[:1]), layer.out), (qkv_up[1], layer.down))
+            x_NE, normed = kernels.finish(x_NE, kernels.mix(parts), _biases(parts), following)
+        else:
+            parts = ((attend(kernels.linear(tuple(Job(normed[0], m) for m in layer.qkv))), layer.out),)
+            x_NE, normed = kernels.finish(x_NE, kernels.mix(parts), _biases(parts), (layer.mlp_norm,))
+            parts = ((_mlp(kernels, normed[0], layer, weights.activation), layer.down),)
+            x_NE, normed = kernels.finish(x_NE, kernels.mix(parts), _biases(parts), following)
+    return normed[0]
+
+
+def _norms(weights: Weights, index: int) -> tuple[Norm, ...]:
+    """What is taken of the residual before layer `index`, or before the head."""
+    if index == len(weights.layers):
+        return (weights.final_norm,)
+    layer = weights.layers[index]
+    return (layer.attention_norm, layer.mlp_norm) if weights.parallel else (layer.attention_norm,)
+
+
+def _biases(parts: tuple) -> tuple[torch.Tensor, ...]:
+    return tuple(linear.bias_O for _, linear in parts if linear.bias_O is not None)
+
+
+def _mlp(kernels: Kernels, normed_NE: torch.Tensor, layer: Layer, activation: str) -> torch.Tensor:
+    if layer.gate is None:
+        return kernels.linear((Job(normed_NE, layer.up, activation),))[0]
+    return kernels.gate(normed_NE, layer.gate, layer.up, activation)
+
+
+def _heads(weights: Weights, qkv: tuple[torch.Tensor, ...], B: int, M: int) -> tuple[torch.Tensor, ...]:
+    """q [B, M, H, D], k and v [B, M, K, D], as views; GPT-NeoX stores q, k, v of a head side by side."""
+    if len(qkv) == 1:
+        return tuple(qkv[0].view(B, M, weights.heads, 3, weights.head_dim).unbind(3))
+    return tuple(x.view(B, M, -1, weights.head_dim) for x in qkv)
+
+
+def _attend(
+    cache: Cache,
+    kernels: Kernels,
+    layer: int,
+    q_BMHD: torch.Tensor,
+    k_BMKD: torch.Tensor,
+    v_BMKD: torch.Tensor,
+    start: torch.Tensor,
+    turn: Angles,
+) -> torch.Tensor:
+    if isinstance(cache, FullCache):
+        return kernels.attend_blocks(q_BMHD, k_BMKD, v_BMKD, cache, layer, start, turn)
+    return kernels.attend_ring(q_BMHD, k_BMKD, v_BMKD, cache, layer, start, turn)

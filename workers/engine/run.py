@@ -1,0 +1,180 @@
+"""A run at one shape: caches, state, and the stages that a loop replays. Made before the first token."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from workers.attempt import Phase
+from workers.engine import decode, speculate
+from workers.engine.clock import Clock, Mark, clock_of
+from workers.engine.decode import NEVER, Rules, State
+from workers.engine.graphs import Stage
+from workers.engine.model import Reader
+from workers.engine.speculate import Oracle, Round
+from workers.session import Generated, Recorder
+
+#: Rounds the host may be ahead of what it knows: enough to hide it, few enough to grow a full cache by need.
+AHEAD = 8
+REPORT_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`stages`: called in turn, they give at least one token and at most `most`. `chunk`: of the prefill."""
+
+    target: Reader
+    draft: Reader | None
+    state: State
+    rules: Rules
+    round: Round | None
+    stages: tuple[Stage, ...]
+    prompt_tokens: int
+    chunk: int
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        return (self.target,) if self.draft is None else (self.target, self.draft)
+
+    @property
+    def most(self) -> int:
+        return 1 if self.round is None else self.round.gamma + 1
+
+    def nbytes(self) -> int:
+        return sum(reader.cache.nbytes() for reader in self.readers)
+
+    def fits(self, batch: int, prompt_tokens: int, length: int, oracle: Oracle | None) -> bool:
+        shape = (self.state.out_BT.shape[0], self.prompt_tokens, self.state.length)
+        return shape == (batch, prompt_tokens, length) and (self.round is None or self.round.oracle is oracle)
+
+    def clear(self) -> None:
+        """Full caches give their blocks back."""
+        for reader in self.readers:
+            reader.cache.clear()
+
+    def reserve(self, tokens: int) -> None:
+        for reader in self.readers:
+            reader.cache.reserve(tokens)
+
+    def prefill(self, prompt_BT: torch.Tensor) -> None:
+        if self.round is not None:
+            self.round.clear()
+        if self.draft is not None:
+            for start in range(0, prompt_BT.shape[1], self.chunk):
+                self.draft.prefill(prompt_BT[:, start : start + self.chunk], start)
+        decode.prefill(self.target, self.state, self.rules, prompt_BT, self.chunk)
+
+
+def most_tokens(prompt_tokens: int, length: int, gamma: int) -> int:
+    """The furthest position a run may write, plus one."""
+    return prompt_tokens + length + gamma
+
+
+def stages_of(
+    target: Reader, draft: Reader | None, state: State, rules: Rules, round_: Round | None
+) -> tuple[Stage, ...]:
+    """A step; or a round, drafting and verification apart, so that they are timed apart."""
+    if round_ is None:
+        return (Stage(lambda: decode.step(target, state, rules)),)
+    verify = Stage(lambda: speculate.verify(target, state, rules, round_))
+    if draft is None:
+        return (verify,)
+    return Stage(lambda: speculate.draft(draft, state, rules, round_)), verify
+
+
+@dataclass(slots=True)
+class _Report:
+    """Hands times and progress on, now and then."""
+
+    recorder: Recorder
+    known: int = 1
+    elapsed_s: float = 0.0
+    first_index: int = 0
+    times_s: list[float] = field(default_factory=lambda: [0.0])
+    reported_at: float = field(default_factory=perf_counter)
+
+    def round(self, known: int, took_s: float) -> None:
+        """A round's tokens come at once; its time is shared out evenly among them."""
+        fresh = known - self.known
+        self.times_s += [self.elapsed_s + took_s * (i + 1) / fresh for i in range(fresh)]
+        self.elapsed_s += took_s
+        self.known = known
+        if perf_counter() - self.reported_at >= REPORT_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        self.recorder.token_times(self.first_index, self.times_s)
+        self.first_index += len(self.times_s)
+        self.times_s = []
+        self.recorder.tokens(self.known)
+        self.reported_at = perf_counter()
+
+
+def execute(run: Run, prompt_BT: torch.Tensor, recorder: Recorder) -> Generated:
+    """Prefill, then decode to the asked length. `prompt_BT`: int64 on the device.
+
+    An out-of-memory error passes through after all tokens known by then were reported.
+    """
+    clock = clock_of(prompt_BT.device)
+    recorder.phase(Phase.PREFILL)
+    recorder.watch_cache(run.nbytes)
+    run.prefill(prompt_BT)
+    started = clock.mark()
+    clock.wait(started)
+    recorder.phase(Phase.DECODE)
+    stage_times = _decode(run, clock, started, recorder)
+    state, round_ = run.state, run.round
+    ids_BT = state.out_BT[:, : state.length].to("cpu", torch.int64)
+    eos_at = int(state.eos_at)
+    generated = Generated(ids_BT, None if eos_at == NEVER else eos_at)
+    if round_ is None or run.draft is None:
+        return generated
+    rounds = int(round_.rounds)
+    return generated._replace(
+        rounds=rounds,
+        drafted=rounds * round_.gamma,
+        accepted=int(round_.accepted),
+        draft_step_s=median(stage_times[0]) / round_.gamma if rounds else None,
+        verify_step_s=median(stage_times[1]) if rounds else None,
+    )
+
+
+def _decode(run: Run, clock: Clock, started: Mark, recorder: Recorder) -> list[list[float]]:
+    """Seconds each stage took, round by round."""
+    report = _Report(recorder)
+    in_flight: deque[tuple[torch.Tensor, list[Mark]]] = deque()
+    stage_times: list[list[float]] = [[] for _ in run.stages]
+    previous = started
+
+    def learn() -> None:
+        nonlocal previous
+        counter, marks = in_flight.popleft()
+        clock.wait(marks[-1])
+        begun = previous
+        for times, mark in zip(stage_times, marks, strict=True):
+            times.append(clock.seconds(begun, mark))
+            begun = mark
+        report.round(min(int(counter), run.state.length), clock.seconds(previous, marks[-1]))
+        previous = marks[-1]
+
+    try:
+        while report.known < run.state.length:
+            bound = report.known + len(in_flight) * run.most
+            if bound < run.state.length and len(in_flight) < AHEAD:
+                reach = run.prompt_tokens + bound + run.most - 1
+                run.reserve(reach)
+                marks = []
+                for stage in run.stages:
+                    stage(reach)
+                    marks.append(clock.mark())
+                in_flight.append((clock.fetch(run.state.count), marks))
+            else:
+                learn()
+    finally:
+        while in_flight:
+            learn()
+        report.flush()
+    return stage_times
