@@ -174,3 +174,4 @@ class Attempt:
     steps: tuple[Step, ...] = ()
     scores: tuple[ScoreBucket, ...] = ()
     output_ids: tuple[int, ...] = ()
+    device_dirty: str | None = None  # why the device was not clean after this attempt; None = proven clean

@@ -1,0 +1,313 @@
+"""One cell in a process of its own: limits -> load -> open -> warm up -> run; tells its host how far it has come.
+
+Whatever goes wrong in Python is told in the last event; whatever ends the process is the host's to see.
+"""
+
+import hashlib
+import os
+import pickle
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from workers.attempt import Failure, InEffect, Measured, Outcome, Phase, ScoreBucket
+from workers.cell import Cell
+from workers.engines import open_session
+from workers.host import limits, verdict
+from workers.host.events import ContextReady, Event, Finished, Limited, Produced, Request, encode
+from workers.host.prompt import read_ids
+from workers.host.recorder import RunRecorder
+from workers.host.verdict import Raised
+from workers.meters.process import ProcessMemory, data_peak, own_memory
+from workers.models import LoadError
+from workers.models.load import LoadedModel, load_model
+from workers.modes import CachePolicy
+from workers.session import Generated, Session
+from workers.text.corpus import decode
+
+_TEXT_CHARS = 400
+_TEXT_TOKENS = 200
+_MAX_MESSAGE = 4096
+_MAX_HISTORY = 20_000
+
+
+class ContextLimit(Exception):
+    """The run would need positions that the model never learned. One line: needed, there."""
+
+
+@dataclass
+class _Run:
+    """What is known of the cell so far, so that a failure can tell it too."""
+
+    request: Request
+    send: Callable[[Event], None]
+    recorder: RunRecorder
+    measured: Measured = field(default_factory=Measured)
+    limited_at: ProcessMemory | None = None
+    prefill_at: ProcessMemory | None = None
+    data_peak_bytes: int | None = None
+    output_ids: tuple[int, ...] = ()
+    scores: tuple[ScoreBucket, ...] = ()
+
+    def note(self, **fields: object) -> None:
+        self.measured = replace(self.measured, **fields)  # type: ignore[arg-type]
+
+
+def run(request: Request, events_fd: int) -> None:
+    """Run the cell, send events to `events_fd`, the last of which is `Finished`."""
+
+    def send(event: Event) -> None:
+        line = memoryview(encode(event))
+        while line:
+            line = line[os.write(events_fd, line) :]
+
+    def on_phase(phase: Phase) -> None:
+        if phase is Phase.PREFILL:
+            state.prefill_at = own_memory()
+
+    recorder = RunRecorder(
+        send,
+        request.started_s,
+        request.lease.cell.length,
+        on_phase,
+        _cpu_bytes if request.is_cpu else _cuda_bytes,
+    )
+    state = _Run(request, send, recorder)
+    try:
+        outcome, failure = _run_cell(state), None
+    except Exception as error:
+        ended_s = time.monotonic()
+        limits_left = limits.data_left()
+        limits.lift_data_limit()
+        outcome, failure = _explain(state, error, limits_left)
+    else:
+        ended_s = recorder.entered_s(Phase.DONE) or time.monotonic()
+    send(
+        Finished(
+            outcome=outcome,
+            ended_s=ended_s,
+            measured=state.measured,
+            failure=failure,
+            data_peak_bytes=state.data_peak_bytes,
+            scores=state.scores,
+            output_ids=state.output_ids,
+        )
+    )
+
+
+def _run_cell(state: _Run) -> Outcome:
+    request, recorder = state.request, state.recorder
+    cell = request.lease.cell
+    ids_T = read_ids(cell, beat=lambda: state.send(Produced(0)))
+    state.note(prompt_sha256=_sha256(ids_T))
+    device = _set_up(state)
+    recorder.phase(Phase.LOAD)
+    target = load_model(cell.model.target, cell.model, device, cell.seed)
+    draft = None
+    if cell.mode_spec.speculative:
+        if cell.model.draft is None:
+            raise LoadError(f"mode {cell.mode} needs a draft model")
+        draft = load_model(cell.model.draft, cell.model, device, cell.seed)
+    loaded = [m for m in (target, draft) if m is not None]
+    state.note(
+        load_s=sum(m.load_s for m in loaded),
+        load_was_warm=target.load_was_warm,
+        weights_bytes=sum(m.weights_bytes for m in loaded),
+        max_positions=target.max_positions,
+    )
+    recorder.phase(Phase.PREPARE)
+    prepare_s = time.monotonic()
+    _check_positions(cell, target)
+    session = open_session(cell, target, draft)
+    in_effect = session.in_effect()
+    state.note(in_effect=in_effect)
+    check_in_effect(cell, in_effect)
+    prompt_BT = ids_T.repeat(cell.batch_size, 1)
+    if cell.purpose == "measure":
+        session.warm_up(prompt_BT)
+    if not request.is_cpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    state.note(prepare_s=time.monotonic() - prepare_s)
+    recorder.phase(Phase.PREFILL)
+    if cell.workload == "score":
+        state.scores = tuple(session.score(ids_T, recorder))
+        produced = sum(score.num_tokens for score in state.scores)
+        _finish(state, produced)
+    else:
+        produced = _generate(state, session, prompt_BT)
+    return Outcome.OK if produced == cell.length else Outcome.LENGTH_SHORT
+
+
+def _set_up(state: _Run) -> torch.device:
+    """Limits, threads and context: everything that precedes the first weight."""
+    request = state.request
+    cell, budget = request.lease.cell, request.lease.cell.budget
+    dtype: torch.dtype = getattr(torch, cell.model.dtype)
+    torch.set_num_threads(request.threads)
+    limits.settle_allocator()
+    if request.is_cpu:
+        data_bytes = limits.limit_data(request.total_bytes if budget is None else budget)
+        state.limited_at = own_memory()
+        state.send(Limited(time.monotonic(), data_bytes))
+        state.send(ContextReady(limits.set_up_cpu(dtype)))
+        return torch.device("cpu")
+    state.send(Limited(time.monotonic(), 0))
+    context_bytes = limits.set_up_cuda(dtype, request.idle_bytes)
+    state.send(ContextReady(context_bytes))
+    if budget is not None:
+        limits.limit_cuda(budget, request.reserve_bytes, context_bytes)
+    if request.lease.memory_snapshot:
+        torch.cuda.memory._record_memory_history(max_entries=_MAX_HISTORY)
+    return torch.device("cuda", 0)
+
+
+def _generate(state: _Run, session: Session, prompt_BT: torch.Tensor) -> int:
+    cell = state.request.lease.cell
+    result = session.generate(prompt_BT, cell.length, state.recorder)
+    state.output_ids = tuple(result.ids_BT[0].tolist())
+    _finish(state, len(state.output_ids))
+    state.note(
+        eos_at=result.eos_at,
+        output_sha256=_sha256(result.ids_BT[0]),
+        draft_step_s=result.draft_step_s,
+        verify_step_s=result.verify_step_s,
+        **_speculation(result, len(state.output_ids)),
+    )
+    if state.output_ids:
+        named = (cell.model.target, cell.model)
+        state.note(
+            text_head=decode(state.output_ids[:_TEXT_TOKENS], *named)[:_TEXT_CHARS],
+            text_tail=decode(state.output_ids[-_TEXT_TOKENS:], *named)[-_TEXT_CHARS:],
+        )
+    return len(state.output_ids)
+
+
+def _finish(state: _Run, produced: int) -> None:
+    """The run is over: what comes now counts against no budget and enters no measurement."""
+    recorder = state.recorder
+    ended_s = time.monotonic()
+    state.data_peak_bytes = _data_peak(state)
+    recorder.finish()
+    state.note(new_tokens=produced, kv_cache_bytes=recorder.kv_cache_bytes(), **_cuda_peaks(state))
+    recorder.phase(Phase.DONE)
+    limits.lift_data_limit()
+    timing = recorder.timing(state.request.lease.cell.batch_size, ended_s)
+    state.note(**{name: getattr(timing, name) for name in timing.__slots__})
+
+
+def _explain(state: _Run, error: Exception, data_left: int) -> tuple[Outcome, Failure]:
+    recorder, is_cpu = state.recorder, state.request.is_cpu
+    if recorder.current is not Phase.DONE:
+        state.data_peak_bytes = _data_peak(state)
+    raised = Raised.of(error)
+    outcome = verdict.of_exception(raised, recorder.current, is_cpu=is_cpu)
+    traceback.print_exc()
+    if outcome is not Outcome.GPU_FAULT:  # every call would fail once more
+        state.note(**_cuda_peaks(state))
+    state.note(new_tokens=recorder.produced)
+    failure = Failure(error_type=raised.types[0], error_message=raised.message[:_MAX_MESSAGE])
+    if not verdict.is_memory_error(raised):
+        return outcome, failure
+    report = verdict.memory_report(raised.message)
+    allocated, reserved = (None, None) if is_cpu else _cuda_bytes()
+    if is_cpu and state.limited_at is not None:
+        allocated = own_memory().data - state.limited_at.data
+    return outcome, replace(
+        failure,
+        oom_token_index=recorder.produced if recorder.current is Phase.DECODE else None,
+        oom_requested_bytes=report.requested,
+        oom_free_bytes=data_left if is_cpu else report.free,
+        oom_allocated_bytes=allocated,
+        oom_reserved_bytes=reserved,
+        memory_snapshot=_snapshot() if state.request.lease.memory_snapshot and not is_cpu else None,
+    )
+
+
+def check_in_effect(cell: Cell, found: InEffect) -> None:
+    """Raises `LoadError` naming everything that the live objects do otherwise than the cell asks."""
+    policy = cell.mode_spec.policy
+    asked: dict[str, object] = {"dtype": cell.model.dtype, "repetition_penalty": cell.repetition_penalty}
+    if policy is CachePolicy.FULL and cell.engine == "eager":
+        asked["attn_implementation"] = cell.model.attn_implementation
+    if policy is CachePolicy.STREAMING and cell.streaming is not None:
+        asked |= {"sinks": cell.streaming.sinks, "window": cell.streaming.window}
+    if cell.speculation is not None:
+        asked["gamma"] = cell.speculation.gamma
+    wrong = [
+        f"{name} is {getattr(found, name)}, {value} was asked for"
+        for name, value in asked.items()
+        if getattr(found, name) != value
+    ]
+    if wrong:
+        raise LoadError("in effect: " + "; ".join(wrong))
+
+
+def _check_positions(cell: Cell, target: LoadedModel) -> None:
+    """A model of learned absolute positions ends where its table does; on a GPU the overrun would poison the context.
+
+    The last new token is never read. RoPE runs beyond its trained context; `max_positions` on record marks it.
+    """
+    learned = target.max_positions
+    needed = cell.prompt_tokens + cell.length - (cell.workload == "generate")
+    if cell.mode_spec.policy is not CachePolicy.FULL or learned is None or needed <= learned:
+        return
+    words = target.model.get_input_embeddings()
+    for module in target.model.modules():
+        if (
+            isinstance(module, torch.nn.Embedding)
+            and module is not words
+            and 0 <= module.num_embeddings - learned <= 2
+        ):
+            raise ContextLimit(
+                f"{target.name} has learned positions for {learned} tokens, {needed} are needed"
+            )
+
+
+def _speculation(result: Generated, produced: int) -> dict[str, float | None]:
+    """The first token comes from the prefill, not from a round."""
+    return {
+        "tokens_per_step": (produced - 1) / result.rounds if result.rounds else None,
+        "acceptance_rate": (result.accepted or 0) / result.drafted if result.drafted else None,
+    }
+
+
+def _sha256(ids_T: torch.Tensor) -> str:
+    """Of the ids as little-endian int32."""
+    return hashlib.sha256(ids_T.cpu().numpy().astype(np.dtype("<i4")).tobytes()).hexdigest()
+
+
+def _data_peak(state: _Run) -> int | None:
+    if state.limited_at is None or state.prefill_at is None:
+        return None
+    peak = data_peak(state.prefill_at, own_memory())
+    return None if peak is None else peak - state.limited_at.data
+
+
+def _cpu_bytes() -> tuple[None, None]:
+    return None, None
+
+
+def _cuda_bytes() -> tuple[int, int]:
+    stats = torch.cuda.memory_stats()
+    return stats["allocated_bytes.all.current"], stats["reserved_bytes.all.current"]
+
+
+def _cuda_peaks(state: _Run) -> dict[str, int]:
+    if state.request.is_cpu or not torch.cuda.is_initialized():
+        return {}
+    stats = torch.cuda.memory_stats()
+    return {
+        "peak_allocated_bytes": stats["allocated_bytes.all.peak"],
+        "peak_reserved_bytes": stats["reserved_bytes.all.peak"],
+        "num_alloc_retries": stats["num_alloc_retries"],
+    }
+
+
+def _snapshot() -> bytes:
+    """What pytorch.org/memory_viz reads. Written for a person to open; nothing here ever reads it."""
+    return pickle.dumps(torch.cuda.memory._snapshot())

@@ -1,0 +1,201 @@
+"""`DeviceHost`: owns one device; runs one lease at a time in a fresh process and says what came of it.
+
+It never creates a CUDA context and holds no state of a cell, so a cell can take down only its own process.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+from workers.attempt import Attempt, Device, Failure, Outcome, Phase
+from workers.cell import Lease
+from workers.host import processes
+from workers.host.conclude import Record, conclude
+from workers.host.devices import DeviceDirty, open_slot
+from workers.host.events import Request, encode_request
+from workers.host.evidence import StackDump
+from workers.host.forkserver import ForkServer, ForkServerError
+from workers.host.watch import Watch
+from workers.meters.host_memory import kernel_oom_kills
+from workers.meters.sampler import Sampler
+from workers.progress import Progress
+
+#: What every cell needs, imported once. Ends with the room that runs it.
+PRELOAD = (
+    "torch",
+    "transformers.generation.utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.gpt_neox.modeling_gpt_neox",
+    "transformers.models.llama.modeling_llama",
+    "workers.models.load",
+    "workers.text.corpus",
+    "workers.eager",
+    "workers.engine",
+    "workers.host.child",
+)
+#: Ray's memory monitor strikes at 95 %, and not only the culprit.
+HOST_MEMORY_LIMIT = 0.90
+
+
+def _unheard(progress: Progress) -> None: ...
+
+
+class DeviceHost:
+    """Use from one thread. `cpu_total_bytes`: this slot's share of memory; None = the first visible card.
+
+    `threads`: torch's threads per cell. `preload`: modules that the fork server imports. `host_memory_limit`: the
+    fraction of the machine's (or container's) memory in use beyond which the largest cell here is ended.
+    Raises `NoDevice`, `DeviceDirty`.
+    """
+
+    def __init__(
+        self,
+        slot: str,
+        cpu_total_bytes: int | None = None,
+        *,
+        threads: int = 1,
+        preload: Sequence[str] = PRELOAD,
+        host_memory_limit: float = HOST_MEMORY_LIMIT,
+    ) -> None:
+        self._slot = open_slot(slot, cpu_total_bytes)
+        self._threads = threads
+        self._preload = preload
+        self._host_memory_limit = host_memory_limit
+        self._dirty: str | None = None
+        self._lingering: int | None = None
+        self._server = self._start_server()
+        self._sampler = Sampler(self._slot.meter)
+
+    def describe(self) -> Device:
+        """Once the device can take a lease. Raises `ForkServerError`, `DeviceDirty`."""
+        self._refuse_if_dirty()
+        self._server.wait_ready()
+        return self._slot.device
+
+    def run(self, lease: Lease, report: Callable[[Progress], None] = _unheard) -> Attempt:
+        """Blocks until the cell's process is gone and the device is clean, or known not to be (`device_dirty`).
+
+        `report` is called about once a second. Raises `DeviceDirty` when the device is not clean to begin with.
+        """
+        self._refuse_if_dirty()
+        received_s, started_at = time.monotonic(), time.time()
+        try:
+            self._revive_server()
+            attempt = self._run_child(lease, report, received_s, started_at)
+        except ForkServerError as error:
+            self._server.close()
+            attempt = Attempt(
+                lease_id=lease.lease_id,
+                cell=lease.cell,
+                attempt=lease.attempt,
+                outcome=Outcome.INFRA_ERROR,
+                phase=Phase.SPAWN,
+                device=self._slot.device,
+                started_at=started_at,
+                duration_s=time.monotonic() - received_s,
+                failure=Failure(error_type="ForkServerError", error_message=str(error)),
+            )
+        self._dirty = self._what_is_left()
+        return replace(attempt, device_dirty=self._dirty)
+
+    def close(self) -> None:
+        """End the fork server and whatever runs under it."""
+        self._server.close()
+        self._sampler.close()
+        self._slot.leave()
+
+    def _start_server(self) -> ForkServer:
+        return ForkServer(self._preload, self._slot.environ)
+
+    def _revive_server(self) -> None:
+        if not self._server.is_alive():
+            self._server.close()
+            self._server = self._start_server()
+        self._server.wait_ready()
+
+    def _refuse_if_dirty(self) -> None:
+        if self._dirty is not None:
+            self._dirty = self._what_is_left()
+        if self._dirty is not None:
+            raise DeviceDirty(self._dirty)
+
+    def _what_is_left(self) -> str | None:
+        if self._lingering is not None and processes.state(self._lingering) not in "Z?":
+            return f"process {self._lingering} survives SIGKILL"
+        return self._slot.what_is_left()
+
+    def _run_child(
+        self, lease: Lease, report: Callable[[Progress], None], received_s: float, started_at: float
+    ) -> Attempt:
+        kills_before = kernel_oom_kills()
+        self._sampler.begin()
+        started_s = time.monotonic()
+        dump = StackDump()
+        try:
+            with closing(_Pipe()) as events, closing(_Pipe()) as output:
+                pid = self._server.spawn(self._request(lease, started_s), events.write, output.write, dump.fd)
+                events.close_write()
+                output.close_write()
+                self._slot.follow(pid)
+                watch = Watch(
+                    lease,
+                    self._slot,
+                    self._sampler,
+                    self._server,
+                    pid,
+                    started_s,
+                    self._host_memory_limit,
+                    report,
+                )
+                seen = watch.until_ended(events.read, output.read, dump)
+        finally:
+            self._slot.leave()
+            dump.close()
+        self._lingering = pid if seen.lingers else None
+        if seen.lingers:
+            self._server.close()
+        record = Record(
+            lease=lease,
+            slot=self._slot,
+            seen=seen,
+            received_s=received_s,
+            started_s=started_s,
+            started_at=started_at,
+            ended_s=time.monotonic(),
+            last_output=watch.output.text(),
+            kernel_oom_kill=kernel_oom_kills() > kills_before,
+        )
+        return conclude(record, self._sampler)
+
+    def _request(self, lease: Lease, started_s: float) -> bytes:
+        device = self._slot.device
+        return encode_request(
+            Request(
+                lease=lease,
+                is_cpu=self._slot.is_cpu,
+                total_bytes=device.total_bytes,
+                reserve_bytes=device.reserve_bytes,
+                idle_bytes=self._slot.idle_bytes,
+                threads=self._threads,
+                started_s=started_s,
+            )
+        )
+
+
+class _Pipe:
+    """`read` does not block."""
+
+    def __init__(self) -> None:
+        self.read, self.write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.read, False)
+        self._open = [self.read, self.write]
+
+    def close_write(self) -> None:
+        self._open.remove(self.write)
+        os.close(self.write)
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.pop())

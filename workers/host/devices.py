@@ -1,0 +1,152 @@
+"""What a host owns: a CPU slot or a card. How to describe it, meter it, and see that it is clean."""
+
+import contextlib
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from workers.attempt import Device
+from workers.meters import Meter
+from workers.meters.nvml import Card
+from workers.meters.process import ProcessMeter
+
+#: Device memory that may stay behind without a process: the driver's own, coming and going.
+_SLACK_BYTES = 64 * 2**20
+_CLEAN_LIMIT_S = 15.0
+_CLEAN_TICK_S = 0.02
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in the kernel's proc_ns.h
+
+
+class DeviceDirty(Exception):
+    """The device still holds memory or processes that are not ours. One line: how much, whose."""
+
+
+class Slot(Protocol):
+    @property
+    def is_cpu(self) -> bool: ...
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def meter(self) -> Meter: ...
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """For the processes that use the device."""
+
+    @property
+    def idle_bytes(self) -> int:
+        """What the device holds when it is clean."""
+
+    def follow(self, pid: int) -> None:
+        """Meter this process from now on."""
+
+    def leave(self) -> None: ...
+
+    def used_bytes(self, device_bytes: int, at_start: int) -> int:
+        """A meter's reading as what counts against a budget. `at_start`: the child's own first figure."""
+
+    def what_is_left(self) -> str | None:
+        """Why the device is not clean, after waiting for it to become so; None when it is."""
+
+
+class CpuSlot:
+    """A share of this machine's memory. Clean once its process is gone, which the fork server sees to."""
+
+    is_cpu = True
+    idle_bytes = 0
+
+    def __init__(self, slot: str, total_bytes: int) -> None:
+        node = socket.gethostname()
+        name = re.sub(r"[^A-Za-z0-9.-]+", "-", slot.removeprefix(f"{node}/"))
+        self.device = Device(
+            kind="cpu",
+            uuid=f"cpu-{node}-{name}",
+            node=node,
+            total_bytes=total_bytes,
+            per_process_memory_visible=True,
+        )
+        self.meter = ProcessMeter()
+        self.environ: Mapping[str, str] = {"CUDA_VISIBLE_DEVICES": ""}
+
+    def follow(self, pid: int) -> None:
+        with contextlib.suppress(FileNotFoundError):  # it may have died already
+            self.meter.follow(pid)
+
+    def leave(self) -> None:
+        self.meter.leave()
+
+    def used_bytes(self, device_bytes: int, at_start: int) -> int:
+        return max(0, device_bytes - at_start)
+
+    def what_is_left(self) -> str | None:
+        return None
+
+
+class CardSlot:
+    """The first card of CUDA_VISIBLE_DEVICES, by UUID. Raises `NoDevice`, `DeviceDirty`."""
+
+    is_cpu = False
+
+    def __init__(self) -> None:
+        card = Card.visible()
+        self.meter = card
+        self.environ: Mapping[str, str] = {"CUDA_VISIBLE_DEVICES": card.uuid}
+        # The last owner's memory comes back later than the news of its end.
+        if left := _wait_clean(self._foreign_processes):
+            raise DeviceDirty(left)
+        memory = card.memory()
+        self.idle_bytes = memory.used_bytes
+        self.device = Device(
+            kind=card.kind,
+            uuid=card.uuid,
+            node=socket.gethostname(),
+            total_bytes=memory.total_bytes,
+            reserve_bytes=memory.reserve_bytes,
+            driver_version=card.driver_version,
+            per_process_memory_visible=_sees_pids(),
+        )
+
+    def follow(self, pid: int) -> None:
+        if self.device.per_process_memory_visible:
+            self.meter.follow(pid)
+
+    def leave(self) -> None:
+        self.meter.leave()
+
+    def used_bytes(self, device_bytes: int, at_start: int) -> int:
+        return max(0, device_bytes - self.idle_bytes)
+
+    def what_is_left(self) -> str | None:
+        return _wait_clean(lambda: self._foreign_processes() or self._foreign_memory())
+
+    def _foreign_processes(self) -> str | None:
+        found = self.meter.processes() or []
+        return f"processes on {self.meter.uuid}: {', '.join(str(p.pid) for p in found)}" if found else None
+
+    def _foreign_memory(self) -> str | None:
+        above = self.meter.memory().used_bytes - self.idle_bytes
+        if above <= _SLACK_BYTES:
+            return None
+        return f"{above / 2**20:.0f} MiB still in use on {self.meter.uuid}, of no process that shows"
+
+
+def open_slot(slot: str, cpu_total_bytes: int | None) -> Slot:
+    """A CPU slot where its share of memory is given, else a card."""
+    return CardSlot() if cpu_total_bytes is None else CpuSlot(slot, cpu_total_bytes)
+
+
+def _wait_clean(look: Callable[[], str | None]) -> str | None:
+    deadline = time.monotonic() + _CLEAN_LIMIT_S
+    while (left := look()) is not None and time.monotonic() < deadline:
+        time.sleep(_CLEAN_TICK_S)
+    return left
+
+
+def _sees_pids() -> bool:
+    """NVML counts processes by the pids of the initial namespace; in another, ours are not among them."""
+    return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE

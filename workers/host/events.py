@@ -1,0 +1,144 @@
+"""What a child and its host say to each other: JSON lines, so that nothing a child sends can run code.
+
+The host asks once (`Request`, through the fork server); the child answers with a stream of events that ends in
+`Finished` unless the process dies first. Times are `time.monotonic()`, which all processes of a machine share.
+"""
+
+import base64
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from workers.attempt import Failure, InEffect, Measured, Outcome, Phase, ScoreBucket, Step
+from workers.cell import Lease, from_json, to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """`is_cpu`: the device is a CPU slot. `idle_bytes`: what others hold of the card. `threads`: for torch."""
+
+    lease: Lease
+    is_cpu: bool
+    total_bytes: int
+    reserve_bytes: int
+    idle_bytes: int
+    threads: int
+    started_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """The limits are in force: what the process holds from here on counts against its budget."""
+
+    at_s: float
+    data_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContextReady:
+    """Libraries are set up on the device, nothing is loaded: what that alone holds of the device."""
+
+    context_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    phase: Phase
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """Progress: new tokens known so far, per sequence."""
+
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    step: Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """`ended_s`: when the run was over. `data_peak_bytes`: exact, above the start; None where unknown or on a GPU."""
+
+    outcome: Outcome
+    ended_s: float
+    measured: Measured
+    failure: Failure | None = None
+    data_peak_bytes: int | None = None
+    scores: tuple[ScoreBucket, ...] = ()
+    output_ids: tuple[int, ...] = ()
+
+
+Event = Limited | ContextReady | Entered | Produced | Checkpoint | Finished
+
+_KINDS: dict[str, type] = {
+    kind.__name__: kind for kind in (Limited, ContextReady, Entered, Produced, Checkpoint, Finished)
+}
+
+
+class BadLine(Exception):
+    """Not an event: a child that went wild wrote to the wrong descriptor."""
+
+
+def encode(event: Event) -> bytes:
+    """One line, with its newline."""
+    return (
+        json.dumps([type(event).__name__, dataclasses.asdict(event)], default=_bytes_to_text).encode() + b"\n"
+    )
+
+
+def decode(line: bytes) -> Event:
+    """Raises `BadLine`."""
+    try:
+        name, fields = json.loads(line)
+        return _build(_KINDS[name], fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadLine(repr(line[:200])) from error
+
+
+def encode_request(request: Request) -> bytes:
+    fields = {f.name: getattr(request, f.name) for f in dataclasses.fields(request)}
+    lease = {f.name: getattr(request.lease, f.name) for f in dataclasses.fields(request.lease)}
+    return json.dumps({**fields, "lease": {**lease, "cell": to_json(request.lease.cell)}}).encode()
+
+
+def decode_request(text: bytes) -> Request:
+    fields = json.loads(text)
+    lease = fields.pop("lease")
+    return Request(lease=Lease(**{**lease, "cell": from_json(lease["cell"])}), **fields)
+
+
+def _build(kind: type, fields: dict[str, Any]) -> Any:
+    if kind is Entered:
+        fields["phase"] = Phase(fields["phase"])
+    elif kind is Checkpoint:
+        fields["step"] = Step(**fields["step"])
+    elif kind is Finished:
+        fields["outcome"] = Outcome(fields["outcome"])
+        fields["measured"] = _measured(fields["measured"])
+        fields["failure"] = _failure(fields["failure"])
+        fields["scores"] = tuple(ScoreBucket(**score) for score in fields["scores"])
+        fields["output_ids"] = tuple(fields["output_ids"])
+    return kind(**fields)
+
+
+def _measured(fields: dict[str, Any]) -> Measured:
+    in_effect = fields.pop("in_effect")
+    return Measured(in_effect=InEffect(**in_effect) if in_effect else None, **fields)
+
+
+def _failure(fields: dict[str, Any] | None) -> Failure | None:
+    if fields is None:
+        return None
+    snapshot = fields.pop("memory_snapshot")
+    return Failure(memory_snapshot=base64.b64decode(snapshot) if snapshot else None, **fields)
+
+
+def _bytes_to_text(value: object) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    raise TypeError(f"{type(value).__name__} has no place in an event")

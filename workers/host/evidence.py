@@ -1,0 +1,79 @@
+"""What a process that is about to be ended, or has died, leaves behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+from workers.host import processes
+
+_OUTPUT_BYTES = 16 * 2**10
+_DUMP_BYTES = 32 * 2**10
+_DUMP_WAIT_S = 1.0
+_PY_SPY_LIMIT_S = 5.0
+
+
+class LastOutput:
+    """The end of what a process printed, however much it prints."""
+
+    def __init__(self, limit: int = _OUTPUT_BYTES) -> None:
+        self._limit = limit
+        self._kept = bytearray()
+
+    def add(self, chunk: bytes) -> None:
+        self._kept += chunk
+        del self._kept[: -self._limit]
+
+    def text(self) -> str:
+        return self._kept.decode(errors="replace")
+
+
+class StackDump:
+    """A file in memory that a child's faulthandler writes to on SIGUSR1, also while it holds the GIL for ever."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("stacks")
+
+    def take(self, pid: int) -> str | None:
+        """Every thread's stack and the process's state. py-spy, where installed, answers for one that cannot."""
+        state = processes.state(pid)
+        dump = self._ask(pid) if state not in "TD" else ""
+        if not dump:
+            dump = _py_spy(pid)
+        return f"process state {state}\n{dump}".strip()
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def _ask(self, pid: int) -> str:
+        os.ftruncate(self.fd, 0)
+        try:
+            os.kill(pid, signal.SIGUSR1)
+        except ProcessLookupError:
+            return ""
+        deadline = time.monotonic() + _DUMP_WAIT_S
+        size = -1
+        # Whole once it has stopped growing.
+        while time.monotonic() < deadline and (size <= 0 or size != os.fstat(self.fd).st_size):
+            size = os.fstat(self.fd).st_size
+            time.sleep(0.05)
+        return os.pread(self.fd, _DUMP_BYTES, 0).decode(errors="replace")
+
+
+def _py_spy(pid: int) -> str:
+    """Without pausing the process, which may be stopped already."""
+    found = shutil.which("py-spy")
+    if found is None:
+        return ""
+    try:
+        result = subprocess.run(
+            [found, "dump", "--nonblocking", "--pid", str(pid)],
+            capture_output=True,
+            text=True,
+            timeout=_PY_SPY_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    return (result.stdout or result.stderr)[-_DUMP_BYTES:]

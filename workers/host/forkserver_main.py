@@ -1,0 +1,155 @@
+"""The fork server's process: `python -m workers.host.forkserver_main FD HOST_PID MODULE...`.
+
+Imports MODULEs once, then forks a process per request and reports how it ended. Stays single-threaded and never
+touches CUDA: a fork copies one thread only, and a CUDA context not at all. Requests and replies are JSON on a
+SOCK_SEQPACKET socket, one message each; a request carries three descriptors (events, output, stack dumps).
+
+Nothing that it starts outlives it: it adopts orphaned descendants and kills them with the cell's process; when the
+host's end of the socket closes (the host died, however) it does the same and ends. Should it die itself, its
+children get SIGKILL from the kernel.
+"""
+
+import contextlib
+import faulthandler
+import gc
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import NoReturn
+
+from workers.host import processes
+from workers.meters.host_memory import CELL_NAME
+
+_MAX_REQUEST = 2**18
+
+
+def main() -> NoReturn:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: _end(control))
+    processes.adopt_orphans()
+    processes.die_with(int(sys.argv[2]), signal.SIGTERM)
+    try:
+        for module in sys.argv[3:]:
+            importlib.import_module(module)
+    except BaseException:
+        control.send(json.dumps({"failed": traceback.format_exc()[-8192:]}).encode())
+        sys.exit(1)
+    # What is alive now lives on in every cell: out of the collector's way, and out of the measured run's.
+    gc.collect()
+    gc.freeze()
+    control.send(json.dumps({"ready": _report()}).encode())
+    while True:
+        pid = _serve_request(control, wake_write)
+        _follow(pid, control, wake_read)
+
+
+def _report() -> dict[str, object]:
+    torch = sys.modules.get("torch")
+    return {
+        "threads": len(os.listdir("/proc/self/task")),
+        "cuda_initialized": bool(torch and torch.cuda.is_initialized()),
+    }
+
+
+def _serve_request(control: socket.socket, wake_write: int) -> int:
+    request, fds, _, _ = socket.recv_fds(control, _MAX_REQUEST, 3)
+    if not request:
+        _end(control)
+    server = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        signal.set_wakeup_fd(-1)
+        os.close(wake_write)
+        control.close()
+        _become_cell(server, request, *fds)
+    for fd in fds:
+        os.close(fd)
+    # From both sides, so that whoever comes first finds the group in place.
+    with contextlib.suppress(PermissionError, ProcessLookupError):
+        os.setpgid(pid, pid)
+    control.send(json.dumps({"pid": pid}).encode())
+    return pid
+
+
+def _follow(pid: int, control: socket.socket, wake_read: int) -> None:
+    """Until the cell's process has ended and nothing it started is left."""
+    while True:
+        ready, _, _ = select.select([control.fileno(), wake_read], [], [])
+        if control.fileno() in ready:  # nothing is asked while a cell runs: the host has gone
+            _end(control)
+        with contextlib.suppress(BlockingIOError):
+            os.read(wake_read, 4096)
+        while True:
+            found, status = os.waitpid(-1, os.WNOHANG)
+            if found == 0:
+                break
+            if found == pid:
+                left_over = _clear(pid)
+                report = {"status": status, "left_over": left_over}
+                control.send(json.dumps({"ended": report}).encode())
+                return
+
+
+def _clear(pid: int | None) -> int:
+    """Kill what is left of a cell: its group, then every descendant that we have inherited. Returns how many."""
+    if pid is not None:
+        processes.kill_group(pid)
+    ended = 0
+    while True:
+        for child in processes.children(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+            ended += 1
+        except ChildProcessError:
+            return ended
+
+
+def _end(control: socket.socket) -> NoReturn:
+    control.close()
+    _clear(None)
+    os._exit(0)
+
+
+def _become_cell(server: int, request: bytes, events_fd: int, output_fd: int, dump_fd: int) -> NoReturn:
+    from workers.host import child
+    from workers.host.events import decode_request
+
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        processes.die_with(server, signal.SIGKILL)
+        processes.set_name(CELL_NAME)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        null = os.open(os.devnull, os.O_RDONLY)
+        for fd, target in ((null, 0), (output_fd, 1), (output_fd, 2)):
+            os.dup2(fd, target)
+        faulthandler.enable(file=2, all_threads=True)
+        faulthandler.register(signal.SIGUSR1, file=dump_fd, all_threads=True)
+        child.run(decode_request(request), events_fd)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        # No destructors: an interpreter that shuts down after a fault can hang; the kernel frees everything.
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The ids a cell reads, fetched by a process of their own.
+
+Reading a corpus may load a tokenizer, or tokenise the whole text when this node's cache lacks it. Its memory must
+count against no budget, and must not depend on whether the cache was warm.
+"""
+
+import json
+import os
+import select
+from collections.abc import Callable
+from typing import NoReturn
+
+import numpy as np
+import torch
+
+from workers.cell import Cell
+from workers.host.verdict import Raised
+from workers.models import LoadError
+from workers.text import CorpusError
+from workers.text.corpus import token_ids
+
+_BEAT_S = 1.0
+
+
+def read_ids(cell: Cell, beat: Callable[[], None]) -> torch.Tensor:
+    """int64 [tokens]: the prompt, or for a score its tokens and the one they are predicted from.
+
+    `beat` is called about once a second meanwhile. Raises `CorpusError` and `LoadError`.
+    """
+    count = cell.length + 1 if cell.workload == "score" else cell.prompt_tokens
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read_fd)
+        _fetch(cell, count, write_fd)
+    os.close(write_fd)
+    with open(read_fd, "rb", buffering=0) as pipe:
+        answer = b""
+        while True:
+            ready, _, _ = select.select([pipe], [], [], _BEAT_S)
+            if not ready:
+                beat()
+            elif chunk := pipe.read(65536):
+                answer += chunk
+            else:
+                break
+    _, status = os.waitpid(pid, 0)
+    if status == 0:
+        return torch.from_numpy(np.frombuffer(answer, dtype=np.int32).astype(np.int64))
+    if not answer:
+        raise CorpusError(f"corpus {cell.corpus}: the process that reads it died, wait status {status}")
+    types, message = json.loads(answer)
+    if "LoadError" in types:
+        raise LoadError(message)
+    raise CorpusError(message if "CorpusError" in types else f"corpus {cell.corpus}: {types[0]}: {message}")
+
+
+def _fetch(cell: Cell, count: int, write_fd: int) -> NoReturn:
+    status = 1
+    try:
+        with open(write_fd, "wb") as pipe:
+            try:
+                ids = token_ids(cell.corpus, cell.model.target, cell.model, 0, count)
+                pipe.write(np.ascontiguousarray(ids, dtype=np.int32).tobytes())
+                status = 0
+            except Exception as error:
+                raised = Raised.of(error)
+                pipe.write(json.dumps([raised.types, raised.message]).encode())
+    finally:
+        os._exit(status)

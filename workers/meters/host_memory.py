@@ -1,0 +1,78 @@
+"""How full this machine, or the container around us, is: the figure by which Ray's memory monitor kills.
+
+Ray ends workers at 95 % of the smaller of the two (`RAY_memory_usage_threshold`), and its default policy takes
+innocent neighbours with it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CELL_NAME = "oomline-cell"  #: the name of child processes in /proc/PID/comm
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    used_bytes: int
+    total_bytes: int
+
+    @property
+    def fraction(self) -> float:
+        return self.used_bytes / self.total_bytes
+
+
+def host_memory(root: Path = Path("/")) -> HostMemory:
+    """The fuller of the system and the memory cgroup (v2, then v1) that bounds us. Page cache counts as free."""
+    candidates = [_system(root), _cgroup_v2(root), _cgroup_v1(root)]
+    return max((c for c in candidates if c is not None), key=lambda memory: memory.fraction)
+
+
+def kernel_oom_kills() -> int:
+    """Processes that the kernel's OOM killer has ended since boot, machine wide."""
+    for line in Path("/proc/vmstat").read_text().splitlines():
+        if line.startswith("oom_kill "):
+            return int(line.split()[1])
+    return 0
+
+
+def is_largest_cell(pid: int, resident_bytes: int) -> bool:
+    """Whether no other cell's process on this machine holds more: the largest is the one to end."""
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if int(comm.parent.name) == pid or comm.read_text().strip() != CELL_NAME:
+                continue
+            fields = (comm.parent / "statm").read_bytes().split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if (int(fields[1]) - int(fields[2])) * 4096 > resident_bytes:
+            return False
+    return True
+
+
+def _system(root: Path) -> HostMemory:
+    fields = {}
+    for line in (root / "proc/meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        fields[name] = int(value.split()[0]) * 1024
+    return HostMemory(fields["MemTotal"] - fields["MemAvailable"], fields["MemTotal"])
+
+
+def _cgroup_v2(root: Path) -> HostMemory | None:
+    return _cgroup(root / "sys/fs/cgroup", "memory.current", "memory.max", "inactive_file")
+
+
+def _cgroup_v1(root: Path) -> HostMemory | None:
+    return _cgroup(
+        root / "sys/fs/cgroup/memory", "memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file"
+    )
+
+
+def _cgroup(folder: Path, usage: str, limit: str, reclaimable: str) -> HostMemory | None:
+    try:
+        bound = (folder / limit).read_text().strip()
+        used = int((folder / usage).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if bound == "max" or int(bound) >= 2**60:  # v1 writes "no limit" as a huge number
+        return None
+    return HostMemory(used - int(stat.get(reclaimable, 0)), int(bound))

@@ -1,0 +1,110 @@
+"""The driver's view of one card, through NVML: no CUDA context, no memory of its own.
+
+NVML numbers cards in PCI order and ignores CUDA_VISIBLE_DEVICES, so everything here goes by UUID.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pynvml
+
+from workers.meters import Reading
+
+
+class NoDevice(Exception):
+    """No card, or none of that name. One line: what was asked for, what is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardMemory:
+    """NVML v2 keeps the driver's reserve out of `used` (v1 counted it in)."""
+
+    total_bytes: int
+    reserve_bytes: int
+    used_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CardProcess:
+    """`pid` is the host's in most containers. `used_bytes` None: hidden."""
+
+    pid: int
+    used_bytes: int | None
+
+
+def resolve(visible: str, uuids: Sequence[str]) -> str:
+    """One entry of CUDA_VISIBLE_DEVICES -> a full UUID. `uuids`: the cards in PCI order.
+
+    An entry is an index, a `GPU-` or `MIG-` UUID, or a prefix of one that fits one card only. A MIG UUID is
+    not among the cards' own and is taken as it is. Raises `NoDevice`.
+    """
+    if visible.isdigit():
+        if int(visible) < len(uuids):
+            return uuids[int(visible)]
+        raise NoDevice(f"CUDA_VISIBLE_DEVICES={visible}: there are {len(uuids)} cards")
+    if visible.startswith("MIG-"):
+        return visible
+    fitting = [uuid for uuid in uuids if uuid.startswith(visible)]
+    if visible and len(fitting) == 1:
+        return fitting[0]
+    raise NoDevice(f"CUDA_VISIBLE_DEVICES={visible}: fits {len(fitting)} of {', '.join(uuids) or 'no cards'}")
+
+
+class Card:
+    """One card or MIG slice. Implements `Meter`."""
+
+    def __init__(self, uuid: str) -> None:
+        pynvml.nvmlInit()
+        self.uuid = uuid
+        try:
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        except pynvml.NVMLError as error:
+            raise NoDevice(f"{uuid}: {error}") from None
+        self.kind: str = pynvml.nvmlDeviceGetName(self._handle)
+        self.driver_version: str = pynvml.nvmlSystemGetDriverVersion()
+        self._followed: int | None = None
+
+    @classmethod
+    def visible(cls, environ: "os._Environ[str] | dict[str, str] | None" = None) -> "Card":
+        """The first card of CUDA_VISIBLE_DEVICES, or of the machine when that is not set. Raises `NoDevice`."""
+        wanted = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        return cls(resolve(wanted.strip(), list_uuids()))
+
+    def memory(self) -> CardMemory:
+        info = pynvml.nvmlDeviceGetMemoryInfo(self._handle, version=pynvml.nvmlMemory_v2)
+        return CardMemory(info.total, info.reserved, info.used)
+
+    def processes(self) -> list[CardProcess] | None:
+        """Compute processes on the card. None where the driver does not say."""
+        try:
+            found = pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        except pynvml.NVMLError:
+            return None
+        return [CardProcess(process.pid, process.usedGpuMemory) for process in found]
+
+    def follow(self, pid: int) -> None:
+        """Read this process's part as well, where the driver shows it."""
+        self._followed = pid
+
+    def leave(self) -> None:
+        self._followed = None
+
+    def read(self) -> Reading:
+        followed = self._followed
+        used = None
+        if followed is not None:
+            used = next((p.used_bytes for p in self.processes() or () if p.pid == followed), None)
+        return Reading(self.memory().used_bytes, used)
+
+
+def list_uuids() -> list[str]:
+    """Every card's UUID in PCI order. Raises `NoDevice` where there is no driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise NoDevice(f"no NVIDIA driver here: {error}") from None
+    return [
+        pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))
+        for index in range(pynvml.nvmlDeviceGetCount())
+    ]
