@@ -45,7 +45,7 @@ def collect() -> Corpus:
     Topics quote one another and docstrings are copied, so no held-out paragraph is trained on, wherever it stands.
     """
     train = [text for name, text in sorted(topics.items()) if not builtin.held_out(name)]
-    held_out = []
+    held_out: list[str] = []
     for module, text in _docstrings():
         (held_out if builtin.held_out(module) else train).append(text)
     held_out_topics = builtin.held_out_documents()

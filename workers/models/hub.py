@@ -1,125 +1,118 @@
 """Models of the Hugging Face hub: a snapshot on this node, and a clear word when the hub cannot be reached."""
 
-import fnmatch
 import json
 import threading
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 
 from workers.models import LoadError, shapes
+from workers.models.wanted import SAFETENSORS, Wanted, matching
 
 #: How long the hub may take to say what a repository holds. Downloads themselves are not limited.
 _ANSWER_S = 8.0
 
 
-def snapshot(repo_id: str, patterns: list[str], pickled: list[str]) -> Path:
-    """The folder of `repo_id` on this node with the files that match, downloaded at most once.
+class HubError(Exception):
+    """The hub, or this repository of it, cannot be had. One line: why."""
 
-    What an earlier run brought is used as it is, without asking the hub. `pickled`: patterns fetched only when the
-    repository has no safetensors. Honours HF_HUB_OFFLINE. Raises `LoadError` within about 10 s if the hub is silent.
+
+def snapshot(repo_id: str, wanted: Wanted) -> Path:
+    """The folder of `repo_id` on this node with the wanted files, downloaded at most once.
+
+    What an earlier run brought completely is used as it is, without asking the hub: one revision for all cells.
+    Raises `LoadError`, within about 10 s when the hub is silent.
     """
     try:
-        folder = _local(repo_id, patterns + pickled)
-        if folder and _complete(folder, patterns, pickled):
+        folder = Path(huggingface_hub.snapshot_download(repo_id, local_files_only=True))
+        if _complete(folder, wanted):
             return folder
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
-            raise LoadError(
-                f"{repo_id}: not on this node, and HF_HUB_OFFLINE is set; {_offline_choices(repo_id)}"
-            )
-        info = _repository(repo_id)
-        names = [file.rfilename for file in info.siblings or []]
-        if pickled and not any(_matches(name, ["*.safetensors"]) for name in names):
-            patterns = patterns + pickled
+    except errors.LocalEntryNotFoundError:
+        pass
+    except errors.HFValidationError as error:
+        raise LoadError(f"{repo_id}: neither a folder here nor a hub id; {_choices(repo_id)}") from error
+    try:
+        info = describe(repo_id, "model")
+        names = wanted.choose(repo_id, [file.rfilename for file in info.siblings])
         return Path(
             huggingface_hub.snapshot_download(
-                repo_id, revision=info.sha, allow_patterns=patterns, etag_timeout=5
+                repo_id, revision=info.sha, allow_patterns=names, etag_timeout=5
             )
         )
-    except errors.HFValidationError as error:
-        raise LoadError(
-            f"{repo_id}: neither a folder here nor a hub id; {_offline_choices(repo_id)}"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise LoadError(
-            f"{repo_id}: the hub asks for a login (gated); accept its terms and set HF_TOKEN"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise LoadError(
-            f"{repo_id}: the hub has no such model, or it is private; check the id or set HF_TOKEN"
-        ) from error
-    except (OSError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError) as error:
-        raise LoadError(
-            f"{repo_id}: the hub did not deliver it ({_first_line(error)}); {_offline_choices(repo_id)}"
-        ) from error
+    except HubError as error:
+        raise LoadError(f"{repo_id}: {error}; {_choices(repo_id)}") from error
+    except LoadError:
+        raise
+    except Exception as error:  # the hub's client, its transport, and the disk each raise their own
+        raise LoadError(f"{repo_id}: the download failed ({_short(error)}); {_choices(repo_id)}") from error
 
 
-def _local(repo_id: str, patterns: list[str]) -> Path | None:
+def file(repo_id: str, name: str) -> Path:
+    """One file of `repo_id` on this node, downloaded at most once. Raises `LoadError`."""
     try:
-        return Path(
-            huggingface_hub.snapshot_download(repo_id, allow_patterns=patterns, local_files_only=True)
-        )
+        return Path(huggingface_hub.hf_hub_download(repo_id, name, local_files_only=True))
     except errors.LocalEntryNotFoundError:
-        return None
+        pass
+    try:
+        info = describe(repo_id, "model")
+        return Path(huggingface_hub.hf_hub_download(repo_id, name, revision=info.sha, etag_timeout=5))
+    except Exception as error:  # as above
+        raise LoadError(f"{repo_id}/{name}: {_short(error)}; {_choices(repo_id)}") from error
 
 
-def _complete(folder: Path, patterns: list[str], pickled: list[str]) -> bool:
-    """Whether an earlier download left what `patterns` ask for: every weight of the index, or a configuration."""
-    literal = [pattern for pattern in patterns if "*" not in pattern]
-    if literal:
-        return all((folder / name).is_file() for name in literal)
-    if not (folder / "config.json").is_file():
-        return False
-    if not any(pattern.endswith(".safetensors") for pattern in patterns):
-        return True
-    for single, index in [("model.safetensors", "model.safetensors.index.json")] + (
-        [("pytorch_model.bin", "pytorch_model.bin.index.json")] if pickled else []
-    ):
-        if (folder / index).is_file():
-            shards = set(json.loads((folder / index).read_text())["weight_map"].values())
-            if all((folder / shard).is_file() for shard in shards):
-                return True
-        elif (folder / single).is_file():
-            return True
-    return False
+def describe(repo_id: str, repo_type: str) -> Any:
+    """What the hub says of a repository: `huggingface_hub.ModelInfo` or `DatasetInfo`. Raises `HubError`.
 
-
-def _repository(repo_id: str) -> Any:
-    """What the hub says of `repo_id`. In a thread: name resolution has no time limit of its own."""
+    Asked from a thread, since name resolution has no time limit of its own. Honours HF_HUB_OFFLINE.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise HubError("not on this node, and HF_HUB_OFFLINE is set")
     answer: list[Any] = []
 
     def ask() -> None:
         try:
-            answer.append(huggingface_hub.HfApi().model_info(repo_id, timeout=_ANSWER_S))
-        except Exception as error:  # handed to the waiting thread below
+            answer.append(huggingface_hub.HfApi().repo_info(repo_id, repo_type=repo_type, timeout=_ANSWER_S))
+        except Exception as error:  # raised again below, in the thread that asked
             answer.append(error)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_ANSWER_S)
     if not answer:
-        raise LoadError(
-            f"{repo_id}: the hub did not answer within {_ANSWER_S:.0f} s; {_offline_choices(repo_id)}"
-        )
-    if isinstance(answer[0], errors.HfHubHTTPError | errors.HFValidationError):
-        raise answer[0]
-    if isinstance(answer[0], Exception):
-        raise LoadError(
-            f"{repo_id}: cannot reach the hub ({_first_line(answer[0])}); {_offline_choices(repo_id)}"
-        ) from answer[0]
+        raise HubError(f"the hub did not answer within {_ANSWER_S:.0f} s")
+    match answer[0]:
+        case errors.GatedRepoError() as error:
+            raise HubError(
+                "the hub asks for a login (gated): accept its terms there and set HF_TOKEN"
+            ) from error
+        case errors.RepositoryNotFoundError() as error:
+            raise HubError(
+                "the hub has none of that name that you may see: check it, or set HF_TOKEN"
+            ) from error
+        case Exception() as error:
+            raise HubError(f"the hub cannot be reached ({_short(error)})") from error
     return answer[0]
 
 
-def _offline_choices(repo_id: str) -> str:
+def _complete(folder: Path, wanted: Wanted) -> bool:
+    """Whether an earlier download left all that is wanted: a configuration, and each shard that the index names."""
+    if not (folder / "config.json").is_file():
+        return False
+    if not wanted.weights:
+        return True
+    for index in folder.glob("*.index.json"):
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+        return all((folder / shard).is_file() for shard in shards)
+    names = [path.name for path in folder.iterdir()]
+    return bool(matching(names, SAFETENSORS)) or (wanted.pickles and (folder / "pytorch_model.bin").is_file())
+
+
+def _choices(repo_id: str) -> str:
     shape = shapes.nearest(repo_id.rpartition("/")[2])
     return f"offline, name a local folder, a .gguf file, random:{shape} (the shape without weights) or pocket"
 
 
-def _matches(name: str, patterns: list[str]) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

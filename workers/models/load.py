@@ -1,14 +1,16 @@
 """Models on their device, ready to decode: weights where they belong, in the dtype asked for, once."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.import_utils import is_gguf_available
 
+from workers.attempt import Outcome, Phase
 from workers.cell import ModelRef
+from workers.host.verdict import Raised, of_exception
 from workers.models import LoadError
 from workers.models.config import check_draft, max_positions, one_line, read_config, vocab_size
 from workers.models.page_cache import resident_fraction
@@ -75,7 +77,8 @@ def _build_random(
 ) -> PreTrainedModel:
     """The architecture's own initialisation, drawn on the device in the dtype."""
     config = read_config(name, ref)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.device(device):
+    cuda = [device] if device.type == "cuda" else []
+    with _load_errors(name), torch.random.fork_rng(cuda), torch.device(device):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(
             config,
@@ -89,25 +92,30 @@ def _load_files(
     name: str, ref: ModelRef, dtype: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, bool | None]:
     files = locate(name, ref, weights=True)
-    if files.gguf and not is_gguf_available():
-        raise LoadError(f"{name}: GGUF files need an extra package: pip install oomline[gguf]")
-    resident = resident_fraction(files.weights())
-    try:
+    with _load_errors(name):
+        resident = resident_fraction(files.weights())
         model = AutoModelForCausalLM.from_pretrained(
             files.folder,
             gguf_file=files.gguf,
-            dtype="auto",
+            dtype=dtype if files.gguf else "auto",
             attn_implementation=ref.attn_implementation,
             trust_remote_code=ref.trust_remote_code,
             use_safetensors=None if ref.allow_pickle else True,
             local_files_only=True,
         )
-    except Exception as error:
-        if _is_memory_error(error):
-            raise
-        raise LoadError(f"{name}: does not load: {one_line(error)}") from error
     _place(model, dtype, device)
     return model, None if resident is None else resident >= _WARM
+
+
+@contextlib.contextmanager
+def _load_errors(name: str) -> Iterator[None]:
+    """Whatever is wrong with a model becomes a `LoadError`; memory errors and GPU faults stay what they are."""
+    try:
+        yield
+    except Exception as error:
+        if of_exception(Raised.of(error), Phase.LOAD, is_cpu=True) is not Outcome.LOAD_ERROR:
+            raise
+        raise LoadError(f"{name}: does not load: {one_line(error)}") from error
 
 
 def _place(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
@@ -135,12 +143,3 @@ def _tensors(model: PreTrainedModel) -> Iterator[torch.Tensor]:
 def _weights_bytes(model: PreTrainedModel) -> int:
     """Tied tensors share a storage and count once. A mapped file is one storage per tensor."""
     return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in _tensors(model))}.values())
-
-
-def _is_memory_error(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError | OSError) and (
-        "allocate memory" in text or "out of memory" in text
-    )

@@ -7,7 +7,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from workers.cell import ModelRef
 from workers.models import LoadError
 from workers.models.config import one_line
-from workers.models.source import METADATA, RANDOM, Files, locate
+from workers.models.source import RANDOM, Files, locate
+from workers.models.wanted import METADATA, matching
 
 
 def load_tokenizer(name: str, ref: ModelRef) -> PreTrainedTokenizerBase:
@@ -33,11 +34,10 @@ def tokenizer_key(name: str, ref: ModelRef) -> str:
         stat = path.stat()
         digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
     else:
-        for path in sorted({path for pattern in METADATA for path in files.folder.glob(pattern)}):
-            if path.name not in ("config.json", "generation_config.json") and not path.name.endswith(
-                ".index.json"
-            ):
-                digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+        for file in matching(sorted(path.name for path in files.folder.iterdir()), METADATA):
+            if file not in ("config.json", "generation_config.json") and not file.endswith(".index.json"):
+                content = (files.folder / file).read_bytes()
+                digest.update(f"{file} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from workers.models import hub
 from workers.text import CorpusError, builtin
 
 _NAMED = {
@@ -64,26 +65,32 @@ def documents(corpus: str, source: Source) -> Iterator[str]:
     if source.loader is None:
         yield from builtin.documents()
         return
-    rows = _rows(corpus, source)
+    rows = _rows(corpus, source, source.loader)
     yield from _joined(rows, source.file is not None) if source.lines else rows
 
 
-def _rows(corpus: str, source: Source) -> Iterator[str]:
+def _rows(corpus: str, source: Source, loader: str) -> Iterator[str]:
     import datasets  # half a second: not for those who only read the cache
 
     datasets.disable_progress_bars()
+    offline = (
+        datasets.config.HF_HUB_OFFLINE
+    )  # then only what `datasets` itself has cached, which does not stream
     try:
+        if source.file is None and not offline:
+            hub.describe(loader, "dataset")
         rows = datasets.load_dataset(
-            source.loader, source.config, split=source.split, data_files=source.file, streaming=True
+            loader, source.config, split=source.split, data_files=source.file, streaming=not offline
         )
         for row in rows:
             yield row["text"]
     except KeyError:
         raise CorpusError(f"corpus {corpus}: its rows have no field `text`") from None
     except Exception as error:  # `datasets` raises what its parsers and the hub raise
+        reason = str(error) if isinstance(error, hub.HubError) else f"{type(error).__name__}: {error}"
         remedy = "" if source.file else "; offline, use builtin or a .txt, .jsonl or .parquet file"
         raise CorpusError(
-            f"corpus {corpus}: cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:300]}{remedy}"
+            f"corpus {corpus}: cannot be read: {' '.join(reason.split())[:400]}{remedy}"
         ) from error
 
 
