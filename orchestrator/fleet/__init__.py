@@ -55,8 +55,11 @@ FleetEvent = SlotReady | Finished | SlotLost | Progressed
 
 
 class Fleet(Protocol):
-    def poll(self, timeout_s: float) -> list[FleetEvent]:
-        """Wait for the first event at most `timeout_s`, then all that are ready. Finds new nodes, restarts lost actors."""
+    def poll(self, timeout_s: float, linger_s: float = 0.0) -> list[FleetEvent]:
+        """Wait for the first event at most `timeout_s`, then all that come within `linger_s` of it.
+
+        Finds new nodes and restarts lost actors on the way.
+        """
 
     def submit(self, slot: SlotId, lease: Lease) -> None:
         """Run `lease` on an idle slot. One lease in flight per slot."""

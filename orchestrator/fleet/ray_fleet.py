@@ -1,7 +1,7 @@
 """The fleet on Ray: one actor per device, one call in flight per actor, every fault turned into an event.
 
-Slot states: STARTING -> IDLE -> RUNNING -> IDLE | BACKOFF | GONE. The device host inside the actor proves the
-device clean before it hands an attempt back or describes itself, so an idle slot is a clean one.
+Slot states: STARTING -> IDLE -> RUNNING -> IDLE | BACKOFF | GONE. The device host inside the actor checks the device
+before it hands an attempt back and before it describes itself, so an idle slot is a clean one.
 Ray restarts nothing and retries nothing here: both would hide the cause. Written against Ray 2.60.
 """
 
@@ -26,7 +26,7 @@ _REFRESH_S = 10.0
 _START_LIMIT_S = 120.0  # an infeasible actor pends for ever
 _DEADLINE_GRACE_S = 60.0  # the device host ends a late child itself; this is for a host that no longer does
 _MAX_FAILED_STARTS = 3
-_MAX_BACKOFF_S = 60.0
+_START_BACKOFF_S = 5.0
 _SUSPECT_NODE_S = 30.0  # a node whose raylet died still reads alive for 14 to 25 s
 _PROGRESS_S = 1.0
 
@@ -61,6 +61,7 @@ class FleetOptions:
     kinds: Sequence[str] | None = None
     cpu_slots: int | None = None
     start_limit_s: float = _START_LIMIT_S
+    start_backoff_s: float = _START_BACKOFF_S
     deadline_grace_s: float = _DEADLINE_GRACE_S
     refresh_s: float = _REFRESH_S
     suspect_node_s: float = _SUSPECT_NODE_S
@@ -90,7 +91,7 @@ class RayFleet:
 
     # -- the seam ---------------------------------------------------------------------------------------------
 
-    def poll(self, timeout_s: float) -> list[FleetEvent]:
+    def poll(self, timeout_s: float, linger_s: float = 0.0) -> list[FleetEvent]:
         now = self._clock()
         if now >= self._next_refresh:
             self._next_refresh = now + self._options.refresh_s
@@ -100,6 +101,8 @@ class RayFleet:
         refs = list(self._by_ref)
         if refs:
             ready, rest = ray.wait(refs, num_returns=1, timeout=0 if events else timeout_s)
+            if ready and linger_s:
+                time.sleep(linger_s)
             if ready and rest:
                 ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
             for ref in ready:
@@ -217,7 +220,12 @@ class RayFleet:
         if isinstance(value, Device):
             return self._described(name, entry, value)
         assert entry.device is not None
-        entry.lease, entry.state, entry.failed_starts = None, _State.IDLE, 0
+        entry.lease, entry.failed_starts = None, 0
+        if value.device_dirty is not None:
+            # A fresh actor proves the device clean before it takes a lease, or fails to start.
+            lost = self._lose(name, entry, f"not clean after a cell: {value.device_dirty}", 0.0)
+            return [Finished(name, value), lost]
+        entry.state = _State.IDLE
         return [Finished(name, value), SlotReady(name, entry.device)]
 
     def _described(self, name: SlotId, entry: _Slot, device: Device) -> list[FleetEvent]:
@@ -269,7 +277,7 @@ class RayFleet:
         entry.failed_starts = 0 if started or node_lost else entry.failed_starts + 1
         given_up = entry.failed_starts >= _MAX_FAILED_STARTS
         self._drop(entry, _State.GONE if given_up else _State.BACKOFF)
-        entry.deadline = self._clock() + max(backoff_s, min(2.0**entry.failed_starts - 1, _MAX_BACKOFF_S))
+        entry.deadline = self._clock() + max(backoff_s, entry.failed_starts**2 * self._options.start_backoff_s)
         return SlotLost(name, lease, reason, device, host_oom_victim, preempted, node_lost, given_up)
 
     def _read_board(self) -> list[FleetEvent]:

@@ -35,6 +35,8 @@ from workers.attempt import Attempt, Device, Outcome
 from workers.cell import Cell
 
 _TICK_S = 0.25  # how late a signal may be noticed; what follows must fit 2.5 s
+_LARGE_FLEET = 32  # devices at work
+_LINGER_SHARE, _MAX_LINGER_S = 0.005, 0.5  # of a mean cell's duration
 _RELEASE_IDLE_S = 30.0
 _WARM_MODELS = 2  # per node
 
@@ -84,6 +86,7 @@ class Sweep:
         self._began = clock()
         self._next_tick = 0.0
         self._spent_s = self._foretold_s = 0.0
+        self._returned = 0
         self._stopped = False
         self._broken_starts = 0
         self._waiting: str | None = None
@@ -104,7 +107,7 @@ class Sweep:
             if reason := self._stop():
                 self._cancel(reason)
                 return
-            self._take(self._fleet.poll(_TICK_S))
+            self._take(self._fleet.poll(_TICK_S, self._linger()))
             self._dispatch()
             self._tick()
 
@@ -120,6 +123,12 @@ class Sweep:
             troubles=tuple(self.troubles),
             stopped=self._stopped,
         )
+
+    def _linger(self) -> float:
+        """A part of the journal costs the same for one attempt as for ten: a large fleet waits for company."""
+        if len(self._running) < _LARGE_FLEET or not self._spent_s:
+            return 0.0
+        return min(_LINGER_SHARE * self._spent_s / max(self._returned, 1), _MAX_LINGER_S)
 
     # -- what the fleet says ----------------------------------------------------------------------------------
 
@@ -204,6 +213,7 @@ class Sweep:
         result = self._settler.settle(returned, self._clock())
         self._journal.append(result.records)
         for back in returned:
+            self._returned += 1
             self._spent_s += back.attempt.duration_s
             self._foretold_s += back.loan.item.seconds
             self._shared.discard(back.loan.lease.lease_id)

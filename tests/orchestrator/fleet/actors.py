@@ -11,7 +11,7 @@ from workers.progress import Progress
 
 
 class ScriptedActor:
-    """`sleep:S`, `die`, `raise`, `news` (posts progress, then sleeps a second)."""
+    """`sleep:S`, `die`, `raise`, `dirty`, `news` (posts progress, then sleeps a second)."""
 
     kind = "cpu"
 
@@ -45,6 +45,7 @@ class ScriptedActor:
             device=self.describe(),
             started_at=began,
             duration_s=time.time() - began,
+            device_dirty="2 GiB are still held" if what == "dirty" else None,
         )
 
 

@@ -15,7 +15,7 @@ _serial = iter(range(1000))
 
 @contextmanager
 def fleet_of(actor: type = ScriptedActor, **options: object) -> Iterator[RayFleet]:
-    fleet = RayFleet(FleetOptions(run_id=f"test-{next(_serial)}", refresh_s=0.5, **options), actor)  # type: ignore[arg-type]
+    fleet = RayFleet(FleetOptions(run_id=f"test-{next(_serial)}", refresh_s=0.5, start_backoff_s=0.1, **options), actor)  # type: ignore[arg-type]
     try:
         yield fleet
     finally:
@@ -84,6 +84,14 @@ def test_an_exception_of_the_host_is_a_lost_slot_too(ray_driver: str) -> None:
         fleet.submit(slot, lease("raise"))
         [lost] = [event for event in gather(fleet, count(SlotReady, 1)) if isinstance(event, SlotLost)]
         assert "the host itself is broken" in lost.reason
+
+
+def test_a_device_that_is_not_clean_gets_a_new_actor_before_its_next_lease(ray_driver: str) -> None:
+    with fleet_of(cpu_slots=1) as fleet:
+        [slot] = slots(gather(fleet, count(SlotReady, 1)))
+        fleet.submit(slot, lease("dirty"))
+        events = gather(fleet, count(SlotReady, 1))
+        assert [type(event) for event in events if not isinstance(event, Progressed)] == [Finished, SlotLost, SlotReady]
 
 
 def test_a_host_that_never_answers_is_ended_at_its_deadline(ray_driver: str) -> None:

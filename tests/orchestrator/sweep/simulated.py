@@ -87,12 +87,12 @@ class SimulatedFleet:
         self.devices[one.uuid] = one
         self._at(at, SlotReady(one.uuid, one))
 
-    def poll(self, timeout_s: float) -> list[FleetEvent]:
+    def poll(self, timeout_s: float, linger_s: float = 0.0) -> list[FleetEvent]:
         until = self.clock.now + timeout_s
         if not self._events or self._events[0][0] > until:
             self.clock.now = until
             return []
-        self.clock.now = max(self.clock.now, self._events[0][0])
+        self.clock.now = max(self.clock.now, self._events[0][0]) + linger_s
         events: list[FleetEvent] = []
         while self._events and self._events[0][0] <= self.clock.now:
             event = heapq.heappop(self._events)[2]
@@ -127,12 +127,15 @@ class SimulatedFleet:
                 self._coming.add(slot)
                 self._at(ends + self.restart_s, SlotReady(slot, on))
             return
-        done = attempt(lease, on, fate.outcome, started_at=began, duration_s=fate.duration_s)
-        if fate.oom_token_index is not None:
-            failure = Failure(error_type="OOM", error_message="full", oom_token_index=fate.oom_token_index)
-            done = dataclasses.replace(done, failure=failure)
-        self._at(ends, Finished(slot, done))
+        self._at(ends, Finished(slot, self.attempt(lease, on, fate, began)))
         self._at(ends, SlotReady(slot, on))
+
+    def attempt(self, lease: Lease, on: Device, fate: Fate, began: float) -> Attempt:
+        done = attempt(lease, on, fate.outcome, started_at=began, duration_s=fate.duration_s)
+        if fate.oom_token_index is None:
+            return done
+        failure = Failure(error_type="OOM", error_message="full", oom_token_index=fate.oom_token_index)
+        return dataclasses.replace(done, failure=failure)
 
     def release(self, slot: str) -> None:
         self.released.append(slot)

@@ -142,7 +142,7 @@ def test_a_terminal_gets_a_row_per_device(width: int) -> None:
 
 
 def test_a_terminal_survives_markup_in_messages_and_devices_beyond_its_height() -> None:
-    console = Console(file=io.StringIO(), width=100, height=12, force_terminal=True)
+    console = Console(file=io.StringIO(), width=200, height=12, force_terminal=True)
     watcher = LiveWatcher(console)
     for number in range(50):
         watcher.see(DeviceJoined(f"n{number}/gpu0", CARD))

@@ -1,0 +1,159 @@
+"""How light is the driver, and how busy are the devices? `python -m tests.benchmarks.fleet [--real] [--out FOLDER]`
+
+Without `--real`: the driver's loop with its real journal over a simulated fleet and a virtual clock: 1,000 devices
+and 100,000 cells that return attempts with samples; then 8 devices. The simulation's own time is not the driver's.
+With `--real`: 8 slots of a real Ray on this machine, each cell a sleep of 5 to 8 s; then small cells on one real
+device host, for the overhead between a cell's end and the next one's first model call.
+Prints a table and writes it as `fleet-benchmark.parquet`.
+"""
+
+import argparse
+import dataclasses
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from orchestrator.fleet import FleetEvent
+from orchestrator.journal.journal import Journal
+from orchestrator.plan import expand
+from orchestrator.sweep.loop import Sweep
+from tests.benchmarks import fleet_real
+from tests.orchestrator.sweep.simulated import (
+    Clock,
+    Fate,
+    FlatEstimates,
+    Seen,
+    SimulatedFleet,
+    device,
+    spec,
+)
+from workers.attempt import Attempt, Device, Sample
+from workers.cell import Cell, Lease
+
+SAMPLES = 500
+
+
+class SampledFleet(SimulatedFleet):
+    """Hands back attempts with samples, and knows how long it worked itself."""
+
+    samples = tuple(
+        Sample(t_s=0.1 * k, device_used_bytes=k * 2**23, process_used_bytes=k * 2**23) for k in range(SAMPLES)
+    )
+    own_cpu_s = 0.0
+
+    def poll(self, timeout_s: float, linger_s: float = 0.0) -> list[FleetEvent]:
+        began = time.process_time()
+        events = super().poll(timeout_s, linger_s)
+        self.own_cpu_s += time.process_time() - began
+        return events
+
+    def submit(self, slot: str, lease: Lease) -> None:
+        began = time.process_time()
+        super().submit(slot, lease)
+        self.own_cpu_s += time.process_time() - began
+
+    def attempt(self, lease: Lease, on: Device, fate: Fate, began: float) -> Attempt:
+        return dataclasses.replace(super().attempt(lease, on, fate, began), samples=self.samples)
+
+
+class Quiet(Seen):
+    def see(self, event: object) -> None:
+        pass
+
+
+def simulated(devices: int, cells: int, seconds: tuple[float, float], journal_folder: str) -> dict[str, object]:
+    """Durations from 5 s up, log-uniform; predictions off by a factor of up to two, as predictions are."""
+    draw = random.Random(0)
+    durations: dict[str, float] = {}
+    guesses: dict[str, float] = {}
+    asked = spec(
+        modes=["baseline", "streaming"],
+        models=[{"target": f"random:{name}"} for name in ("pythia-410m", "pythia-1b", "pythia-2.8b", "pythia-6.9b")],
+        lengths=[500 * k for k in range(1, 26)],
+        repeats=-(-cells // 200),
+    )
+    plan = expand(asked)[:cells]
+    low, high = seconds
+    for cell in plan:
+        durations[cell.cell_id] = low * (high / low) ** draw.random()
+        guesses[cell.cell_id] = durations[cell.cell_id] * 2 ** draw.uniform(-1, 1)
+    clock = Clock()
+    fleet = SampledFleet(
+        [device(f"gpu-{k}", node=f"node-{k // 8}") for k in range(devices)],
+        lambda lease, on: Fate(durations[lease.lease_id.partition(".")[0]]),
+        clock,
+        restart_s=30.0,
+    )
+    identities = {id(cell): cell.cell_id for cell in plan}
+    sweep_began, wall_began = time.process_time(), time.perf_counter()
+    journal = Journal.open(journal_folder, writable=True)
+    sweep = Sweep(
+        spec=asked,
+        cells=plan,
+        questions=[],
+        run_id="fleet-benchmark",
+        fleet=fleet,
+        journal=journal,
+        history=[],
+        estimates=FlatEstimates(lambda cell: guesses[identities[id(cell)]]),
+        watcher=Quiet(),
+        clock=clock,
+    )
+    sweep.run()
+    cpu_s = time.process_time() - sweep_began - fleet.own_cpu_s
+    wall_s = time.perf_counter() - wall_began
+    with journal.view() as view:
+        times = view.rows.select(
+            began=pl.col("started_at").min(),
+            ended=(pl.col("started_at") + pl.col("duration_s")).max(),
+            busy=pl.col("duration_s").sum(),
+            longest=pl.col("duration_s").max(),
+            attempts=pl.len(),
+        ).collect()
+    row = times.row(0, named=True)
+    makespan = row["ended"] - row["began"]
+    bound = max(row["busy"] / devices, row["longest"])
+    assert row["attempts"] == cells, row
+    return {
+        "case": f"simulated, {devices} devices, {cells} cells of {low:.0f} to {high:.0f} s",
+        "driver_cpu_ms_per_cell": 1000 * cpu_s / cells,
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "makespan_over_lower_bound": makespan / bound,
+        "busy_fraction": row["busy"] / devices / makespan,
+        "wall_s": wall_s,
+    }
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--real", action="store_true", help="a real Ray on this machine instead of a simulation")
+    options.add_argument("--devices", type=int, default=1000)
+    options.add_argument("--cells", type=int, default=100_000)
+    options.add_argument("--out", type=Path, default=Path())
+    chosen = options.parse_args()
+    rows: list[dict[str, object]] = []
+    if chosen.real:
+        rows = fleet_real.measure()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(simulated(chosen.devices, chosen.cells, (5, 300), f"{folder}/large"))
+            rows.append(simulated(8, 2000, (5, 60), f"{folder}/small"))
+    show(rows, chosen.out / f"fleet-benchmark{'-real' if chosen.real else ''}.parquet")
+
+
+def show(rows: Sequence[dict[str, object]], path: Path) -> None:
+    frame = pl.DataFrame(rows)
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=80, tbl_width_chars=200, float_precision=3):
+        print(frame)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.write_parquet(path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

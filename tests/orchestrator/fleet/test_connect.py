@@ -1,0 +1,106 @@
+"""Finding Ray: the right address wins, a wrong one is a message within seconds."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from orchestrator.fleet.connect import ConnectError, Target, connected, probe, resolve
+
+
+@pytest.mark.parametrize(
+    ("option", "environ", "expected"),
+    [
+        (None, {}, Target(None, "default")),
+        (None, {"RAY_ADDRESS": "10.0.0.1:6379"}, Target("10.0.0.1:6379", "RAY_ADDRESS")),
+        ("10.0.0.2:6379", {"RAY_ADDRESS": "10.0.0.1:6379"}, Target("10.0.0.2:6379", "--address")),
+        ("local", {"RAY_ADDRESS": "10.0.0.1:6379"}, Target(None, "--address")),
+        (None, {"RAY_ADDRESS": ""}, Target(None, "default")),
+        ("[::1]:6379", {}, Target("[::1]:6379", "--address")),
+    ],
+)
+def test_who_says_where_ray_is(option: str | None, environ: dict[str, str], expected: Target) -> None:
+    assert resolve(option, environ) == expected
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "head", "head:port", ":6379"])
+def test_an_address_that_a_driver_cannot_use_is_refused_with_the_remedy(address: str) -> None:
+    with pytest.raises(ConnectError, match="host:port"):
+        resolve(address, {})
+
+
+def test_auto_without_a_running_ray_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(ConnectError, match="ray start --head"):
+        resolve("auto", {})
+
+
+def test_auto_finds_the_ray_of_this_machine(ray_head: str) -> None:
+    assert resolve("auto", {}) == Target(ray_head, "--address")
+
+
+def test_a_dead_port_is_refused() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    with pytest.raises(ConnectError, match=f"no Ray at {address} .from RAY_ADDRESS"):
+        probe(Target(address, "RAY_ADDRESS"))
+
+
+def test_a_port_that_accepts_and_says_nothing_is_refused() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ConnectError, match="timed out"):
+            probe(Target(address, "--address"), timeout_s=0.3)
+
+
+def test_a_server_of_another_kind_is_refused() -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        port = server.stdout.readline().split("port ")[1].split()[0]
+        with pytest.raises(ConnectError, match="is not Ray"):
+            probe(Target(f"127.0.0.1:{port}", "--address"))
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_stale_address_ends_a_driver_in_seconds_not_minutes() -> None:
+    code = (
+        "from orchestrator.fleet.connect import connected, ConnectError\n"
+        "try:\n    connected(None).__enter__()\n"
+        "except ConnectError as error:\n    raise SystemExit(str(error))"
+    )
+    began = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "no Ray at 127.0.0.1:1 (from RAY_ADDRESS)" in ended.stderr
+    assert time.monotonic() - began < 30
+
+
+def test_a_running_head_is_joined(ray_head: str) -> None:
+    import ray
+
+    probe(Target(ray_head, "test"))
+    with connected(ray_head) as target:
+        assert target.address == ray_head
+        assert ray.is_initialized()
+    assert not ray.is_initialized()
