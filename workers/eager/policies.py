@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from inspect import signature
 
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
@@ -12,15 +13,31 @@ from workers.eager.streaming import PREFILL_CHUNK, streams
 from workers.modes import CachePolicy
 from workers.session import ModeUnsupported
 
-Caching = Callable[[PreTrainedModel, Cell], AbstractContextManager[Cache]]
+Caching = Callable[[PreTrainedModel, Cell], AbstractContextManager[Cache | None]]
 
 
 @contextmanager
-def full(model: PreTrainedModel, cell: Cell) -> Iterator[Cache]:
-    """transformers' own `DynamicCache`, as `generate` would make it: every token, grown by concatenation."""
-    if not model._supports_default_dynamic_cache():
-        raise ModeUnsupported(f"{type(model).__name__} keeps no key/value cache that could be watched")
+def full(model: PreTrainedModel, cell: Cell) -> Iterator[Cache | None]:
+    """transformers' own `DynamicCache`, as `generate` would make it: every token, grown by concatenation.
+
+    None where the architecture keeps something else (a recurrent state): `generate` then makes its own, and nothing
+    can be read in chunks or rolled back.
+    """
+    if not takes_dynamic_cache(model):
+        if cell.prefill_chunk or cell.speculation:
+            what = (
+                "reads its prompt in one pass" if cell.prefill_chunk else "cannot take back a rejected token"
+            )
+            raise ModeUnsupported(f"{type(model).__name__} keeps no key/value cache, so that it {what}")
+        yield None
+        return
     yield DynamicCache(config=model.config.get_text_config(decoder=True))
+
+
+def takes_dynamic_cache(model: PreTrainedModel) -> bool:
+    return (
+        model._supports_default_dynamic_cache() and "past_key_values" in signature(model.forward).parameters
+    )
 
 
 def streaming(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[RingCache]:

@@ -35,6 +35,7 @@ class RecomputeSession:
             dtype=str(self._model.dtype).removeprefix("torch."),
             sinks=0,
             window=self._context - 1,
+            repetition_penalty=1.0,
         )
 
     def warm_up(self, prompt_BT: torch.Tensor) -> None:

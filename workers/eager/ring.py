@@ -127,12 +127,8 @@ class RingCache(Cache):
         self.slots = slots
 
 
-def cache_bytes(cache: Cache) -> int:
-    """Bytes of the storages behind a cache's tensors; a view of a larger tensor keeps all of it alive."""
-    storages = {}
-    for layer in cache.layers:
-        for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None)):
-            if tensor is not None:
-                storage = tensor.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
+def cache_bytes(caches: list[Cache]) -> int:
+    """Bytes of the storages behind the caches' keys and values; a view of a larger tensor keeps all of it alive."""
+    layers = [layer for cache in caches for layer in cache.layers if layer.is_initialized]
+    storages = [tensor.untyped_storage() for layer in layers for tensor in (layer.keys, layer.values)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

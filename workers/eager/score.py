@@ -43,8 +43,13 @@ class Tally:
         ]
 
 
-def read(model: PreTrainedModel, cache: Cache, ids_BT: torch.Tensor, chunk: int) -> Iterator[torch.Tensor]:
-    """Logits [B, Q, V] of every token, in the model's dtype, `chunk` tokens a forward."""
+def read(
+    model: PreTrainedModel, cache: Cache | None, ids_BT: torch.Tensor, chunk: int
+) -> Iterator[torch.Tensor]:
+    """Logits [B, Q, V] of every token, in the model's dtype, `chunk` tokens a forward; all at once without a cache."""
+    if cache is None:
+        yield model(input_ids=ids_BT, use_cache=False).logits
+        return
     for ids_BQ in ids_BT.split(chunk, dim=1):
         yield model(input_ids=ids_BQ, past_key_values=cache, use_cache=True).logits
 
@@ -57,7 +62,7 @@ def skim(model: PreTrainedModel, cache: Cache, ids_BT: torch.Tensor, chunk: int)
 
 
 def score_through(
-    model: PreTrainedModel, cache: Cache, ids_T: torch.Tensor, chunk: int, recorder: Recorder
+    model: PreTrainedModel, cache: Cache | None, ids_T: torch.Tensor, chunk: int, recorder: Recorder
 ) -> list[ScoreBucket]:
     """Token t + 1 after reading tokens 0..t; the last token has nothing to be compared with and is not read."""
     recorder.phase(Phase.PREFILL)

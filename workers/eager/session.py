@@ -58,7 +58,7 @@ class CachedSession:
         with self._caching(self._target, self._cell) as cache:
             slots = cache.slots if isinstance(cache, RingCache) else None
             return InEffect(
-                cache_class=type(cache).__name__,
+                cache_class=type(cache).__name__ if cache is not None else "the model's own",
                 attn_implementation=self._target.config._attn_implementation,
                 dtype=str(self._target.dtype).removeprefix("torch."),
                 sinks=slots.sinks if slots else None,
@@ -71,25 +71,26 @@ class CachedSession:
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
         """A few tokens behind the cell's own prompt, or its first chunks; an oracle is recorded here."""
         if self._cell.workload == "score":
-            self.score(prompt_BT[0], _Unheard())
+            chunk = feed_chunk(self._cell) or 1
+            self.score(prompt_BT[0, : 2 * chunk + 1], _Unheard())
             return
         self._record(prompt_BT, self._cell.length)
         self.generate(prompt_BT, min(self._cell.length, _WARM_UP_TOKENS), _Unheard())
 
     @torch.no_grad()
     def generate(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Generated:
+        recorder.phase(Phase.PREPARE)
         self._record(prompt_BT, new_tokens)
+        recorder.phase(Phase.PREFILL)
         rounds = Rounds()
         speculation = self._cell.speculation
         with ExitStack() as stack:
             target_cache = stack.enter_context(self._caching(self._target, self._cell))
-            caches = [target_cache]
             if self._draft is None or speculation is None:
-                ids_BT, eos_at = self._generate(target_cache, prompt_BT, new_tokens, recorder, caches)
-                return Generated(ids_BT, eos_at)
+                return Generated(*self._generate(target_cache, None, prompt_BT, new_tokens, recorder))
             draft, oracle = self._draft, self._recording[1] if self._recording else None
             draft_cache = stack.enter_context(self._caching(draft, self._cell))
-            caches.append(draft_cache)
+            assert draft_cache is not None
 
             def candidates(asked: Asked) -> Draft:
                 self._feed(draft, draft_cache, prompt_BT)
@@ -100,7 +101,7 @@ class CachedSession:
             draft_clock = stack.enter_context(ForwardClock(draft, 1, 2).running())
             width = speculation.gamma + 1
             verify_clock = stack.enter_context(ForwardClock(self._target, width, width).running())
-            ids_BT, eos_at = self._generate(target_cache, prompt_BT, new_tokens, recorder, caches)
+            ids_BT, eos_at = self._generate(target_cache, draft_cache, prompt_BT, new_tokens, recorder)
             return Generated(
                 ids_BT,
                 eos_at,
@@ -116,7 +117,8 @@ class CachedSession:
         chunk = feed_chunk(self._cell)
         assert chunk is not None
         with self._caching(self._target, self._cell) as cache:
-            recorder.watch_cache(lambda: cache_bytes(cache))
+            if cache is not None:
+                recorder.watch_cache(lambda: cache_bytes([cache]))
             return score_through(self._target, cache, ids_T.to(self._device), chunk, recorder)
 
     @torch.no_grad()
@@ -127,11 +129,11 @@ class CachedSession:
 
     def _generate(
         self,
-        cache: Cache,
+        cache: Cache | None,
+        draft_cache: Cache | None,
         prompt_BT: torch.Tensor,
         new_tokens: int,
         recorder: Recorder,
-        caches: list[Cache],
     ) -> tuple[torch.Tensor, int | None]:
         """`generate` of the target, drafted by whatever `drafting` context is open. [B, produced] on the host."""
         prompt_tokens = prompt_BT.shape[1]
@@ -143,23 +145,25 @@ class CachedSession:
             processors.extend([note, SuppressEos(self._eos_ids, self._device)])
 
         recorder.phase(Phase.PREFILL)
-        recorder.watch_cache(lambda: sum(map(cache_bytes, caches)))
+        caches = [c for c in (cache, draft_cache) if c is not None]
+        if caches:
+            recorder.watch_cache(lambda: cache_bytes(caches))
         with own_defaults(self._target), own_defaults(self._draft):
             self._feed(self._target, cache, prompt_BT)
             sequence_BT = self._target.generate(
                 prompt_BT.to(self._device),
                 generation_config=self._generation_config(new_tokens),
                 logits_processor=processors,
-                past_key_values=cache,
+                **({} if cache is None else {"past_key_values": cache}),
                 assistant_model=self._draft,
                 streamer=TokenCount(recorder),
             )
         return sequence_BT[:, prompt_tokens:].cpu(), note.first(new_tokens) if note else None
 
-    def _feed(self, model: PreTrainedModel, cache: Cache, prompt_BT: torch.Tensor) -> None:
+    def _feed(self, model: PreTrainedModel, cache: Cache | None, prompt_BT: torch.Tensor) -> None:
         """Read the prompt up to its last token in chunks, where the policy or the cell asks for chunks."""
         chunk = feed_chunk(self._cell)
-        if chunk is not None and prompt_BT.shape[1] > 1:
+        if cache is not None and chunk is not None and prompt_BT.shape[1] > 1:
             skim(model, cache, prompt_BT[:, :-1].to(model.device), chunk)
 
     def _record(self, prompt_BT: torch.Tensor, new_tokens: int) -> None:
@@ -175,7 +179,7 @@ class CachedSession:
             self._caching(self._target, self._cell) as cache,
             drafting(self._target, lambda asked: Blind(asked, speculation.gamma)),
         ):
-            ids_BT, _ = self._generate(cache, prompt_BT, new_tokens, _Unheard(), [])
+            ids_BT, _ = self._generate(cache, None, prompt_BT, new_tokens, _Unheard())
         recorded_T = ids_BT[0].to(self._device)
         self._recording = prompt_BT, Oracle.of(recorded_T, speculation, self._vocab_size, self._cell.seed)
 

@@ -119,18 +119,18 @@ AttentionInterface.register(ATTENTION, attend)
 
 def check(model: PreTrainedModel) -> None:
     """Raises `ModeUnsupported`, naming what the architecture lacks."""
-    architecture = type(model).__name__
-    if not hasattr(model.base_model, "rotary_emb"):
-        raise ModeUnsupported(
-            f"streaming needs rotary position embeddings, which {architecture} has not: its positions cannot be "
-            f"made relative to the cache (works: {', '.join(_FAMILIES)})"
-        )
-    if model.config.model_type not in _FAMILIES:
-        raise ModeUnsupported(
-            f"streaming takes the rotation out of the attention, and {architecture} has no entry that says how "
-            f"(works: {', '.join(_FAMILIES)})"
-        )
-    Rope.of(model)
+    if model.config.model_type in _FAMILIES:
+        Rope.of(model)
+        return
+    missing = (
+        "its attention has no entry that says how"
+        if hasattr(model.base_model, "rotary_emb")
+        else "it has no rotary embedding (`rotary_emb`) of its own"
+    )
+    raise ModeUnsupported(
+        f"streaming takes the rotation of positions out of the attention; {type(model).__name__} cannot stream: "
+        f"{missing} (what works: {', '.join(_FAMILIES)})"
+    )
 
 
 @contextmanager
