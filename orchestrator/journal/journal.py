@@ -11,7 +11,7 @@ import polars as pl
 
 from orchestrator.journal.lock import Lock
 from orchestrator.journal.parts import BadPart, Part, check, encode, scan, sequence_of
-from orchestrator.journal.record import LIGHT_SCHEMA, SCHEMA, Record, to_attempts, to_frame
+from orchestrator.journal.record import LIGHT_SCHEMA, Record, to_attempts, to_frame
 from orchestrator.journal.store import Store, StoreFull, open_store
 from workers.attempt import Attempt, Outcome, Phase
 from workers.cell import Cell, from_json
@@ -45,26 +45,35 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """`rows`: `SCHEMA` and `part` (the file's path), each attempt once, in the order of appending.
+    """Each attempt once, in the order of appending. Valid while the context that gave it lasts.
 
+    `light`: in memory, the columns asked for and `row`; `rows`: on disk, `SCHEMA` and `row`.
     `duplicates`: attempts of which an equal one came earlier (the same lease, or the same attempt at the same
     cell on the same kind of device, as when the result of a lost node turns up late): in no table but their own.
     """
 
+    light: pl.DataFrame
     rows: pl.LazyFrame
     duplicates: pl.DataFrame
 
+    def whole(self, chosen: Sequence[int]) -> list[Attempt]:
+        """The attempts of these rows with all their series, in the order of appending."""
+        frame = self.rows.filter(pl.col("row").is_in(pl.Series(chosen, dtype=pl.UInt32).implode())).collect()
+        return to_attempts(frame)
+
 
 _IDENTITY = (
-    "run_id",
-    "lease_id",
-    "cell_id",
-    "device_kind",
-    "attempt",
-    "outcome",
-    "device_uuid",
-    "node",
-    "started_at",
+    *(
+        "run_id",
+        "lease_id",
+        "cell_id",
+        "device_kind",
+        "attempt",
+        "outcome",
+        "device_uuid",
+        "node",
+        "started_at",
+    ),
 )
 
 
@@ -105,37 +114,32 @@ class Journal:
         self._next += 1
 
     @contextmanager
-    def view(self) -> Iterator[View]:
+    def view(self, columns: Sequence[str] = tuple(LIGHT_SCHEMA)) -> Iterator[View]:
         """What is on record, while the context lasts. Raises `SchemaTooNew`."""
         with self._store.local(FOLDER) as folder:
-            yield _view(scan(self._trusted(folder)))
+            yield _view(scan(self._trusted(folder)).with_row_index("row"), columns)
 
     def history(self) -> list[Past]:
         """Every attempt on record once, oldest first, without its measurements."""
-        columns = [name for name in Past.__dataclass_fields__ if name != "cell"]
-        with self.view() as view:
-            frame = view.rows.select("cell_json", *columns).collect()
-        cells: dict[str, Cell] = {}
+        columns = ["cell_json", *(name for name in Past.__dataclass_fields__ if name != "cell")]
+        with self.view(columns) as view:
+            light = view.light.select(columns)
+        cells = {text: from_json(json.loads(text)) for text in light["cell_json"].unique()}
         past = []
-        for row in frame.iter_rows(named=True):
-            text = row.pop("cell_json")
-            if text not in cells:
-                cells[text] = from_json(json.loads(text))
+        for row in light.iter_rows(named=True):
             row["outcome"], row["phase"] = Outcome(row["outcome"]), Phase(row["phase"])
-            past.append(Past(cell=cells[text], **row))
+            past.append(Past(cell=cells[row.pop("cell_json")], **row))
         return past
 
     def attempts(self) -> list[Attempt]:
         """Every attempt on record once, oldest first, without samples, steps, scores, ids and snapshot."""
         with self.view() as view:
-            frame = view.rows.select(LIGHT_SCHEMA.names()).collect()
-        return to_attempts(frame.iter_rows(named=True))
+            return to_attempts(view.light)
 
     def whole(self, lease_id: str) -> Attempt | None:
         """The attempt of one lease with all its series; None when there is none on record."""
-        with self.view() as view:
-            frame = view.rows.filter(pl.col("lease_id") == lease_id).select(SCHEMA.names()).collect()
-        return next(iter(to_attempts(frame.iter_rows(named=True))), None)
+        with self.view(_IDENTITY) as view:
+            return next(iter(view.whole(view.light.filter(lease_id=lease_id)["row"].to_list())), None)
 
     def _trusted(self, folder: Path) -> list[Part]:
         """Each part is read and checked once in this journal's life."""
@@ -158,17 +162,13 @@ class Journal:
             self._store.move(f"{FOLDER}/{verdict.name}", f"{ASIDE}/{verdict.name}")
 
 
-def _view(rows: pl.LazyFrame) -> View:
-    """The first of equal leases wins, then the first of equal attempts at a cell on a kind of device.
-
-    Only the keys are read here; the series stay on disk.
-    """
-    rows = rows.with_row_index("row")
-    keys = rows.select("row", *_IDENTITY).collect()
-    winners = keys.unique("lease_id", keep="first", maintain_order=True).unique(
+def _view(rows: pl.LazyFrame, columns: Sequence[str]) -> View:
+    """The first of equal leases wins, then the first of equal attempts at a cell on a kind of device."""
+    everything = rows.select("row", *dict.fromkeys((*_IDENTITY, *columns))).collect()
+    light = everything.unique("lease_id", keep="first", maintain_order=True).unique(
         ["cell_id", "device_kind", "attempt"], keep="first", maintain_order=True
     )
-    late = keys.join(winners, on="row", how="anti")
+    late = everything.select("row", *_IDENTITY).join(light, on="row", how="anti")
     if late.height:
         rows = rows.filter(~pl.col("row").is_in(late["row"].implode()))
-    return View(rows.drop("row"), late.drop("row"))
+    return View(light, rows, late.drop("row"))

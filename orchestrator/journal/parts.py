@@ -12,7 +12,7 @@ import polars as pl
 from orchestrator.journal.record import SCHEMA, SCHEMA_VERSION
 
 _NAME = re.compile(r"part-(\d{6,})-([0-9a-f]{16})\.parquet")
-_VERSION_KEY = "oomline.schema_version"
+_VERSION_KEY, _COLUMNS_KEY = "oomline.schema_version", "oomline.columns"
 
 #: From a version to the next: what turns a frame of the one into a frame of the other.
 Migrations = Mapping[int, Callable[[pl.LazyFrame], pl.LazyFrame]]
@@ -41,7 +41,10 @@ class BadPart:
 def encode(frame: pl.DataFrame, sequence: int, version: int = SCHEMA_VERSION) -> tuple[str, bytes]:
     """Name and bytes of the part that holds `frame`."""
     buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="lz4", statistics=False, metadata={_VERSION_KEY: str(version)})
+    footer = {_VERSION_KEY: str(version)}
+    if frame.schema == SCHEMA:
+        footer[_COLUMNS_KEY] = _COLUMNS
+    frame.write_parquet(buffer, compression="lz4", statistics=False, metadata=footer)
     data = buffer.getvalue()
     return f"part-{sequence:06d}-{_digest(data)}.parquet", data
 
@@ -64,8 +67,9 @@ def check(name: str, path: Path) -> Part | BadPart:
     if _digest(data) != match[2]:
         return BadPart(name, f"its {len(data):,} bytes are not those its name promises (torn or altered)")
     try:
-        version = int(pl.read_parquet_metadata(io.BytesIO(data))[_VERSION_KEY])
-        columns = pl.read_parquet_schema(io.BytesIO(data))
+        footer = pl.read_parquet_metadata(io.BytesIO(data))
+        version = int(footer[_VERSION_KEY])
+        fits = footer.get(_COLUMNS_KEY) == _COLUMNS or _fits(pl.read_parquet_schema(io.BytesIO(data)))
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
         return BadPart(name, f"not a part of a journal: {error}")
     if version > SCHEMA_VERSION:
@@ -73,21 +77,19 @@ def check(name: str, path: Path) -> Part | BadPart:
             f"{name} has schema version {version}, this oomline reads up to {SCHEMA_VERSION}: "
             "use the newer oomline"
         )
-    if version == SCHEMA_VERSION and any(
-        SCHEMA.get(column, dtype) != dtype for column, dtype in columns.items()
-    ):
+    if version == SCHEMA_VERSION and not fits:
         return BadPart(name, "its columns have other types than this journal's")
     return Part(name, path, version)
 
 
 def scan(parts: list[Part], migrations: Migrations = MIGRATIONS) -> pl.LazyFrame:
-    """All rows of `parts`, in order: `SCHEMA` and `part` (the file's path); a column a part lacks is null."""
+    """All rows of `parts`, in order, columns `SCHEMA`; a column that a part lacks is null."""
     frames = [
         _scan_version([part for part in parts if part.version == version], version, migrations)
         for version in sorted({part.version for part in parts})
     ]
     if not frames:
-        return pl.LazyFrame(schema={**SCHEMA, "part": pl.String})
+        return pl.LazyFrame(schema=SCHEMA)
     return pl.concat(frames) if len(frames) > 1 else frames[0]
 
 
@@ -99,10 +101,9 @@ def _scan_version(parts: list[Part], version: int, migrations: Migrations) -> pl
             schema=SCHEMA,
             missing_columns="insert",
             extra_columns="ignore",
-            include_file_paths="part",
             glob=False,
         )
-    frame = pl.scan_parquet(paths, include_file_paths="part", glob=False)
+    frame = pl.scan_parquet(paths, glob=False)
     for step in range(version, SCHEMA_VERSION):
         frame = migrations[step](frame)
     present = frame.collect_schema()
@@ -111,9 +112,16 @@ def _scan_version(parts: list[Part], version: int, migrations: Migrations) -> pl
             pl.col(name).cast(dtype) if name in present else pl.lit(None, dtype).alias(name)
             for name, dtype in SCHEMA.items()
         ),
-        "part",
     )
+
+
+def _fits(columns: Mapping[str, pl.DataType]) -> bool:
+    return all(SCHEMA.get(column, dtype) == dtype for column, dtype in columns.items())
 
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+#: A part that carries this has the columns of `SCHEMA`, and its own need not be parsed.
+_COLUMNS = _digest(str(SCHEMA).encode())

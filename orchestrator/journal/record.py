@@ -88,6 +88,7 @@ _ATTEMPT_COLUMNS: dict[str, Any] = {
     "sample_interval_p50_s": pl.Float64,
     "sample_interval_p99_s": pl.Float64,
     "first_model_call_s": pl.Float64,
+    "device_dirty": pl.String,
 }
 _MEASURED_COLUMNS: dict[str, Any] = {
     "new_tokens": pl.Int64,
@@ -192,7 +193,15 @@ SCHEMA = pl.Schema(
     {**LIGHT_SCHEMA, "memory_snapshot": pl.Binary, "output_ids": pl.List(pl.Int32), **_SERIES_COLUMNS}
 )
 #: Text of models, files and errors: a lone surrogate in it must not cost the row.
-_FOREIGN_TEXT = ("text_head", "text_tail", "error_type", "error_message", "last_output", "stack_dump")
+_FOREIGN_TEXT = (
+    "text_head",
+    "text_tail",
+    "error_type",
+    "error_message",
+    "last_output",
+    "stack_dump",
+    "device_dirty",
+)
 SAMPLE_COLUMNS = {"sample_" + name: name for name in _SERIES["samples"][2]}
 STEP_COLUMNS = {"step_" + name: name for name in _SERIES["steps"][2]}
 SCORE_COLUMNS = {"score_" + name: name for name in _SERIES["scores"][2]}
@@ -268,45 +277,63 @@ def cell_columns(cell: Cell) -> dict[str, Any]:
     }
 
 
-def to_attempts(rows: Iterable[dict[str, Any]]) -> list[Attempt]:
-    """The inverse of `to_frame` for rows of `SCHEMA` or `LIGHT_SCHEMA` (then without series)."""
+def to_attempts(frame: pl.DataFrame) -> list[Attempt]:
+    """The inverse of `to_frame`, for a frame of `SCHEMA` or `LIGHT_SCHEMA` (then without series)."""
     cells: dict[str, Cell] = {}
-    return [_attempt(row, cells) for row in rows]
-
-
-def _attempt(row: dict[str, Any], cells: dict[str, Cell]) -> Attempt:
-    cell = cells.get(row["cell_id"])
-    if cell is None:
-        cell = cells[row["cell_id"]] = from_json(json.loads(row["cell_json"]))
-    device = effect = failure = None
-    if row["device_kind"] is not None:
-        device = Device(**{_bare(column): row[column] for column in _DEVICE_COLUMNS})
-    if row["cache_class"] is not None:
-        effect = InEffect(**{column.removeprefix("effective_"): row[column] for column in _EFFECT_COLUMNS})
-    if row["error_type"] is not None:
-        evidence: dict[str, Any] = {name: row.get(name) for name in _FAILURE_COLUMNS}
-        failure = Failure(**evidence)
-    series: dict[str, Any] = {
-        name: tuple(_items(row, prefix, kind, columns))
-        for name, (prefix, kind, columns) in _SERIES.items()
-        if prefix + next(iter(columns)) in row
+    for text in frame["cell_json"].unique():
+        cells[text] = from_json(json.loads(text))
+    whole = "output_ids" in frame.columns
+    parts = {
+        "cell": [cells[text] for text in frame["cell_json"]],
+        "device": _built(Device, frame, _DEVICE_COLUMNS, "device_", "device_kind"),
+        "measured": _measured(frame),
+        "failure": _built(Failure, frame, [name for name in _FAILURE_COLUMNS if name in frame.columns]),
+        "outcome": [Outcome(value) for value in frame["outcome"]],
+        "phase": [Phase(value) for value in frame["phase"]],
+        **{name: frame[name].to_list() for name in _ATTEMPT_COLUMNS if name not in ("outcome", "phase")},
     }
-    return Attempt(
-        cell=cell,
-        device=device,
-        measured=Measured(**{name: row[name] for name in _MEASURED_COLUMNS}, in_effect=effect),
-        failure=failure,
-        output_ids=tuple(row.get("output_ids") or ()),
-        **series,
-        **{name: row[name] for name in _ATTEMPT_COLUMNS if name not in ("outcome", "phase")},
-        outcome=Outcome(row["outcome"]),
-        phase=Phase(row["phase"]),
-    )
+    if whole:
+        parts["output_ids"] = [tuple(ids or ()) for ids in frame["output_ids"].to_list()]
+        parts |= {name: _series(frame, *about) for name, about in _SERIES.items()}
+    return [Attempt(**dict(zip(parts, values, strict=True))) for values in zip(*parts.values(), strict=True)]
 
 
-def _items(row: dict[str, Any], prefix: str, kind: type, columns: dict[str, Any]) -> Iterable[Any]:
-    lists = [row[prefix + name] or () for name in columns]
-    return (kind(**dict(zip(columns, values, strict=True))) for values in zip(*lists, strict=True))
+def _measured(frame: pl.DataFrame) -> list[Measured]:
+    effects = _built(InEffect, frame, _EFFECT_COLUMNS, "effective_")
+    columns = [frame[name].to_list() for name in _MEASURED_COLUMNS]
+    names = (*_MEASURED_COLUMNS, "in_effect")
+    return [
+        Measured(**dict(zip(names, values, strict=True))) for values in zip(*columns, effects, strict=True)
+    ]
+
+
+def _built(
+    kind: type, frame: pl.DataFrame, columns: Iterable[str], prefix: str = "", present: str | None = None
+) -> list[Any]:
+    """One `kind` a row from its columns, None where the column `present` (default: the first) is null. Equal rows
+    share one.
+    """
+    columns = list(columns)
+    fields = [column.removeprefix(prefix) for column in columns]
+    known: dict[Any, Any] = {}
+    built = []
+    there = frame[present or columns[0]].is_not_null()
+    for row, is_there in zip(frame.select(columns).iter_rows(), there, strict=True):
+        if is_there and row not in known:
+            known[row] = kind(**dict(zip(fields, row, strict=True)))
+        built.append(known[row] if is_there else None)
+    return built
+
+
+def _series(frame: pl.DataFrame, prefix: str, kind: type, columns: dict[str, Any]) -> list[tuple[Any, ...]]:
+    lists = [frame[prefix + name].to_list() for name in columns]
+    return [
+        tuple(
+            kind(**dict(zip(columns, item, strict=True)))
+            for item in zip(*(values or () for values in row), strict=True)
+        )
+        for row in zip(*lists, strict=True)
+    ]
 
 
 def _bare(column: str) -> str:

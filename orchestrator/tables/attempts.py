@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from orchestrator.journal.record import LIGHT_SCHEMA, SAMPLE_COLUMNS, STEP_COLUMNS
+from orchestrator.journal.record import SAMPLE_COLUMNS, STEP_COLUMNS
 from orchestrator.tables.divergence import divergence
 
 _CONTRACT = (
@@ -40,26 +40,22 @@ _CONTRACT = (
 _NAME = ("cell_id", "attempt", "device_kind")
 
 
-def attempts(rows: pl.LazyFrame) -> pl.LazyFrame:
+def attempts(light: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
     """One row per attempt: the contract's columns, then everything else the journal knows of it but series.
 
-    `final`: the last attempt of its cell on its kind of device, the one that counts. `started_at`: UTC.
-    `first_divergence`: see `divergence`.
+    `light`, `rows`: of a journal's `View`. `final`: the last attempt of its cell on its kind of device, the one that
+    counts. `started_at`: UTC. `first_divergence` and its company: see `divergence`.
     """
-    numbered = rows.with_row_index("row")
-    light = numbered.select("row", *LIGHT_SCHEMA.names())
     known = pl.col("device_kind").is_not_null()
     last = pl.col("attempt") == pl.col("attempt").max().over("cell_id", "device_kind")
+    started = pl.from_epoch((pl.col("started_at") * 1e6).cast(pl.Int64), time_unit="us")
     return (
-        light.join(divergence(numbered), on="row", how="left")
-        .sort("row")
+        light.join(divergence(light, rows), on="row", how="left", maintain_order="left")
         .with_columns(
             final=last & (known | ~known.any().over("cell_id")),
-            started_at=pl.from_epoch(
-                (pl.col("started_at") * 1e6).cast(pl.Int64), time_unit="us"
-            ).dt.replace_time_zone("UTC"),
+            started_at=started.dt.replace_time_zone("UTC"),
         )
-        .select(*_CONTRACT, pl.exclude(*_CONTRACT, "row"))
+        .select(*_CONTRACT, pl.exclude(*_CONTRACT))
     )
 
 

@@ -10,31 +10,27 @@ _SAME = (
 _POLICY = ("cache_policy", "sinks", "window")
 
 
-def divergence(rows: pl.LazyFrame) -> pl.LazyFrame:
+def divergence(light: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
     """`row` -> the first new token that differs from a twin's, null where none does or there is no twin.
 
-    `rows`: the journal's, with their index `row`. `first_divergence`: from the baseline twin; `compared_tokens`: how
-    many tokens of each sequence that covers, null without a twin. `first_divergence_plain`,
-    `compared_tokens_plain`: the same for a speculative attempt and its plain twin.
-    A twin has the same length where there is one, else (batch size 1) it is the longest output of its mode: greedy
-    outputs of one prompt are prefixes of each other. With several sequences, the smallest index over all.
+    `first_divergence`: from the baseline twin; `compared_tokens`: how many tokens of each sequence that covers, null
+    without a twin. `first_divergence_plain`, `compared_tokens_plain`: the same for a speculative attempt and its
+    plain twin. A twin has the same length where there is one, else (batch size 1) it is the longest output of its
+    mode: greedy outputs of one prompt are prefixes of each other. With several sequences, the smallest index over
+    all.
     """
-    generated = rows.filter(
+    facts = light.filter(
         (pl.col("outcome") == "ok")
         & (pl.col("workload") == "generate")
-        & (pl.col("output_ids").list.len() > 0)
-    )
-    facts = generated.select(
-        *("row", "length", "new_tokens", "mode", "decoder", *_SAME, *_POLICY, "output_sha256")
-    ).collect()
-    ids = generated.select("row", "output_ids")
+        & (pl.col("purpose") == "measure")
+        & pl.col("output_sha256").is_not_null()
+    ).select("row", "length", "new_tokens", "mode", "decoder", *_SAME, *_POLICY, "output_sha256")
+    ids = rows.filter(pl.col("output_ids").list.len() > 0).select("row", "output_ids")
     speculative = pl.col("decoder") == "spec"
     baseline = _twins(facts, facts.filter(pl.col("mode") == "baseline"), _SAME)
     plain = _twins(facts.filter(speculative), facts.filter(~speculative), (*_SAME, *_POLICY))
-    return (
-        _compared(ids, baseline)
-        .join(_compared(ids, plain), on="row", how="full", coalesce=True, suffix="_plain")
-        .lazy()
+    return _compared(ids, baseline).join(
+        _compared(ids, plain), on="row", how="full", coalesce=True, suffix="_plain"
     )
 
 
@@ -70,8 +66,10 @@ def _twins(facts: pl.DataFrame, candidates: pl.DataFrame, key: tuple[str, ...]) 
 
 def _compared(ids: pl.LazyFrame, twins: pl.DataFrame) -> pl.DataFrame:
     """`row`, `first_divergence`, `compared_tokens`. The ids are read only where the hashes differ."""
-    pairs = twins.filter(~pl.col("same")).lazy().select("row", "twin", "new_tokens")
     shorter = pl.min_horizontal(pl.col("output_ids").list.len(), pl.col("other_ids").list.len())
+    if twins["same"].all():
+        return twins.select("row", pl.lit(None, pl.Int64).alias("first_divergence"), "compared_tokens")
+    pairs = twins.filter(~pl.col("same")).lazy().select("row", "twin", "new_tokens")
     found = (
         ids.join(pairs, on="row")
         .join(ids.select(twin="row", other_ids="output_ids"), on="twin")

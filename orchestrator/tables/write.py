@@ -8,7 +8,8 @@ import polars as pl
 
 from orchestrator.boundary.rows import BoundaryRow, boundaries
 from orchestrator.journal.folder import Run
-from orchestrator.journal.record import LIGHT_SCHEMA, to_attempts
+from orchestrator.journal.journal import View
+from orchestrator.journal.record import to_attempts
 from orchestrator.spec import SweepSpec
 from orchestrator.tables.attempts import attempts, samples, steps
 from orchestrator.tables.boundaries import boundary_frame
@@ -18,43 +19,41 @@ from orchestrator.tables.summary import summary
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The tables that fit in memory, whole; `rows`: the journal's winners, for the series of single attempts."""
+    """The tables that fit in memory, and the journal's `view` for the series of single attempts (`attempts.row`)."""
 
     attempts: pl.DataFrame
     summary: pl.DataFrame
     quality: pl.DataFrame
     boundaries: list[BoundaryRow]
-    duplicates: pl.DataFrame
-    rows: pl.LazyFrame
+    view: View
 
 
 @contextmanager
 def write_tables(run: Run) -> Iterator[Tables]:
     """Write every table into the run folder and hand the short ones on. Raises `SchemaTooNew`, `StoreError`."""
     with run.journal.view() as view, run.store.scratch() as scratch:
-        long = {"samples": samples(view.rows), "steps": steps(view.rows)}
-        for name, frame in long.items():
-            frame.sink_parquet(scratch / f"{name}.parquet", compression="lz4", statistics=False)
-        table = attempts(view.rows).collect()
+        table = attempts(view.light, view.rows)
         tables = Tables(
             attempts=table,
             summary=summary(table.lazy()).collect(),
             quality=quality(view.rows).collect(),
-            boundaries=_boundaries(run.spec, view.rows),
-            duplicates=view.duplicates,
-            rows=view.rows,
+            boundaries=_boundaries(run.spec, view.light),
+            view=view,
         )
         boundary_frame(tables.boundaries).write_parquet(scratch / "boundaries.parquet")
-        for name in ("attempts", "summary", "quality", "duplicates"):
+        view.duplicates.write_parquet(scratch / "duplicates.parquet")
+        table.drop("row").write_parquet(scratch / "attempts.parquet")
+        for name in ("summary", "quality"):
             getattr(tables, name).write_parquet(scratch / f"{name}.parquet")
+        for name, series in (("samples", samples(view.rows)), ("steps", steps(view.rows))):
+            series.sink_parquet(scratch / f"{name}.parquet", compression="lz4", statistics=False)
         for path in sorted(scratch.iterdir()):
             run.store.adopt(f"tables/{path.name}", path)
         yield tables
 
 
-def _boundaries(spec: SweepSpec | None, rows: pl.LazyFrame) -> list[BoundaryRow]:
+def _boundaries(spec: SweepSpec | None, light: pl.DataFrame) -> list[BoundaryRow]:
     """Without a sweep file nobody knows what was searched: no rows."""
     if spec is None:
         return []
-    light = rows.filter(pl.col("workload") == "generate").select(LIGHT_SCHEMA.names()).collect()
-    return boundaries(spec, to_attempts(light.iter_rows(named=True)))
+    return boundaries(spec, to_attempts(light.filter(pl.col("workload") == "generate")))
