@@ -1,11 +1,12 @@
 """When a step was done and what a counter then held, without stopping the device."""
 
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
-Mark = torch.cuda.Event | float
+#: A CUDA event, or seconds.
+Mark = Any
 
 
 class Clock(Protocol):

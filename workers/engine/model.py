@@ -14,8 +14,8 @@ from workers.engine.full_cache import FullCache
 from workers.engine.kernels import PLAIN, Kernels
 from workers.engine.kernels.linear import Job
 from workers.engine.ring import RingCache
-from workers.engine.rope import Angles, angles
-from workers.engine.weights import Layer, Norm, Weights
+from workers.engine.rope import Angles, working
+from workers.engine.weights import Layer, Linear, Norm, Weights
 
 Cache = RingCache | FullCache
 
@@ -47,9 +47,8 @@ def _hidden(
     weights: Weights, cache: Cache, kernels: Kernels, tokens_BM: torch.Tensor, start: torch.Tensor
 ) -> torch.Tensor:
     B, M = tokens_BM.shape
-    turn = angles(start, M, weights.inv_freq_F, weights.rope_scaling, cache.far_limit, weights.dtype)
-    x_NE = weights.embedding_VE[tokens_BM.flatten()]
-    nothing_SNE = x_NE.new_zeros((1, *x_NE.shape))
+    x_NE, turn = kernels.begin(weights, tokens_BM, start, cache.far_limit)
+    nothing_SNE = x_NE.new_empty((0, *x_NE.shape), dtype=working(x_NE.dtype))
     x_NE, normed = kernels.finish(x_NE, nothing_SNE, (), _norms(weights, 0))
     for index, layer in enumerate(weights.layers):
         following = _norms(weights, index + 1)
@@ -62,13 +61,14 @@ def _hidden(
             qkv_up = kernels.linear(
                 (Job(normed[0], layer.qkv[0]), Job(normed[1], layer.up, weights.activation))
             )
-            parts = ((attend(qkv_up[:1]), layer.out), (qkv_up[1], layer.down))
-            x_NE, normed = kernels.finish(x_NE, kernels.mix(parts), _biases(parts), following)
+            both = ((attend(qkv_up[:1]), layer.out), (qkv_up[1], layer.down))
+            x_NE, normed = kernels.finish(x_NE, kernels.mix(both), _biases(both), following)
         else:
-            parts = ((attend(kernels.linear(tuple(Job(normed[0], m) for m in layer.qkv))), layer.out),)
-            x_NE, normed = kernels.finish(x_NE, kernels.mix(parts), _biases(parts), (layer.mlp_norm,))
-            parts = ((_mlp(kernels, normed[0], layer, weights.activation), layer.down),)
-            x_NE, normed = kernels.finish(x_NE, kernels.mix(parts), _biases(parts), following)
+            qkv = kernels.linear(tuple(Job(normed[0], matrix) for matrix in layer.qkv))
+            attended = ((attend(qkv), layer.out),)
+            x_NE, normed = kernels.finish(x_NE, kernels.mix(attended), _biases(attended), (layer.mlp_norm,))
+            fed = ((_mlp(kernels, normed[0], layer, weights.activation), layer.down),)
+            x_NE, normed = kernels.finish(x_NE, kernels.mix(fed), _biases(fed), following)
     return normed[0]
 
 
@@ -80,7 +80,7 @@ def _norms(weights: Weights, index: int) -> tuple[Norm, ...]:
     return (layer.attention_norm, layer.mlp_norm) if weights.parallel else (layer.attention_norm,)
 
 
-def _biases(parts: tuple) -> tuple[torch.Tensor, ...]:
+def _biases(parts: tuple[tuple[torch.Tensor, Linear], ...]) -> tuple[torch.Tensor, ...]:
     return tuple(linear.bias_O for _, linear in parts if linear.bias_O is not None)
 
 

@@ -1,7 +1,6 @@
 """A run at one shape: caches, state, and the stages that a loop replays. Made before the first token."""
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F_
+from torch.nn import functional
 
 from workers.attempt import Phase, ScoreBucket
 from workers.engine.model import Reader
@@ -33,7 +33,10 @@ def _chunks(reader: Reader, ids_T: torch.Tensor, chunk: int) -> Iterator[tuple[i
     for start in range(0, len(ids_T) - 1, chunk):
         read_1M = ids_T[None, start : min(start + chunk, len(ids_T) - 1)]
         logits_MV = reader.logits(reader.prefill(read_1M, start)[0])
-        yield start, F_.cross_entropy(logits_MV, ids_T[start + 1 :][: len(logits_MV)], reduction="none")
+        yield (
+            start,
+            functional.cross_entropy(logits_MV, ids_T[start + 1 :][: len(logits_MV)], reduction="none"),
+        )
 
 
 def _bucket(position: int) -> tuple[int, int]:

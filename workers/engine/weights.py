@@ -7,6 +7,7 @@ Shape suffixes in this room:
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,7 +85,7 @@ class Weights:
         return self.head.weight_OI.shape[0]
 
 
-def describe(model: nn.Module) -> Weights:
+def describe(model: Any) -> Weights:
     """Raises `ModeUnsupported` naming what this engine lacks for the architecture."""
     config = model.config
     family = config.model_type
@@ -117,7 +118,7 @@ def describe(model: nn.Module) -> Weights:
     )
 
 
-def _neox_layer(layer: nn.Module) -> Layer:
+def _neox_layer(layer: Any) -> Layer:
     return Layer(
         attention_norm=_norm(layer.input_layernorm),
         mlp_norm=_norm(layer.post_attention_layernorm),
@@ -129,7 +130,7 @@ def _neox_layer(layer: nn.Module) -> Layer:
     )
 
 
-def _llama_layer(layer: nn.Module) -> Layer:
+def _llama_layer(layer: Any) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return Layer(
         attention_norm=_norm(layer.input_layernorm),
@@ -142,11 +143,11 @@ def _llama_layer(layer: nn.Module) -> Layer:
     )
 
 
-def _linear(module: nn.Module) -> Linear:
+def _linear(module: Any) -> Linear:
     return Linear(module.weight.detach(), None if module.bias is None else module.bias.detach())
 
 
-def _norm(module: nn.Module) -> Norm:
+def _norm(module: Any) -> Norm:
     if isinstance(module, nn.LayerNorm):
         return Norm(module.weight.detach(), module.bias.detach(), module.eps, rms=False)
     return Norm(module.weight.detach(), None, module.variance_epsilon, rms=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from workers.attempt import Phase
 from workers.cell import Cell, ModelRef, Speculation, Streaming
@@ -58,6 +59,8 @@ def build(family: str, dtype: torch.dtype, *, seed: int = 0, layers: int = 3) ->
             )
         )
     model = model.to(dtype).eval()
+    if dtype == torch.float64:
+        _exact_norms(model)
     return LoadedModel(
         model=model,
         name=family,
@@ -68,6 +71,19 @@ def build(family: str, dtype: torch.dtype, *, seed: int = 0, layers: int = 3) ->
         load_s=0.0,
         load_was_warm=None,
     )
+
+
+def _exact_norms(model: PreTrainedModel) -> None:
+    """transformers' RMSNorm goes through float32, which hides everything below 1e-7."""
+    for module in model.modules():
+        if isinstance(module, LlamaRMSNorm):
+
+            def forward(x: torch.Tensor, norm: LlamaRMSNorm = module) -> torch.Tensor:
+                return (
+                    norm.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.variance_epsilon)
+                )
+
+            module.forward = forward  # type: ignore[method-assign]
 
 
 def cell(mode: str, *, sinks: int = 4, window: int = 12, **fields: Any) -> Cell:

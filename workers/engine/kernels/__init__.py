@@ -5,14 +5,16 @@ from dataclasses import dataclass
 
 import torch
 
-from workers.engine.kernels.attend_blocks import attend_blocks_plain
-from workers.engine.kernels.attend_ring import attend_ring_plain
-from workers.engine.kernels.finish import finish_plain
-from workers.engine.kernels.gate import gate_plain
-from workers.engine.kernels.linear import head_plain, linear_plain
+from workers.engine.kernels.attend_blocks import attend_blocks, attend_blocks_plain
+from workers.engine.kernels.attend_ring import attend_ring, attend_ring_plain
+from workers.engine.kernels.begin import begin, begin_plain
+from workers.engine.kernels.finish import finish, finish_plain
+from workers.engine.kernels.gate import gate, gate_plain
 from workers.engine.kernels.jit import AVAILABLE
-from workers.engine.kernels.mix import mix_plain
-from workers.engine.kernels.pick import pick_plain
+from workers.engine.kernels.linear import head, head_plain, linear, linear_plain
+from workers.engine.kernels.mix import mix, mix_plain
+from workers.engine.kernels.pick import pick, pick_plain
+from workers.engine.rope import Angles
 from workers.engine.weights import Weights
 
 
@@ -21,6 +23,7 @@ class Kernels:
     """One implementation of each operation; the files beside this one say what each computes."""
 
     name: str
+    begin: Callable[..., tuple[torch.Tensor, Angles]]
     linear: Callable[..., tuple[torch.Tensor, ...]]
     gate: Callable[..., torch.Tensor]
     mix: Callable[..., torch.Tensor]
@@ -32,18 +35,22 @@ class Kernels:
 
 
 PLAIN = Kernels(
-    name="torch",
-    linear=linear_plain,
-    gate=gate_plain,
-    mix=mix_plain,
-    finish=finish_plain,
-    head=head_plain,
-    attend_ring=attend_ring_plain,
-    attend_blocks=attend_blocks_plain,
-    pick=pick_plain,
+    "torch",
+    begin_plain,
+    linear_plain,
+    gate_plain,
+    mix_plain,
+    finish_plain,
+    head_plain,
+    attend_ring_plain,
+    attend_blocks_plain,
+    pick_plain,
 )
+FUSED = Kernels("triton", begin, linear, gate, mix, finish, head, attend_ring, attend_blocks, pick)
 
 
 def kernels_of(weights: Weights) -> Kernels:
     """Triton on a CUDA device, for the dtypes it multiplies; plain torch elsewhere."""
+    if AVAILABLE and weights.device.type == "cuda" and weights.dtype != torch.float64:
+        return FUSED
     return PLAIN
