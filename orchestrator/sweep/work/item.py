@@ -1,5 +1,6 @@
 """The unit of work: a cell on a kind of device. Each cell runs once on every kind that the sweep uses."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class WorkItem:
     alone: bool = False
 
 
-def rank_plan(cells: list[Cell], kind: str, seconds: list[float]) -> list[WorkItem]:
+def rank_plan(cells: Mapping[Key, Cell], seconds: Sequence[float]) -> list[WorkItem]:
     """Longest predicted first; cells that differ only in mode and repeat stay together, repeats outermost.
 
     So a device's drift (heat, neighbours) falls on all modes alike, and the tail of the sweep is made of short cells.
@@ -38,16 +39,13 @@ def rank_plan(cells: list[Cell], kind: str, seconds: list[float]) -> list[WorkIt
     longest: dict[tuple[object, ...], float] = {}
     groups = [
         (c.model.target, c.workload, c.prompt_tokens, c.length, c.batch_size, c.budget, c.repetition_penalty)
-        for c in cells
+        for c in cells.values()
     ]
     for group, predicted in zip(groups, seconds, strict=True):
         longest[group] = max(longest.get(group, 0.0), predicted)
     return [
-        WorkItem(
-            key=Key(cell.cell_id, kind),
-            cell=cell,
-            seconds=predicted,
-            rank=(-longest[group], cell.repeat, index),
+        WorkItem(key=key, cell=cell, seconds=predicted, rank=(-longest[group], cell.repeat, index))
+        for index, ((key, cell), group, predicted) in enumerate(
+            zip(cells.items(), groups, seconds, strict=True)
         )
-        for index, (cell, group, predicted) in enumerate(zip(cells, groups, seconds, strict=True))
     ]

@@ -50,11 +50,10 @@ class KindWork:
         self.device = device
         self._ledger = ledger
         self._estimates = estimates
-        todo = [cell for cell in cells if Key(cell.cell_id, self.kind) not in ledger.finals]
-        self.queue = WorkQueue(
-            self._standing_in(item)
-            for item in rank_plan(todo, self.kind, [estimates.seconds(cell, device) for cell in todo])
-        )
+        keyed = {Key(cell.cell_id, self.kind): cell for cell in cells}
+        todo = {key: cell for key, cell in keyed.items() if key not in ledger.finals}
+        seconds = [estimates.seconds(cell, device) for cell in todo.values()]
+        self.queue = WorkQueue(self._standing_in(item) for item in rank_plan(todo, seconds))
         self._alike: dict[Cell, list[Key]] = defaultdict(list)
         for item in self.queue:
             self._alike[_likeness(item.cell)].append(item.key)
