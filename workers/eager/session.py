@@ -81,7 +81,6 @@ class CachedSession:
     def generate(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Generated:
         recorder.phase(Phase.PREPARE)
         self._record(prompt_BT, new_tokens)
-        recorder.phase(Phase.PREFILL)
         rounds = Rounds()
         speculation = self._cell.speculation
         with ExitStack() as stack:

@@ -23,7 +23,9 @@ def test_every_position_a_query_may_see_lies_where_the_arithmetic_says(sinks, wi
     head = 0
     for turn, (asked, keep) in enumerate(history):
         count = min(asked, gamma + 1)
-        written = [(slot + i, head + offset + i) for slot, offset, n in slots.spans(head, count) for i in range(n)]
+        written = [
+            (slot + i, head + offset + i) for slot, offset, n in slots.spans(head, count) for i in range(n)
+        ]
         assert [position for _, position in written] == list(range(head, head + count))
         for slot, position in written:
             memory[slot] = (position, turn)

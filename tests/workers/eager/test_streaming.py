@@ -9,7 +9,7 @@ from workers.eager import open_session
 from workers.eager.policies import streaming
 from workers.eager.score import read
 
-TOKENS = 150
+TOKENS = 120
 
 
 def relative(found: torch.Tensor, true: torch.Tensor) -> float:
@@ -25,7 +25,10 @@ def chunked(model, ids_T: torch.Tensor, chunk: int) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_two_references_agree(family: str) -> None:
     model, ids_T = tiny(family, torch.float64), text(TOKENS)
-    assert relative(oracle_logits(model, ids_T, SINKS, WINDOW), reference_logits(model, ids_T, SINKS, WINDOW)) < 1e-12
+    assert (
+        relative(oracle_logits(model, ids_T, SINKS, WINDOW), reference_logits(model, ids_T, SINKS, WINDOW))
+        < 1e-12
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -89,7 +92,7 @@ def test_a_model_that_streamed_is_as_it_was(family: str) -> None:
 def test_angles_hold_at_a_million_tokens() -> None:
     """Without sinks, a text that begins at position 2^20 reads as if it began at 0.
 
-    The slots before it hold zeros, which three layers of 28 window tokens have forgotten after 84 more.
+    The slots before it hold zeros, which two layers of 28 window tokens have forgotten after 56 more.
     """
     model, ids_T = tiny("llama"), text(TOKENS)
     true = reference_logits(model, ids_T, 0, 28)
@@ -97,4 +100,4 @@ def test_angles_hold_at_a_million_tokens() -> None:
         for layer in cache.layers:
             layer.seen = 2**20
         late = torch.cat([row[0] for row in read(model, cache, ids_T[None], 1)])
-    assert relative(late[90:], true[90:]) < 1e-5
+    assert relative(late[60:], true[60:]) < 1e-5

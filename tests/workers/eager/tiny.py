@@ -16,12 +16,12 @@ FAMILIES = ("gpt_neox", "llama")
 
 
 def tiny(family: str, dtype: torch.dtype = torch.float32, seed: int = 0, **config: object) -> PreTrainedModel:
-    """Three layers of four heads; Llama's share two key/value heads and scale their frequencies."""
+    """Two layers of four heads; Llama's share two key/value heads and scale their frequencies."""
     torch.manual_seed(seed)
     shape = {
         "vocab_size": VOCAB,
         "hidden_size": 64,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "intermediate_size": 96,
         "max_position_embeddings": 64,
