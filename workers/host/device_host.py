@@ -33,7 +33,7 @@ PRELOAD = (
     "workers.text.corpus",
     "workers.eager",
     "workers.engine",
-    "workers.host.child",
+    "workers.host.child.run",
 )
 #: Ray's memory monitor strikes at 95 %, and not only the culprit.
 HOST_MEMORY_LIMIT = 0.90

@@ -123,7 +123,7 @@ def _end(control: socket.socket) -> NoReturn:
 
 
 def _become_cell(server: int, request: bytes, events_fd: int, output_fd: int, dump_fd: int) -> NoReturn:
-    from workers.host import child
+    from workers.host.child.run import run_cell
     from workers.host.events import decode_request
 
     status = 1
@@ -139,7 +139,7 @@ def _become_cell(server: int, request: bytes, events_fd: int, output_fd: int, du
             os.dup2(fd, target)
         faulthandler.enable(file=2, all_threads=True)
         faulthandler.register(signal.SIGUSR1, file=dump_fd, all_threads=True)
-        child.run(decode_request(request), events_fd)
+        run_cell(decode_request(request), events_fd)
         status = 0
     except BaseException:
         traceback.print_exc()

@@ -17,10 +17,11 @@ import torch
 from workers.attempt import Failure, InEffect, Measured, Outcome, Phase, ScoreBucket
 from workers.cell import Cell
 from workers.engines import open_session
-from workers.host import limits, verdict
+from workers.host import verdict
+from workers.host.child import limits
+from workers.host.child.prompt import read_ids
+from workers.host.child.recorder import RunRecorder
 from workers.host.events import ContextReady, Event, Finished, Limited, Produced, Request, encode
-from workers.host.prompt import read_ids
-from workers.host.recorder import RunRecorder
 from workers.host.verdict import Raised
 from workers.meters.process import ProcessMemory, data_peak, own_memory
 from workers.models import LoadError
@@ -40,7 +41,7 @@ class ContextLimit(Exception):
 
 
 @dataclass
-class _Run:
+class _State:
     """What is known of the cell so far, so that a failure can tell it too."""
 
     request: Request
@@ -57,7 +58,7 @@ class _Run:
         self.measured = replace(self.measured, **fields)  # type: ignore[arg-type]
 
 
-def run(request: Request, events_fd: int) -> None:
+def run_cell(request: Request, events_fd: int) -> None:
     """Run the cell, send events to `events_fd`, the last of which is `Finished`."""
 
     def send(event: Event) -> None:
@@ -76,16 +77,16 @@ def run(request: Request, events_fd: int) -> None:
         on_phase,
         _cpu_bytes if request.is_cpu else _cuda_bytes,
     )
-    state = _Run(request, send, recorder)
+    state = _State(request, send, recorder)
     try:
-        outcome, failure = _run_cell(state), None
+        produced = _run(state)
     except Exception as error:
         ended_s = time.monotonic()
-        limits_left = limits.data_left()
-        limits.lift_data_limit()
-        outcome, failure = _explain(state, error, limits_left)
+        limit = limits.lift_data_limit()
+        outcome, failure = _explain(state, error, limit - own_memory().data)
     else:
         ended_s = recorder.entered_s(Phase.DONE) or time.monotonic()
+        outcome, failure = _verify(produced, request.lease.cell.length)
     send(
         Finished(
             outcome=outcome,
@@ -99,7 +100,8 @@ def run(request: Request, events_fd: int) -> None:
     )
 
 
-def _run_cell(state: _Run) -> Outcome:
+def _run(state: _State) -> int:
+    """Returns how many tokens were produced, or scored."""
     request, recorder = state.request, state.recorder
     cell = request.lease.cell
     ids_T = read_ids(cell, beat=lambda: state.send(Produced(0)))
@@ -138,12 +140,20 @@ def _run_cell(state: _Run) -> Outcome:
         state.scores = tuple(session.score(ids_T, recorder))
         produced = sum(score.num_tokens for score in state.scores)
         _finish(state, produced)
-    else:
-        produced = _generate(state, session, prompt_BT)
-    return Outcome.OK if produced == cell.length else Outcome.LENGTH_SHORT
+        return produced
+    return _generate(state, session, prompt_BT)
 
 
-def _set_up(state: _Run) -> torch.device:
+def _verify(produced: int, length: int) -> tuple[Outcome, Failure | None]:
+    """A run that stopped early, or went on, is not a fast or a slow one."""
+    if produced == length:
+        return Outcome.OK, None
+    return Outcome.LENGTH_SHORT, Failure(
+        error_type="LengthShort", error_message=f"{produced} tokens, {length} were asked for"
+    )
+
+
+def _set_up(state: _State) -> torch.device:
     """Limits, threads and context: everything that precedes the first weight."""
     request = state.request
     cell, budget = request.lease.cell, request.lease.cell.budget
@@ -166,7 +176,7 @@ def _set_up(state: _Run) -> torch.device:
     return torch.device("cuda", 0)
 
 
-def _generate(state: _Run, session: Session, prompt_BT: torch.Tensor) -> int:
+def _generate(state: _State, session: Session, prompt_BT: torch.Tensor) -> int:
     cell = state.request.lease.cell
     result = session.generate(prompt_BT, cell.length, state.recorder)
     state.output_ids = tuple(result.ids_BT[0].tolist())
@@ -187,7 +197,7 @@ def _generate(state: _Run, session: Session, prompt_BT: torch.Tensor) -> int:
     return len(state.output_ids)
 
 
-def _finish(state: _Run, produced: int) -> None:
+def _finish(state: _State, produced: int) -> None:
     """The run is over: what comes now counts against no budget and enters no measurement."""
     recorder = state.recorder
     ended_s = time.monotonic()
@@ -200,7 +210,7 @@ def _finish(state: _Run, produced: int) -> None:
     state.note(**{name: getattr(timing, name) for name in timing.__slots__})
 
 
-def _explain(state: _Run, error: Exception, data_left: int) -> tuple[Outcome, Failure]:
+def _explain(state: _State, error: Exception, data_left: int) -> tuple[Outcome, Failure]:
     recorder, is_cpu = state.recorder, state.request.is_cpu
     if recorder.current is not Phase.DONE:
         state.data_peak_bytes = _data_peak(state)
@@ -281,7 +291,7 @@ def _sha256(ids_T: torch.Tensor) -> str:
     return hashlib.sha256(ids_T.cpu().numpy().astype(np.dtype("<i4")).tobytes()).hexdigest()
 
 
-def _data_peak(state: _Run) -> int | None:
+def _data_peak(state: _State) -> int | None:
     if state.limited_at is None or state.prefill_at is None:
         return None
     peak = data_peak(state.prefill_at, own_memory())
@@ -297,7 +307,7 @@ def _cuda_bytes() -> tuple[int, int]:
     return stats["allocated_bytes.all.current"], stats["reserved_bytes.all.current"]
 
 
-def _cuda_peaks(state: _Run) -> dict[str, int]:
+def _cuda_peaks(state: _State) -> dict[str, int]:
     if state.request.is_cpu or not torch.cuda.is_initialized():
         return {}
     stats = torch.cuda.memory_stats()

@@ -42,15 +42,11 @@ def limit_data(budget: int) -> int:
     return own_data_and_stack()
 
 
-def lift_data_limit() -> None:
-    """So that what went wrong can still be told."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+def lift_data_limit() -> int:
+    """So that what went wrong can still be told. Returns the limit that was in force, in bytes of data."""
+    limit, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
-
-
-def data_left() -> int:
-    """Bytes below the data limit."""
-    return max(0, resource.getrlimit(resource.RLIMIT_DATA)[0] - own_memory().data)
+    return limit
 
 
 def set_up_cpu(dtype: torch.dtype) -> int:

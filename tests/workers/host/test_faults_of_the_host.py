@@ -1,0 +1,83 @@
+"""What happens to the processes below when those above die."""
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+
+from tests.workers.host.cells import lease
+from workers.attempt import Outcome
+from workers.progress import Progress
+
+_HOST = """
+import sys
+from tests.workers.host.cells import lease
+from tests.workers.host.conftest import WITH_FAULTS
+from workers.host.device_host import DeviceHost
+host = DeviceHost("orphans/cpu0", 2**30, preload=WITH_FAULTS)
+host.describe()
+host.run(lease(sys.argv[1], fault=sys.argv[2], stall_timeout_s=600))
+"""
+
+
+def until(condition, limit_s: float = 30.0):
+    deadline = time.monotonic() + limit_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_nothing_outlives_a_killed_host(model):
+    """The cell is stopped, one grandchild is in another session, another is stopped."""
+    host = subprocess.Popen([sys.executable, "-c", _HOST, model, "grandchildren-and-stop@decode"])
+    try:
+        # fork server, cell, two grandchildren
+        family = until(lambda: len(found := descendants(host.pid)) == 4 and found)
+        until(lambda: sum(process.status() == psutil.STATUS_STOPPED for process in family) == 2)
+        assert {os.getsid(process.pid) for process in family} != {os.getsid(0)}
+    finally:
+        host.kill()
+        host.wait()
+    until(lambda: all(map(gone, family)), 10)
+
+
+def test_leftovers_of_a_cell_end_with_it(host, model):
+    before = {process.pid for process in descendants(os.getpid())}
+    attempt = host.run(lease(model, fault="grandchildren@decode"))
+    assert attempt.outcome is Outcome.OK
+    assert {process.pid for process in descendants(os.getpid())} <= before
+
+
+def test_dead_fork_server_is_replaced(host, model):
+    host.describe()
+    (server,) = psutil.Process().children()
+    reports = []
+
+    def kill_server(progress: Progress) -> None:
+        reports.append(progress)
+        server.kill()
+
+    attempt = host.run(lease(model, fault="sleep@decode"), kill_server)
+    assert attempt.outcome is Outcome.INFRA_ERROR
+    assert attempt.device_dirty is None
+    assert reports[0].new_tokens == 1
+    assert host.run(lease(model, fault="none")).outcome is Outcome.OK
+    (replacement,) = psutil.Process().children()
+    assert replacement.pid != server.pid

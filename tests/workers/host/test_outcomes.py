@@ -1,0 +1,222 @@
+"""Every outcome that a CPU can produce, from real processes; after each the next cell is ok."""
+
+import pickle
+import signal
+
+import pytest
+
+from tests.workers.host.cells import MiB, lease
+from workers.attempt import Attempt, Outcome, Phase
+from workers.host.device_host import DeviceHost
+
+
+def assert_ok(host: DeviceHost, model: str) -> None:
+    attempt = host.run(lease(model, fault="none"))
+    assert (attempt.outcome, attempt.phase) == (Outcome.OK, Phase.DONE)
+    assert attempt.device_dirty is None
+
+
+def failure_of(attempt: Attempt):
+    assert attempt.failure is not None
+    return attempt.failure
+
+
+class TestEagerEngine:
+    """Real models through the whole child."""
+
+    def test_ok(self, host, model):
+        attempt = host.run(lease(model, length=24, batch_size=2))
+        assert attempt.outcome is Outcome.OK
+        assert attempt.failure is None
+        measured = attempt.measured
+        assert measured.new_tokens == len(attempt.output_ids) == 24
+        assert measured.weights_bytes > 8 * MiB
+        assert measured.kv_cache_bytes == 2 * 31 * 2048  # the last new token is never read
+        assert measured.ttft_s > 0
+        assert measured.tokens_per_s > 0
+        assert measured.tpot_p50_s <= measured.tpot_p95_s <= measured.tpot_p99_s
+        assert measured.in_effect.cache_class == "DynamicCache"
+        assert len(measured.output_sha256) == len(measured.prompt_sha256) == 64
+        assert [step.token_index for step in attempt.steps] == list(range(24))
+        assert attempt.steps[-1].t_s <= attempt.duration_s
+        assert attempt.peak_device_bytes >= measured.weights_bytes + measured.kv_cache_bytes
+        assert attempt.context_bytes is not None
+        assert max(s.device_used_bytes for s in attempt.samples) <= attempt.peak_device_bytes
+        assert len(pickle.dumps(attempt)) < 100_000
+
+    def test_score(self, host, model):
+        attempt = host.run(lease(model, workload="score", prompt_tokens=0, length=40))
+        assert attempt.outcome is Outcome.OK
+        assert sum(score.num_tokens for score in attempt.scores) == 40
+
+    def test_same_cell_same_output(self, host, model):
+        first, second = (host.run(lease(model, length=12, repeat=r)) for r in (0, 1))
+        assert first.measured.output_sha256 == second.measured.output_sha256
+
+    def test_oom_load(self, host, model):
+        attempt = host.run(lease(model, budget=4 * MiB))
+        assert (attempt.outcome, attempt.phase) == (Outcome.OOM_LOAD, Phase.LOAD)
+        failure = failure_of(attempt)
+        assert failure.oom_requested_bytes == 8192 * 128 * 4
+        assert failure.oom_free_bytes < failure.oom_requested_bytes
+        assert failure.oom_token_index is None
+
+    def test_oom_prefill(self, host, model):
+        # 9 MiB of weights, 12 MiB of cache, and a few times 3 MiB of activations.
+        attempt = host.run(lease(model, budget=24 * MiB, prompt_tokens=6000, purpose="probe"))
+        assert (attempt.outcome, attempt.phase) == (Outcome.OOM_PREFILL, Phase.PREFILL)
+        assert attempt.peak_device_bytes <= 24 * MiB
+
+    def test_oom_decode(self, host, model):
+        # 9 MiB of weights, 2 KiB of cache per token and sequence: 64 sequences fill 15 MiB by token 120.
+        attempt = host.run(lease(model, budget=24 * MiB, length=1000, batch_size=64, purpose="probe"))
+        assert (attempt.outcome, attempt.phase) == (Outcome.OOM_DECODE, Phase.DECODE)
+        failure = failure_of(attempt)
+        assert 32 < failure.oom_token_index == attempt.measured.new_tokens < 128
+        assert failure.oom_requested_bytes > failure.oom_free_bytes
+        assert 16 * MiB < failure.oom_allocated_bytes <= 24 * MiB
+        assert attempt.steps[-1].kv_cache_bytes > 2 * MiB
+        assert_ok(host, model)
+
+    def test_context_limit_of_learned_positions(self, host, learned_positions):
+        attempt = host.run(lease(learned_positions, prompt_tokens=8, length=58))
+        assert attempt.outcome is Outcome.CONTEXT_LIMIT
+        assert "64" in failure_of(attempt).error_message
+        # The last new token is never read: 64 positions are enough for 8 + 57.
+        assert host.run(lease(learned_positions, prompt_tokens=8, length=57)).outcome is Outcome.OK
+
+    def test_rope_runs_beyond_its_context(self, host, model):
+        attempt = host.run(lease(model, prompt_tokens=120, length=16))
+        assert attempt.outcome is Outcome.OK
+        assert attempt.measured.max_positions == 128
+
+    def test_load_error_names_the_model(self, host, nowhere, model):
+        attempt = host.run(lease(nowhere))
+        assert attempt.outcome is Outcome.LOAD_ERROR
+        assert nowhere in failure_of(attempt).error_message
+        assert_ok(host, model)
+
+    def test_corpus_too_short(self, host, model):
+        attempt = host.run(lease(model, prompt_tokens=10**7))
+        assert attempt.outcome is Outcome.LOAD_ERROR
+        assert "tokens" in failure_of(attempt).error_message
+
+
+class TestFaults:
+    """An engine that misbehaves. Each case is followed by a cell that is ok."""
+
+    @pytest.mark.parametrize("phase", ["load", "prepare", "prefill", "decode"])
+    def test_segfault_in_each_phase(self, host, model, phase):
+        attempt = host.run(lease(model, fault=f"segfault@{phase}"))
+        assert (attempt.outcome, attempt.phase) == (Outcome.CRASHED, Phase(phase))
+        assert failure_of(attempt).signal == signal.SIGSEGV
+        assert "Segmentation fault" in failure_of(attempt).last_output  # faulthandler's stack
+        assert_ok(host, model)
+
+    @pytest.mark.parametrize(("fault", "number"), [("abort", signal.SIGABRT), ("kill", signal.SIGKILL)])
+    def test_killed_by_a_signal(self, host, model, fault, number):
+        attempt = host.run(lease(model, fault=f"{fault}@decode"))
+        assert attempt.outcome is Outcome.CRASHED
+        assert failure_of(attempt).signal == number
+        assert attempt.measured.new_tokens == 1
+        assert len(attempt.samples) > 0
+        assert_ok(host, model)
+
+    @pytest.mark.parametrize(("fault", "code"), [("exit", 3), ("sys-exit", 1)])
+    def test_exit_without_a_result(self, host, model, fault, code):
+        attempt = host.run(lease(model, fault=f"{fault}@decode"))
+        assert attempt.outcome is Outcome.CRASHED
+        assert (failure_of(attempt).signal, failure_of(attempt).exit_code) == (None, code)
+
+    @pytest.mark.parametrize("phase", ["load", "decode"])
+    def test_hang_of_a_stopped_process(self, host, model, phase):
+        attempt = host.run(lease(model, fault=f"stop@{phase}", stall_timeout_s=0.4))
+        assert (attempt.outcome, attempt.phase) == (Outcome.HANG, Phase(phase))
+        assert "process state T" in failure_of(attempt).stack_dump
+        assert_ok(host, model)
+
+    @pytest.mark.parametrize("fault", ["spin", "spin_in_c"])
+    def test_hang_of_an_endless_loop_shows_its_stack(self, host, model, fault):
+        attempt = host.run(lease(model, fault=f"{fault.replace('_', '-')}@decode", stall_timeout_s=0.4))
+        assert attempt.outcome is Outcome.HANG
+        assert f"in {fault}" in failure_of(attempt).stack_dump
+        assert_ok(host, model)
+
+    def test_timeout(self, host, model):
+        attempt = host.run(lease(model, fault="none", length=10**6, time_limit_s=0.8))
+        assert attempt.outcome is Outcome.TIMEOUT
+        assert attempt.measured.new_tokens > 0
+        assert "in generate" in failure_of(attempt).stack_dump
+        assert_ok(host, model)
+
+    def test_length_short(self, host, model):
+        attempt = host.run(lease(model, fault="short", length=10))
+        assert attempt.outcome is Outcome.LENGTH_SHORT
+        assert attempt.measured.new_tokens == 9
+
+    def test_flood_of_output_is_drained_and_its_end_kept(self, host, model):
+        attempt = host.run(lease(model, fault="flood@prefill"))
+        assert attempt.outcome is Outcome.OK
+        attempt = host.run(lease(model, fault="flood@decode", length=10**6, time_limit_s=2))
+        last_output = failure_of(attempt).last_output
+        assert len(last_output) <= 16 * 1024
+        assert "the last line" in last_output
+
+    def test_exception_that_does_not_pickle(self, host, model):
+        attempt = host.run(lease(model, fault="unspeakable@decode"))
+        assert attempt.outcome is Outcome.CRASHED
+        assert failure_of(attempt).error_type == "Unspeakable"
+        assert_ok(host, model)
+
+    def test_bug_in_python_is_a_crash_with_its_traceback(self, host, model):
+        attempt = host.run(lease(model, fault="bug@decode"))
+        assert attempt.outcome is Outcome.CRASHED
+        assert "shape mismatch" in failure_of(attempt).error_message
+        assert "Traceback" in failure_of(attempt).last_output
+
+    def test_poisoned_cuda_context(self, host, model):
+        attempt = host.run(lease(model, fault="illegal-access@decode"))
+        assert attempt.outcome is Outcome.GPU_FAULT
+
+    def test_babble_on_the_event_pipe_is_not_believed(self, host, model):
+        attempt = host.run(lease(model, fault="babble@decode", length=5))
+        assert attempt.outcome is Outcome.OK
+        assert attempt.measured.new_tokens == 5
+        assert_ok(host, model)
+
+    @pytest.mark.parametrize("phase", ["prepare", "prefill", "decode"])
+    def test_oom_in_each_phase(self, host, model, phase):
+        attempt = host.run(lease(model, fault=f"too-much@{phase}", budget=64 * MiB))
+        expected = {
+            "prepare": Outcome.OOM_LOAD,
+            "prefill": Outcome.OOM_PREFILL,
+            "decode": Outcome.OOM_DECODE,
+        }
+        assert attempt.outcome is expected[phase]
+        assert failure_of(attempt).oom_requested_bytes == MiB
+        assert_ok(host, model)
+
+    def test_what_is_in_effect_must_be_what_was_asked(self, host, model):
+        attempt = host.run(lease(model, fault="other-dtype"))
+        assert attempt.outcome is Outcome.LOAD_ERROR
+        assert "dtype is float64, float32 was asked for" in failure_of(attempt).error_message
+
+
+class TestMemory:
+    def test_growth_is_what_arithmetic_says(self, host, model):
+        """Each token keeps 3 tensors of 1 MiB: exact to the page and malloc's header."""
+        small = host.run(lease(model, fault="hold-3", length=20, purpose="probe"))
+        large = host.run(lease(model, fault="hold-3", length=50, purpose="probe"))
+        grown = large.peak_device_bytes - small.peak_device_bytes
+        assert 30 * 3 * MiB <= grown <= 30 * 3 * (MiB + 4096) + 128 * 1024
+        assert large.steps[-1].kv_cache_bytes == 49 * 3 * MiB
+
+    def test_boundary_is_the_same_every_time(self, host, model):
+        given = lease(model, budget=24 * MiB, length=1000, batch_size=64, purpose="probe")
+        indices = {host.run(given).failure.oom_token_index for _ in range(3)}
+        assert len(indices) == 1
+
+    def test_device_budget_is_the_whole_slot(self, host, model):
+        attempt = host.run(lease(model, fault="too-much@decode"))
+        assert attempt.outcome is Outcome.OOM_DECODE
+        assert attempt.peak_device_bytes > 1000 * MiB
