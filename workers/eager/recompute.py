@@ -4,6 +4,8 @@ The slow control of the StreamingLLM paper (arXiv:2309.17453, figure 1d). No cac
 T tokens, N windows, C = S + W + 1 tokens a window, V vocabulary.
 """
 
+import math
+
 import torch
 
 from workers.attempt import InEffect, Phase, ScoreBucket
@@ -57,14 +59,13 @@ class RecomputeSession:
         recorder.phase(Phase.DECODE)
         recorder.tokens(tally.scored)
 
-        rest = len(ids_T) - len(head)
-        stride = -(-rest // MAX_WINDOWS) or 1
-        position_N = torch.arange(len(head) + stride - 1, len(ids_T), stride)
-        for position_n in position_N.split(max(1, _BATCH_TOKENS // self._context)):
-            window_nC = torch.stack([ids_T[p - self._context : p] for p in position_n.tolist()])
-            next_n = ids_T[position_n.to(ids_T.device)]
-            nll_n = negative_log_likelihood(self._last_logits(window_nC), next_n)
-            tally.add(position_n.tolist(), nll_n)
+        stride = max(1, math.ceil((len(ids_T) - len(head)) / MAX_WINDOWS))
+        positions = range(len(head) + stride - 1, len(ids_T), stride)
+        at_once = max(1, _BATCH_TOKENS // self._context)
+        for first in range(0, len(positions), at_once):
+            ends = list(positions[first : first + at_once])
+            window_NC = torch.stack([ids_T[end - self._context : end] for end in ends])
+            tally.add(ends, negative_log_likelihood(self._last_logits(window_NC), ids_T[ends]))
             recorder.tokens(tally.scored)
         return tally.buckets()
 
