@@ -8,7 +8,7 @@ from workers.cell import ModelRef
 from workers.models import LoadError
 from workers.models.config import one_line
 from workers.models.source import RANDOM, Files, locate
-from workers.models.wanted import METADATA, matching
+from workers.models.wanted import METADATA, TOKENIZER, matching
 
 
 def load_tokenizer(name: str, ref: ModelRef) -> PreTrainedTokenizerBase:
@@ -17,6 +17,8 @@ def load_tokenizer(name: str, ref: ModelRef) -> PreTrainedTokenizerBase:
     Raises `LoadError`.
     """
     files = _files(name, ref)
+    if not files.gguf and not matching((path.name for path in files.folder.iterdir()), TOKENIZER):
+        raise LoadError(f"{name}: has no tokenizer (none of {', '.join(TOKENIZER)})")
     try:
         return AutoTokenizer.from_pretrained(
             files.folder, gguf_file=files.gguf, trust_remote_code=ref.trust_remote_code, local_files_only=True

@@ -7,7 +7,9 @@ from fnmatch import fnmatch
 from workers.models import LoadError
 
 #: What a configuration and a tokenizer are made of.
-METADATA = ("*.json", "*.jinja", "*.model", "*.txt")
+METADATA = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
+#: Without one of these transformers makes up an empty tokenizer from the configuration.
+TOKENIZER = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken")
 SAFETENSORS = ("model.safetensors", "model-*-of-*.safetensors")
 PICKLED = ("pytorch_model.bin", "pytorch_model-*-of-*.bin")
 

@@ -1,0 +1,88 @@
+"""Hub models, against a hub on this machine: fetched once, only what is needed, and never a hang."""
+
+import socket
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+
+from tests.workers.models.folders import pickle_weights, save
+from tests.workers.models.hub_server import serve
+from workers.cell import ModelRef
+from workers.models import hub
+from workers.models.load import LoadError, load_model, read_config
+from workers.text.corpus import CorpusError, token_ids
+
+REF = ModelRef(target="org/tiny")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("OOMLINE_CACHE", str(tmp_path / "cache"))
+
+
+def point_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def test_a_model_is_fetched_once_and_its_configuration_without_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(tmp_path / "tiny")
+    (folder / "pytorch_model.bin").write_bytes(b"pickled twin, not wanted")
+    requests: list[str] = []
+    with serve("org/tiny", folder, requests) as endpoint:
+        point_to(endpoint, monkeypatch)
+        assert read_config("org/tiny", REF).num_hidden_layers == 2
+        assert not any(".safetensors " in f"{line} " for line in requests)
+        loaded = load_model("org/tiny", REF, CPU)
+        assert any(".safetensors" in line for line in requests)
+        assert not any(".bin" in line for line in requests)
+    again = load_model("org/tiny", REF, CPU)  # the hub is gone
+    for mine, theirs in zip(loaded.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_pickled_weights_are_not_even_downloaded_unless_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pickle_weights(save(tmp_path / "tiny"))
+    requests: list[str] = []
+    with serve("org/tiny", folder, requests) as endpoint:
+        point_to(endpoint, monkeypatch)
+        with pytest.raises(LoadError, match="allow_pickle: true"):
+            load_model("org/tiny", REF, CPU)
+        assert not any(".bin" in line for line in requests)
+        loaded = load_model("org/tiny", ModelRef(target="org/tiny", allow_pickle=True), CPU)
+        assert loaded.model.dtype == torch.bfloat16
+
+
+def test_an_unknown_repository_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve("org/tiny", tmp_path, []) as endpoint:
+        point_to(endpoint, monkeypatch)
+        with pytest.raises(LoadError, match="org/other: the hub has none of that name"):
+            read_config("org/other", REF)
+
+
+def test_a_silent_hub_is_given_up_with_the_offline_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        point_to(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
+        monkeypatch.setattr(hub, "_ANSWER_S", 0.3)
+        for error, ask in (
+            (LoadError, lambda: read_config("EleutherAI/pythia-2.8b-v0", REF)),
+            (CorpusError, lambda: token_ids("wikitext-2", "pocket", REF, 0, 8)),
+        ):
+            with pytest.raises(error, match=r"(did not answer|cannot be reached).*offline") as raised:
+                ask()
+            assert ("random:pythia-2.8b" in str(raised.value)) == (error is LoadError)
+
+
+def test_offline_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(LoadError, match=r"HF_HUB_OFFLINE is set; offline, name a local folder"):
+        read_config("EleutherAI/pythia-160m", REF)

@@ -1,0 +1,139 @@
+"""Token ids of a corpus: the text, once, the same for every mode."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.workers.models.folders import save
+from workers.cell import ModelRef
+from workers.models.load import LoadError, load_tokenizer
+from workers.text import builtin, corpus, sources
+from workers.text.corpus import CorpusError, decode, held_out_tokens, token_ids
+
+REF = ModelRef(target="pocket")
+LINES = [f"Line {index}: the quick brown fox, naïve as ever." for index in range(3000)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OOMLINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def ids_of(name: str | Path, start: int = 0, count: int = 500, model: str = "pocket") -> np.ndarray:
+    return token_ids(str(name), model, REF, start, count)
+
+
+def test_a_text_file_comes_back_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(LINES) + "\n")
+    ids = ids_of(path, 0, 20_000)
+    assert ids.dtype == np.int32
+    assert "\n".join(LINES).startswith(decode(ids.tolist(), "pocket", REF).rstrip("\ufffd"))
+
+
+def test_records_are_documents_that_end(tmp_path: Path) -> None:
+    jsonl, parquet = tmp_path / "records.jsonl", tmp_path / "records.parquet"
+    jsonl.write_text("".join(json.dumps({"text": line, "other": 1}) + "\n" for line in LINES))
+    polars.DataFrame({"text": LINES}).write_parquet(parquet)
+    ids = ids_of(jsonl)
+    assert np.array_equal(ids, ids_of(parquet))
+    end = load_tokenizer("pocket", REF).eos_token_id
+    first = decode(ids[: int(np.argmax(ids == end))].tolist(), "pocket", REF)
+    assert first == LINES[0]
+
+
+@settings(max_examples=20, deadline=None)
+@given(start=st.integers(0, 9000), count=st.integers(0, 900))
+def test_any_part_is_a_part_of_the_whole(start: int, count: int) -> None:
+    whole = ids_of("builtin", 0, 10_000)
+    assert np.array_equal(ids_of("builtin", start, count), whole[start : start + count])
+
+
+def test_tokenised_once_then_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ids_of("builtin")
+    monkeypatch.delattr(corpus, "load_tokenizer")  # any tokenising fails from here on
+    assert np.array_equal(first, ids_of("builtin"))
+
+
+def test_a_changed_file_is_tokenised_anew(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("one " * 1000)
+    first = ids_of(path, 0, 100)
+    path.write_text("another " * 1000)
+    assert not np.array_equal(first, ids_of(path, 0, 100))
+
+
+def test_tokenised_only_as_far_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "_PREFIX", 1024)
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in LINES))
+    read: list[str] = []
+
+    def documents(*arguments: sources.Source) -> Iterator[str]:
+        for document in unwatched(*arguments):
+            read.append(document)
+            yield document
+
+    unwatched = sources.documents
+    monkeypatch.setattr(sources, "documents", documents)
+    short = ids_of(path, 0, 1000)
+    assert len(read) < 100
+    assert np.array_equal(short, ids_of(path, 0, 3000)[:1000])
+    with pytest.raises(CorpusError, match=r"[\d,]+ tokens for pocket, 1,000,000 asked for"):
+        ids_of(path, 0, 10**6)
+
+
+def test_random_models_borrow_the_pocket_tokenizer(tmp_path: Path) -> None:
+    assert np.array_equal(ids_of("builtin", model="random:pythia-2.8b"), ids_of("builtin"))
+    narrow = f"random:{save(tmp_path, vocab_size=100)}"
+    with pytest.raises(CorpusError, match="100 vocabulary entries"):
+        ids_of("builtin", model=narrow)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.txt", None, "no such file"),
+        ("image.png", "", ".png is not read"),
+        ("short.txt", "too short", r"\d tokens for pocket, 500 asked for"),
+        ("empty.txt", "", "0 tokens"),
+        ("other.jsonl", '{"body": "no text"}\n', "no field `text`"),
+        ("broken.jsonl", "{", "cannot be read"),
+        ("broken.parquet", "not parquet", "cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(CorpusError, match=message) as raised:
+        ids_of(path)
+    assert "\n" not in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="has no tokenizer"):
+        ids_of("builtin", model=str(save(tmp_path)))
+
+
+def test_builtin_begins_with_what_the_pair_has_not_seen() -> None:
+    held_out = held_out_tokens("pocket", REF)
+    assert held_out >= 8064  # a prompt of 64 and 8,000 scored tokens
+    text = decode(ids_of("builtin", 0, held_out).tolist(), "pocket", REF)
+    unseen = {
+        builtin.fingerprint(p) for topic in builtin.held_out_documents() for p in builtin.paragraphs(topic)
+    }
+    end = load_tokenizer("pocket", REF).eos_token
+    parts = [part for topic in text.split(end) for part in builtin.paragraphs(topic)]
+    assert {builtin.fingerprint(part) for part in parts} - {""} == unseen - {""}
+    assert len(parts) - 1 == sum(len(builtin.paragraphs(topic)) for topic in builtin.held_out_documents())
