@@ -2,9 +2,11 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import polars as pl
@@ -55,11 +57,19 @@ class View:
     light: pl.DataFrame
     rows: pl.LazyFrame
     duplicates: pl.DataFrame
+    _parts: Mapping[int, Part]  # by the row that each begins with
 
-    def whole(self, chosen: Sequence[int]) -> list[Attempt]:
-        """The attempts of these rows with all their series, in the order of appending."""
-        frame = self.rows.filter(pl.col("row").is_in(pl.Series(chosen, dtype=pl.UInt32).implode())).collect()
-        return to_attempts(frame)
+    def whole(self, chosen: Sequence[int]) -> dict[int, Attempt]:
+        """The attempts of these rows with all their series. Only the parts that hold them are read."""
+        starts = sorted(self._parts)
+        wanted: dict[int, list[int]] = {}
+        for row in sorted(set(chosen)):
+            wanted.setdefault(starts[bisect_right(starts, row) - 1], []).append(row)
+        found: dict[int, Attempt] = {}
+        for start, rows in wanted.items():
+            frame = scan([self._parts[start]]).collect()[[row - start for row in rows]]
+            found |= zip(rows, to_attempts(frame), strict=True)
+        return found
 
 
 _IDENTITY = (
@@ -117,7 +127,7 @@ class Journal:
     def view(self, columns: Sequence[str] = tuple(LIGHT_SCHEMA)) -> Iterator[View]:
         """What is on record, while the context lasts. Raises `SchemaTooNew`."""
         with self._store.local(FOLDER) as folder:
-            yield _view(scan(self._trusted(folder)).with_row_index("row"), columns)
+            yield _view(self._trusted(folder), columns)
 
     def history(self) -> list[Past]:
         """Every attempt on record once, oldest first, without its measurements."""
@@ -139,7 +149,8 @@ class Journal:
     def whole(self, lease_id: str) -> Attempt | None:
         """The attempt of one lease with all its series; None when there is none on record."""
         with self.view(_IDENTITY) as view:
-            return next(iter(view.whole(view.light.filter(lease_id=lease_id)["row"].to_list())), None)
+            rows = view.light.filter(lease_id=lease_id)["row"].to_list()
+            return next(iter(view.whole(rows).values()), None)
 
     def _trusted(self, folder: Path) -> list[Part]:
         """Each part is read and checked once in this journal's life."""
@@ -162,8 +173,10 @@ class Journal:
             self._store.move(f"{FOLDER}/{verdict.name}", f"{ASIDE}/{verdict.name}")
 
 
-def _view(rows: pl.LazyFrame, columns: Sequence[str]) -> View:
+def _view(parts: Sequence[Part], columns: Sequence[str]) -> View:
     """The first of equal leases wins, then the first of equal attempts at a cell on a kind of device."""
+    parts = sorted(parts, key=lambda part: part.version)  # as `scan` orders them
+    rows = scan(parts).with_row_index("row")
     everything = rows.select("row", *dict.fromkeys((*_IDENTITY, *columns))).collect()
     light = everything.unique("lease_id", keep="first", maintain_order=True).unique(
         ["cell_id", "device_kind", "attempt"], keep="first", maintain_order=True
@@ -171,4 +184,5 @@ def _view(rows: pl.LazyFrame, columns: Sequence[str]) -> View:
     late = everything.select("row", *_IDENTITY).join(light, on="row", how="anti")
     if late.height:
         rows = rows.filter(~pl.col("row").is_in(late["row"].implode()))
-    return View(light, rows, late.drop("row"))
+    starts = accumulate((part.rows for part in parts), initial=0)
+    return View(light, rows, late.drop("row"), dict(zip(starts, parts, strict=False)))

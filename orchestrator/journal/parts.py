@@ -3,7 +3,7 @@
 import hashlib
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import polars as pl
 from orchestrator.journal.record import SCHEMA, SCHEMA_VERSION
 
 _NAME = re.compile(r"part-(\d{6,})-([0-9a-f]{16})\.parquet")
-_VERSION_KEY, _COLUMNS_KEY = "oomline.schema_version", "oomline.columns"
+_VERSION_KEY, _COLUMNS_KEY, _ROWS_KEY = "oomline.schema_version", "oomline.columns", "oomline.rows"
 
 #: From a version to the next: what turns a frame of the one into a frame of the other.
 Migrations = Mapping[int, Callable[[pl.LazyFrame], pl.LazyFrame]]
@@ -25,11 +25,12 @@ class SchemaTooNew(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part that is what its name says. `path`: a local file, perhaps a copy."""
+    """A part that is what its name says. `path`: a local file, perhaps a copy. `rows`: how many it holds."""
 
     name: str
     path: Path
     version: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class BadPart:
 def encode(frame: pl.DataFrame, sequence: int, version: int = SCHEMA_VERSION) -> tuple[str, bytes]:
     """Name and bytes of the part that holds `frame`."""
     buffer = io.BytesIO()
-    footer = {_VERSION_KEY: str(version)}
+    footer = {_VERSION_KEY: str(version), _ROWS_KEY: str(frame.height)}
     if frame.schema == SCHEMA:
         footer[_COLUMNS_KEY] = _COLUMNS
     frame.write_parquet(buffer, compression="lz4", statistics=False, metadata=footer)
@@ -69,6 +70,7 @@ def check(name: str, path: Path) -> Part | BadPart:
     try:
         footer = pl.read_parquet_metadata(io.BytesIO(data))
         version = int(footer[_VERSION_KEY])
+        rows = int(footer[_ROWS_KEY])
         fits = footer.get(_COLUMNS_KEY) == _COLUMNS or _fits(pl.read_parquet_schema(io.BytesIO(data)))
     except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
         return BadPart(name, f"not a part of a journal: {error}")
@@ -79,10 +81,10 @@ def check(name: str, path: Path) -> Part | BadPart:
         )
     if version == SCHEMA_VERSION and not fits:
         return BadPart(name, "its columns have other types than this journal's")
-    return Part(name, path, version)
+    return Part(name, path, version, rows)
 
 
-def scan(parts: list[Part], migrations: Migrations = MIGRATIONS) -> pl.LazyFrame:
+def scan(parts: Sequence[Part], migrations: Migrations = MIGRATIONS) -> pl.LazyFrame:
     """All rows of `parts`, in order, columns `SCHEMA`; a column that a part lacks is null."""
     frames = [
         _scan_version([part for part in parts if part.version == version], version, migrations)
@@ -93,7 +95,7 @@ def scan(parts: list[Part], migrations: Migrations = MIGRATIONS) -> pl.LazyFrame
     return pl.concat(frames) if len(frames) > 1 else frames[0]
 
 
-def _scan_version(parts: list[Part], version: int, migrations: Migrations) -> pl.LazyFrame:
+def _scan_version(parts: Sequence[Part], version: int, migrations: Migrations) -> pl.LazyFrame:
     paths = [part.path for part in parts]
     if version == SCHEMA_VERSION:
         return pl.scan_parquet(

@@ -1,0 +1,99 @@
+"""A report before it is Markdown or HTML: sections of blocks, all text raw. The renderers escape; nobody else does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Strong:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    text: str
+
+
+Span = str | Strong | Code
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    spans: Sequence[Span]
+
+
+@dataclass(frozen=True, slots=True)
+class Bullets:
+    items: Sequence[Sequence[Span]]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`numeric`: the columns to align right. `group`: the column whose value opens a group of rows, if any."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    numeric: frozenset[str] = frozenset()
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """`svg`: a whole SVG element in `pictures.theme` colours; the file is `plots/NAME.svg`."""
+
+    name: str
+    svg: str
+    png: bytes
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verbatim:
+    """Foreign text as it came: program output, a stack, generated words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Shown on demand in HTML, in full in Markdown."""
+
+    title: str
+    blocks: Sequence["Block"]
+
+
+Block = Paragraph | Bullets | Table | Picture | Verbatim | Folded
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """`warnings`: what a reader must know before believing a number."""
+
+    title: str
+    subtitle: str
+    sections: Sequence[Section]
+    warnings: Sequence[str] = field(default=())
+
+
+def pictures(document: Document) -> list[Picture]:
+    """Every picture of a document once, in order."""
+    found: dict[str, Picture] = {}
+
+    def walk(blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            if isinstance(block, Picture):
+                found[block.name] = block
+            elif isinstance(block, Folded):
+                walk(block.blocks)
+
+    for section in document.sections:
+        walk(section.blocks)
+    return list(found.values())

@@ -1,0 +1,101 @@
+"""Document -> Markdown (GitHub's flavour) that can be pasted. Every piece of text is escaped here."""
+
+import re
+from collections.abc import Sequence
+
+from orchestrator.report.document import (
+    Block,
+    Bullets,
+    Code,
+    Document,
+    Folded,
+    Paragraph,
+    Picture,
+    Section,
+    Span,
+    Strong,
+    Table,
+    Verbatim,
+)
+
+_SPECIAL = re.compile(r"[\\`*\[|~$]|\](?=[(\[:])")
+#: An underscore inside a word is literal in Markdown; elsewhere it may emphasise.
+_UNDERSCORE = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+
+
+def to_markdown(document: Document) -> str:
+    parts = [f"# {escape(document.title)}", _start(escape(document.subtitle))]
+    parts += [f"> **Note:** {escape(warning)}" for warning in document.warnings]
+    parts += [_section(section) for section in document.sections]
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """On one line, and nothing in it is markup."""
+    line = " ".join(text.split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _UNDERSCORE.sub(r"\\_", _SPECIAL.sub(r"\\\g<0>", line))
+
+
+def _start(text: str) -> str:
+    """What would open a list, a heading or a rule at the start of a line does not."""
+    return re.sub(r"^([#+\-=]|\d+[.)](?= |$))", lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", text)
+
+
+def _section(section: Section) -> str:
+    return "\n\n".join([f"## {escape(section.title)}", *(_block(block) for block in section.blocks)])
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Paragraph():
+            return _start(_spans(block.spans))
+        case Bullets():
+            return "\n".join(f"- {_start(_spans(item))}" for item in block.items)
+        case Table():
+            return _table(block)
+        case Picture():
+            return f"![{escape(block.alt)}](plots/{block.name}.svg)\n\n*{escape(block.caption)}*"
+        case Verbatim():
+            return _fence(block.text)
+        case Folded():
+            return "\n\n".join([f"#### {escape(block.title)}", *(_block(inner) for inner in block.blocks)])
+
+
+def _spans(spans: Sequence[Span]) -> str:
+    return "".join(_span(span) for span in spans)
+
+
+def _span(span: Span) -> str:
+    match span:
+        case Strong():
+            return f"**{escape(span.text)}**"
+        case Code():
+            return _code(span.text)
+        case _:
+            lead, tail = (
+                " " if span[:1].isspace() else "",
+                " " if span[-1:].isspace() and span.strip() else "",
+            )
+            return f"{lead}{escape(span)}{tail}"
+
+
+def _code(text: str) -> str:
+    """As `<code>`: a code span cannot hold a pipe inside a table, nor a backtick at its ends."""
+    return f"<code>{escape(text)}</code>"
+
+
+def _table(table: Table) -> str:
+    header = "| " + " | ".join(escape(column) for column in table.columns) + " |"
+    rule = "| " + " | ".join("---:" if column in table.numeric else "---" for column in table.columns) + " |"
+    rows = ["| " + " | ".join(escape(cell) for cell in row) + " |" for row in table.rows]
+    caption = [f"**{escape(table.caption)}**", ""] if table.caption else []
+    return "\n".join([*caption, header, rule, *rows])
+
+
+def _fence(text: str) -> str:
+    """A fence longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    clean = "\n".join(text.splitlines())
+    return f"{fence}text\n{clean}\n{fence}"

@@ -1,0 +1,170 @@
+"""Curves with their names at their ends, limits as lines, and a cross where memory ran out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import altair as alt
+import polars as pl
+
+from orchestrator.report.pictures.theme import COLOURS, SOFT
+
+_GAP_PX = 15.0  # between the names of two curves
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """`x`, `y`: the points, in the axes' units. `low`, `high`: an interval at each point, if there is one.
+
+    `out_of_memory`: the last point is where memory ran out.
+    """
+
+    name: str
+    policy: str
+    speculative: bool
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    title: str
+    log: bool = False
+    format: str = ",.4~g"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A line across the picture: at `y` (a budget), or at `x` (a trained context)."""
+
+    name: str
+    y: float | None = None
+    x: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    title: str
+    x: Axis
+    y: Axis
+    curves: Sequence[Curve]
+    limits: Sequence[Limit] = field(default=())
+    points: bool = False
+    width: int = 700
+    height: int = 320
+
+
+def draw(panel: Panel) -> alt.LayerChart:
+    curves = [curve for curve in panel.curves if curve.x]
+    scale = _Scale.of(panel, curves)
+    x = alt.X("x:Q", title=panel.x.title, scale=alt.Scale(domain=scale.x, nice=False, type=_type(panel.x)))
+    x = x.axis(format=panel.x.format, tickCount=max(3, panel.width // 100))
+    y = alt.Y("y:Q", title=panel.y.title, scale=alt.Scale(domain=scale.y, nice=False, type=_type(panel.y)))
+    y = y.axis(format=panel.y.format, tickCount=6)
+    layers = [
+        *_limits(panel, scale, x, y),
+        *_lines(curves, x, y, panel.points),
+        *_names(panel, curves, scale, x, y),
+    ]
+    return alt.layer(*layers, title=panel.title).properties(width=panel.width, height=panel.height)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    x: list[float]
+    y: list[float]
+
+    @classmethod
+    def of(cls, panel: Panel, curves: Sequence[Curve]) -> "_Scale":
+        xs = [value for curve in curves for value in curve.x]
+        ys = [value for curve in curves for value in (*curve.y, *curve.high) if value is not None]
+        xs += [limit.x for limit in panel.limits if limit.x is not None]
+        ys += [limit.y for limit in panel.limits if limit.y is not None]
+        above = 1.0 + 0.07 * (1 + sum(curve.out_of_memory for curve in curves))
+        x = [min(xs) / 1.1, max(xs) * 1.1] if panel.x.log else [0.0, (max(xs) or 1.0) * 1.01]
+        y = [min(ys) / 1.25, max(ys) * 1.25] if panel.y.log else [0.0, (max(ys) or 1.0) * above]
+        return cls(x, y)
+
+
+def _type(axis: Axis) -> str:
+    return "log" if axis.log else "linear"
+
+
+def _limits(panel: Panel, scale: _Scale, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    layers = []
+    for limit in panel.limits:
+        across = limit.y is not None
+        frame = pl.DataFrame(
+            {"x": [limit.x or scale.x[0]], "y": [limit.y or scale.y[1]], "name": [limit.name]}
+        )
+        rule = alt.Chart(frame).mark_rule(color=SOFT, strokeDash=[2, 3], strokeWidth=1.2)
+        layers.append(rule.encode(y=y) if across else rule.encode(x=x))
+        place = {"dx": 6, "dy": -7, "baseline": "bottom"} if across else {"dx": 6, "dy": 8, "baseline": "top"}
+        text = alt.Chart(frame).mark_text(align="left", color=SOFT, fontSize=11.5, **place)
+        layers.append(text.encode(x=x, y=y, text="name:N"))
+    return layers
+
+
+def _lines(curves: Sequence[Curve], x: alt.X, y: alt.Y, points: bool) -> list[alt.Chart]:
+    layers = []
+    for curve in curves:
+        colour = COLOURS[curve.policy]
+        columns = {"x": [float(v) for v in curve.x], "y": [float(v) for v in curve.y]}
+        if curve.low:
+            columns |= {"low": list(curve.low), "high": list(curve.high)}
+        frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
+        dash = [6, 3] if curve.speculative else [1, 0]
+        layers.append(alt.Chart(frame).mark_line(color=colour, strokeDash=dash).encode(x=x, y=y, order="x:Q"))
+        if curve.low and frame.drop_nulls().height:
+            whole = frame.drop_nulls()
+            bar = alt.Chart(whole).mark_rule(color=colour, strokeWidth=1.2, opacity=0.7)
+            from_low = y.copy()
+            from_low.shorthand = "low:Q"
+            layers.append(bar.encode(x=x, y=from_low, y2="high:Q"))
+        if points:
+            layers.append(
+                alt.Chart(frame).mark_point(color=colour, filled=True, size=34, opacity=1).encode(x=x, y=y)
+            )
+        if curve.out_of_memory:
+            end = frame.tail(1)
+            cross = alt.Chart(end).mark_text(text="✕", color=colour, fontSize=17, fontWeight="bold")
+            layers.append(cross.encode(x=x, y=y))
+    return layers
+
+
+def _names(panel: Panel, curves: Sequence[Curve], scale: _Scale, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """Beside the last point; above the cross where memory ran out. Names give way to each other upwards."""
+    layers = []
+    survivors = [curve for curve in curves if not curve.out_of_memory]
+    for curve, place in zip(survivors, _spread([c.y[-1] for c in survivors], panel, scale), strict=True):
+        layers.append(_name(curve, curve.x[-1], place, x, y, align="left", dx=9))
+    fallen = sorted((curve for curve in curves if curve.out_of_memory), key=lambda curve: -curve.x[-1])
+    for step, curve in enumerate(fallen):
+        top = curve.y[-1] + (step + 0.75) * _GAP_PX * (scale.y[1] - scale.y[0]) / panel.height
+        align = "right" if curve.x[-1] > 0.6 * scale.x[1] else "left"
+        layers.append(_name(curve, curve.x[-1], top, x, y, align=align, dx=-8 if align == "right" else 8))
+    return layers
+
+
+def _name(curve: Curve, at: float, height: float, x: alt.X, y: alt.Y, *, align: str, dx: int) -> alt.Chart:
+    frame = pl.DataFrame({"x": [float(at)], "y": [float(height)], "name": [curve.name]})
+    text = alt.Chart(frame).mark_text(
+        align=align, baseline="middle", dx=dx, color=COLOURS[curve.policy], fontWeight=600
+    )
+    return text.encode(x=x, y=y, text="name:N")
+
+
+def _spread(values: Sequence[float], panel: Panel, scale: _Scale) -> list[float]:
+    """The values, moved up as little as it takes to keep names apart."""
+    log = panel.y.log
+    low, high = (math.log(edge) if log else edge for edge in scale.y)
+    gap = _GAP_PX * (high - low) / panel.height
+    placed: dict[int, float] = {}
+    floor = -math.inf
+    for index in sorted(range(len(values)), key=lambda index: values[index]):
+        value = math.log(values[index]) if log else values[index]
+        floor = placed[index] = max(value, floor + gap)
+    return [math.exp(placed[index]) if log else placed[index] for index in range(len(values))]

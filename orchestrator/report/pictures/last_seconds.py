@@ -1,0 +1,46 @@
+"""The last seconds before memory ran out, as the meter saw them."""
+
+from orchestrator.report import words
+from orchestrator.report.document import Picture
+from orchestrator.report.pictures.curves import Axis, Curve, Limit, Panel, draw
+from orchestrator.report.pictures.theme import picture
+from workers.attempt import Attempt
+
+_SECONDS = 5.0
+
+
+def last_seconds(attempt: Attempt) -> Picture | None:
+    """None with fewer than two samples in them."""
+    taken = [(s.t_s, s.device_used_bytes) for s in attempt.samples if s.device_used_bytes is not None]
+    if not taken:
+        return None
+    end = taken[-1][0]
+    kept = [(t - end, used) for t, used in taken if t >= end - _SECONDS][-400:]
+    if len(kept) < 2:
+        return None
+    cell = attempt.cell
+    unit, name = (words.GiB, "GiB") if kept[-1][1] >= 2 * words.GiB else (words.MiB, "MiB")
+    policy = str(cell.mode_spec.policy)
+    curve = Curve(
+        "",
+        policy,
+        cell.mode_spec.speculative,
+        [t for t, _ in kept],
+        [used / unit for _, used in kept],
+        out_of_memory=True,
+    )
+    limits = (
+        [Limit(f"budget {words.card(cell.budget)}", y=cell.budget / unit)] if cell.budget is not None else []
+    )
+    panel = Panel(
+        "The last seconds",
+        Axis("seconds before the end"),
+        Axis(f"memory ({name})"),
+        [curve],
+        limits,
+        width=520,
+        height=180,
+    )
+    return picture(
+        f"last-seconds-{cell.cell_id}", draw(panel), "The meter's last seconds.", "Memory just before the end"
+    )

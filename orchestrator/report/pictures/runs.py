@@ -1,0 +1,125 @@
+"""The pictures of one scene: memory against tokens and time, speed against length and along the longest run."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from orchestrator.report import words
+from orchestrator.report.document import Picture
+from orchestrator.report.pictures.curves import Axis, Curve, Limit, Panel, draw
+from orchestrator.report.pictures.theme import picture
+from orchestrator.report.scene import Scene
+from orchestrator.report.series import Run
+
+
+def memory_by_tokens(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
+    unit, name = _unit(runs, scene)
+    curves = [_curve(run, run.by_token, "token_index", unit, _named(run)) for run in runs]
+    where = scene.words(engine=engine)
+    panel = Panel(
+        f"Memory against tokens: {where}",
+        Axis("new tokens"),
+        Axis(f"memory ({name})"),
+        curves,
+        _budget(scene, unit),
+    )
+    return picture(
+        f"memory-by-tokens-{scene.slug()}",
+        draw(panel),
+        f"The longest run of each mode ({scene.main.words()}). A cross: memory ran out there.",
+        f"Memory against tokens on {where}",
+    )
+
+
+def memory_by_time(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
+    unit, name = _unit(runs, scene)
+    curves = [_curve(run, run.by_time, "t_s", unit, run.name) for run in runs]
+    where = scene.words(engine=engine)
+    panel = Panel(
+        f"Memory against time: {where}", Axis("seconds since the process started"), Axis(f"memory ({name})"), curves,
+        _budget(scene, unit),
+    )  # fmt: skip
+    return picture(
+        f"memory-by-time-{scene.slug()}", draw(panel), "The same runs: load, prompt, generation.", f"Memory against time on {where}"
+    )  # fmt: skip
+
+
+def speed_by_length(scene: Scene, engine: bool) -> Picture:
+    main = scene.main
+    curves = []
+    for variant in main.variants():
+        rows = (
+            main.of(variant, main.summary).filter(pl.col("tokens_per_s_median").is_not_null()).sort("length")
+        )
+        curves.append(
+            Curve(
+                main.name(variant),
+                variant.policy,
+                variant.speculative,
+                rows["length"].to_list(),
+                rows["tokens_per_s_median"].to_list(),
+                rows["tokens_per_s_ci_low"].to_list(),
+                rows["tokens_per_s_ci_high"].to_list(),
+            )  # fmt: skip
+        )
+    where = scene.words(engine=engine)
+    panel = Panel(
+        f"Speed against length: {where}", Axis("new tokens"), Axis("tokens per second"), curves, points=True
+    )
+    return picture(
+        f"speed-by-length-{scene.slug()}", draw(panel),
+        "Median of the repeats with its 95 % interval, for the lengths that passed.", f"Speed against length on {where}",
+    )  # fmt: skip
+
+
+def speed_along_the_run(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
+    curves = [
+        Curve(run.name, run.variant.policy, run.variant.speculative, run.speed["token_index"].to_list(), run.speed["tokens_per_s"].to_list())
+        for run in runs if run.speed.height > 1
+    ]  # fmt: skip
+    where = scene.words(engine=engine)
+    panel = Panel(
+        f"Speed along the longest run: {where}", Axis("new tokens"), Axis("tokens per second"), curves
+    )
+    return picture(
+        f"speed-along-the-run-{scene.slug()}", draw(panel),
+        "Tokens per second over stretches of the longest run: a slope is a slowdown with length.",
+        f"Speed along the longest run on {where}",
+    )  # fmt: skip
+
+
+def _curve(run: Run, frame: pl.DataFrame, x: str, unit: int, name: str) -> Curve:
+    return Curve(
+        name,
+        run.variant.policy,
+        run.variant.speculative,
+        frame[x].to_list(),
+        (frame["used_bytes"] / unit).to_list(),
+        out_of_memory=run.attempt.outcome.is_device_oom,
+    )
+
+
+def _named(run: Run) -> str:
+    failure = run.attempt.failure
+    if failure is None or failure.oom_token_index is None:
+        return run.name
+    return f"{run.name}: out of memory at {failure.oom_token_index:,}"
+
+
+def _budget(scene: Scene, unit: int) -> list[Limit]:
+    limit = scene.limit_bytes
+    if limit is None:
+        return []
+    if scene.budget_bytes is None:
+        return (
+            [Limit(f"{scene.device_kind}, {words.size(limit)}", y=limit / unit)]
+            if scene.device_kind != "cpu"
+            else []
+        )
+    return [Limit(f"budget {words.card(scene.budget_bytes)}", y=limit / unit)]
+
+
+def _unit(runs: Sequence[Run], scene: Scene) -> tuple[int, str]:
+    peak = max((run.by_time["used_bytes"].max() or 0 for run in runs), default=0)
+    largest = max(int(peak), scene.budget_bytes or 0)  # type: ignore[call-overload]
+    return (words.GiB, "GiB") if largest >= 2 * words.GiB else (words.MiB, "MiB")

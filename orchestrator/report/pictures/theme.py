@@ -1,0 +1,48 @@
+"""How every picture looks, and how it becomes SVG and PNG."""
+
+import re
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from orchestrator.report.document import Picture
+
+#: Ink and grid are replaced by the page's own colours where a picture is set into HTML.
+INK, SOFT, GRID, PAPER = "#1b1f25", "#59636f", "#d8dee5", "#fffffe"
+_VARIABLES = {INK: "var(--ink)", SOFT: "var(--soft)", GRID: "var(--line)", PAPER: "var(--paper)"}
+
+#: Okabe and Ito's colours, told apart by colour-blind eyes and on light and dark paper.
+COLOURS = {"full": "#d55e00", "streaming": "#0a7ec2", "window": "#c2679a", "recompute": "#0f9d75"}
+_FONT = "Helvetica Neue, Helvetica, Arial, sans-serif"
+
+_CONFIG: dict[str, Any] = {
+    "font": _FONT,
+    "background": PAPER,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": SOFT, "titleColor": SOFT, "labelFontSize": 11.5, "titleFontSize": 12, "titleFontWeight": "normal",
+        "gridColor": GRID, "domainColor": GRID, "tickColor": GRID, "titlePadding": 8, "labelPadding": 5,
+        "tickSize": 4,
+    },
+    "axisX": {"grid": False},
+    "axisY": {"domain": False, "ticks": False},
+    "title": {"color": INK, "fontSize": 13.5, "anchor": "start", "fontWeight": 600, "offset": 12},
+    "line": {"strokeWidth": 2, "strokeJoin": "round"},
+    "text": {"color": INK, "fontSize": 12},
+}  # fmt: skip
+
+
+def picture(name: str, chart: alt.TopLevelMixin, caption: str, alt_text: str) -> Picture:
+    """Draw. `name`: the file's, made safe; captions are the caller's own words with raw names in them."""
+    specification = chart.to_dict() | {"config": _CONFIG}
+    svg = vl_convert.vegalite_to_svg(specification)
+    png = vl_convert.vegalite_to_png(specification, scale=2)
+    return Picture(re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-."), svg, png, caption, alt_text)
+
+
+def for_html(svg: str) -> str:
+    """The picture in the page's colours, so that it follows light and dark."""
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(f'"{colour}"', f'"{variable}"')
+    return svg

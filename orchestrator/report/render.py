@@ -1,0 +1,54 @@
+"""A run folder -> tables, pictures, report.md and report.html. Also of a run that is not finished."""
+
+from pathlib import Path
+
+from orchestrator.journal.folder import read_run
+from orchestrator.report.document import Document, pictures
+from orchestrator.report.html import to_html
+from orchestrator.report.markdown import to_markdown
+from orchestrator.report.pictures.runs import memory_by_tokens
+from orchestrator.report.scene import scenes
+from orchestrator.report.sections import answer, cards, failures, method, quality, speculation, speed
+from orchestrator.report.series import longest_runs
+from orchestrator.tables.write import write_tables
+
+
+def render(folder: str | Path) -> str:
+    """Write everything that is derived from the journal; where `report.md` now is (a path, or a URL).
+
+    Raises `FolderError` where there is no run folder, `SchemaTooNew`, `StoreError`.
+    """
+    run = read_run(folder)
+    with write_tables(run) as tables:
+        found = scenes(tables)
+        runs = longest_runs(found, tables.view)
+        engines = len({scene.engine for scene in found}) > 1
+        telling = max(
+            (place for place in runs if runs[place]),
+            key=lambda place: (sum(r.attempt.outcome.is_device_oom for r in runs[place]), -place),
+            default=None,
+        )
+        first = None if telling is None else memory_by_tokens(found[telling], runs[telling], engines)
+        sections = [
+            answer.answer(found, first),
+            cards.boundaries(found),
+            speed.lengths(found),
+            speed.speed_pictures(found, runs),
+            quality.quality(tables.quality),
+            quality.text_sanity(found, runs),
+            speculation.speculation(tables.summary, tables.attempts),
+            failures.failures(tables.attempts, tables.view),
+            method.method(run, tables),
+        ]
+        document = Document(
+            title=f"Where memory ends: {method.title(run.spec, run.manifest)}",
+            subtitle=method.progress(run, tables),
+            sections=[section for section in sections if section is not None],
+            warnings=method.warnings(run, tables),
+        )
+    for picture in pictures(document):
+        run.store.write(f"plots/{picture.name}.svg", picture.svg.encode())
+        run.store.write(f"plots/{picture.name}.png", picture.png)
+    run.store.write("report.html", to_html(document).encode())
+    run.store.write("report.md", to_markdown(document).encode())
+    return f"{run.store.url.rstrip('/')}/report.md"

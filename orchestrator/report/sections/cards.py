@@ -1,0 +1,124 @@
+"""Which card holds how long a context in which mode, and how sure that is."""
+
+from collections.abc import Sequence
+
+from orchestrator.boundary.rows import BoundaryRow
+from orchestrator.report import words
+from orchestrator.report.document import Block, Paragraph, Section, Table
+from orchestrator.report.scene import Scene, short
+
+_PHASES = {
+    "decode": "new tokens from a short prompt",
+    "decode_after_prefill": "new tokens after a long prompt",
+    "prefill": "prompt tokens in one pass",
+    "prefill_chunked": "prompt tokens in chunks",
+}
+
+
+def card_tables(scenes: Sequence[Scene]) -> list[Table]:
+    """One table per model, kind of device and phase: modes down, budgets across."""
+    groups: dict[tuple[str, str, str, str], list[tuple[Scene, BoundaryRow]]] = {}
+    for scene in scenes:
+        for row in scene.boundaries:
+            if (
+                row.batch_size == scene.main.batch_size
+                and row.repetition_penalty == scene.main.repetition_penalty
+            ):
+                if (
+                    row.prompt_tokens in (None, scene.main.prompt_tokens)
+                    or row.phase == "decode_after_prefill"
+                ):
+                    groups.setdefault((scene.model, scene.device_kind, row.phase, row.axis), []).append(
+                        (scene, row)
+                    )
+    return [_cards(*key, pairs) for key, pairs in groups.items()]
+
+
+def _cards(model: str, kind: str, phase: str, axis: str, pairs: Sequence[tuple[Scene, BoundaryRow]]) -> Table:
+    budgets = sorted({scene.budget_bytes for scene, _ in pairs}, key=lambda size: (size is None, size or 0))
+    total = next((scene.total_bytes for scene, _ in pairs), None)
+    columns = ["mode", *(words.card(budget, total) for budget in budgets)]
+    lines: dict[tuple[str, str, str | None], dict[int | None, str]] = {}
+    for scene, row in pairs:
+        lines.setdefault((row.engine, row.mode, row.draft), {})[scene.budget_bytes] = reach(row)
+    engines = len({engine for engine, *_ in lines}) > 1
+    drafts = len({draft for *_, draft in lines if draft}) > 1
+    rows = [
+        [
+            mode + (f" · {short(draft)}" if drafts and draft else "") + (f" ({engine})" if engines else ""),
+            *(found.get(budget, words.NOTHING) for budget in budgets),
+        ]
+        for (engine, mode, draft), found in lines.items()
+    ]
+    unit = "sequences of the largest batch" if axis == "batch_size" else _PHASES[phase]
+    caption = f"Which card holds how much: {short(model)} on {kind}, {unit}"
+    return Table(columns, rows, caption, frozenset(columns[1:]))
+
+
+def reach(row: BoundaryRow) -> str:
+    """`3,264`, or `≥ 8,000` where memory never ran out."""
+    if row.censored:
+        return f"≥ {row.last_ok:,}" if row.last_ok is not None else words.NOTHING
+    return f"{row.last_ok:,}" if row.last_ok else "none"
+
+
+def boundaries(scenes: Sequence[Scene]) -> Section | None:
+    """Every bracket with its confirmations, beside its prediction."""
+    rows = [(scene, row) for scene in scenes for row in scene.boundaries]
+    if not rows:
+        return None
+    columns = [
+        "mode",
+        "engine",
+        "on",
+        "what grows",
+        "bracket",
+        "confirmed",
+        "predicted",
+        "error",
+        "KV per token",
+        "by config",
+    ]
+    lines = [[
+        row.mode + (f" · {short(row.draft)}" if row.draft else ""), row.engine,
+        f"{short(row.model)}, {row.device_kind}, {words.card(row.budget_bytes)}",
+        _grows(row), _bracket(row), f"{row.confirmed_ok} ok, {row.confirmed_oom} oom",
+        "none: constant memory" if row.predicted is None and row.analytic_bytes_per_token == 0 else words.count(row.predicted),
+        words.percent(row.error_pct), _bytes(row.bytes_per_token), _bytes(row.analytic_bytes_per_token),
+    ] for _, row in rows]  # fmt: skip
+    numeric = frozenset({"bracket", "predicted", "error", "KV per token", "by config"})
+    blocks: list[Block] = [
+        Paragraph([
+            "A bracket (a, b] says: a passed, b ran out of memory, and nothing between them was tried. "
+            "“≥” means that memory never ran out. Error: the prediction made before the run, against the measured value."
+        ]),
+        Table(columns, lines, "", numeric),
+    ]  # fmt: skip
+    odd = [row for _, row in rows if row.non_monotone]
+    blocks += [
+        Paragraph([
+            f"Not monotone: {row.mode} on {words.card(row.budget_bytes)} contradicted its bracket at "
+            f"{words.listing([f'{value:,}' for value in row.non_monotone])}; the bracket is not to be trusted there."
+        ])
+        for row in odd
+    ]  # fmt: skip
+    return Section("Where memory ends", blocks)
+
+
+def _grows(row: BoundaryRow) -> str:
+    what = "sequences" if row.axis == "batch_size" else _PHASES[row.phase]
+    return (
+        what
+        + (", reached by chunked prefill" if row.prefill_reach else "")
+        + ("" if row.searched else ", from the measured runs")
+    )
+
+
+def _bracket(row: BoundaryRow) -> str:
+    if row.censored:
+        return reach(row)
+    return f"({row.last_ok or 0:,}, {row.first_oom:,}]"
+
+
+def _bytes(value: float | None) -> str:
+    return words.NOTHING if value is None else f"{value:,.0f} B"

@@ -1,0 +1,116 @@
+"""Every cell that did not end ok, with its evidence. Equal ends are told once, with all their lengths."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from orchestrator.explain.breakdown import explain
+from orchestrator.journal.journal import View
+from orchestrator.report import words
+from orchestrator.report.document import Block, Folded, Paragraph, Section, Span, Strong, Table, Verbatim
+from orchestrator.report.pictures.last_seconds import last_seconds
+from orchestrator.report.scene import short
+from workers.attempt import Attempt
+
+_SAME = (
+    *("outcome", "model", "draft", "mode", "engine", "device_kind", "budget_bytes", "workload", "purpose"),
+    *("prompt_tokens", "batch_size"),
+)
+_EXPECTED = ("oom_load", "oom_prefill", "oom_decode", "pruned")
+#: Beyond these, an end is a line in the table, and its evidence in `tables/attempts.parquet`.
+_IN_FULL = 30
+
+
+def failures(attempts: pl.DataFrame, view: View) -> Section:
+    ended = attempts.filter(pl.col("final") & (pl.col("outcome") != "ok"))
+    retried = attempts.filter(~pl.col("final") & (pl.col("outcome") != "ok"))
+    if ended.is_empty() and retried.is_empty():
+        return Section("What did not end ok", [Paragraph(["Every cell ended ok."])])
+    groups = ended.group_by(_SAME).agg(
+        pl.len(), pl.col("length").unique().sort(), pl.col("row").min(), pl.col("error_message").first()
+    )
+    groups = groups.sort(pl.col("outcome").is_in(_EXPECTED), *_SAME, nulls_last=True)
+    blocks: list[Block] = [_counts(ended), _table(groups)] if ended.height else []
+    # Surprises in full, and of each mode that ran out of memory its first case.
+    shown = groups.filter(pl.col("outcome") != "pruned").head(_IN_FULL)
+    whole = view.whole(shown["row"].to_list())
+    blocks += [block for row in shown["row"] for block in _evidence(whole[row])]
+    if retried.height:
+        blocks.append(_retries(retried))
+    return Section("What did not end ok", blocks)
+
+
+def _counts(ended: pl.DataFrame) -> Paragraph:
+    counts = ended["outcome"].value_counts(sort=True).iter_rows()
+    listed = words.listing([f"{count:,} {outcome}" for outcome, count in counts])
+    return Paragraph(
+        [f"{words.plural(ended.height, 'cell')}: {listed}. An out-of-memory is a result, not an error."]
+    )
+
+
+def _table(groups: pl.DataFrame) -> Table:
+    columns = ["outcome", "mode", "on", "kind", "prompt", "batch", "lengths", "cells", "message"]
+    rows = [
+        [
+            row["outcome"].replace("_", " "), row["mode"] + (f" · {short(row['draft'])}" if row["draft"] else ""),
+            f"{short(row['model'])}, {row['engine']}, {row['device_kind'] or 'no device'}, {words.card(row['budget_bytes'])}",
+            "probe" if row["purpose"] == "probe" else row["workload"], f"{row['prompt_tokens']:,}", str(row["batch_size"]),
+            _lengths(row["length"]), f"{row['len']:,}", _brief(row["error_message"] or ""),
+        ]
+        for row in groups.iter_rows(named=True)
+    ]  # fmt: skip
+    return Table(columns, rows, "", frozenset({"prompt", "batch", "cells"}))
+
+
+def _lengths(values: Sequence[int]) -> str:
+    if len(values) <= 6:
+        return ", ".join(f"{value:,}" for value in values)
+    return f"{len(values)} from {values[0]:,} to {values[-1]:,}"
+
+
+def _brief(text: str, most: int = 160) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def _evidence(attempt: Attempt) -> list[Block]:
+    cell, failure = attempt.cell, attempt.failure
+    inner: list[Block] = []
+    explained = explain(attempt)
+    if explained is not None:
+        inner.append(Paragraph([explained.reading]))
+        if explained.parts:
+            rows = [[part.name, words.size(part.bytes), f"{part.of_budget:.1%}"] for part in explained.parts]
+            inner.append(
+                Table(["part", "size", "of the budget"], rows, "", frozenset({"size", "of the budget"}))
+            )
+        picture = last_seconds(attempt)
+        if picture is not None:
+            inner.append(picture)
+    if failure is not None:
+        facts: list[Span] = [Strong(failure.error_type), f", in phase {attempt.phase}"]
+        facts += [f", signal {failure.signal}"] if failure.signal is not None else []
+        facts += [f", exit code {failure.exit_code}"] if failure.exit_code is not None else []
+        inner += [Paragraph(facts), Verbatim(failure.error_message[:4000])]
+        inner += _output("last output", failure.last_output) + _output("stack", failure.stack_dump)
+    where = f"{short(cell.model.target)} {cell.mode} ({cell.engine}), {cell.prompt_tokens:,} + {cell.length:,} tokens"
+    title = (
+        f"{str(attempt.outcome).replace('_', ' ')}: {where}, {words.card(cell.budget)}, cell {cell.cell_id}"
+    )
+    return [Folded(title, inner)] if inner else []
+
+
+def _output(title: str, text: str | None) -> list[Block]:
+    return [Paragraph([f"{title}:"]), Verbatim(text[-6000:])] if text else []
+
+
+def _retries(retried: pl.DataFrame) -> Folded:
+    counts = retried.group_by("outcome", "device_uuid", "node").len().sort("len", descending=True).head(100)
+    rows = [
+        [row[0], row[1] or words.NOTHING, row[2] or words.NOTHING, f"{row[3]:,}"]
+        for row in counts.iter_rows()
+    ]
+    title = f"{words.plural(retried.height, 'attempt')} failed and the cell was tried again"
+    return Folded(
+        title, [Table(["outcome", "device", "node", "attempts"], rows, "", frozenset({"attempts"}))]
+    )

@@ -1,0 +1,89 @@
+"""Does the text stay sane? Perplexity along a long text, and the words themselves."""
+
+import math
+from collections.abc import Sequence
+
+import polars as pl
+
+from orchestrator.report import words
+from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table, Verbatim
+from orchestrator.report.pictures.curves import Axis, Curve, Limit, Panel, draw
+from orchestrator.report.pictures.theme import picture
+from orchestrator.report.scene import Scene, short
+from orchestrator.report.series import Run
+from orchestrator.tables.quality import quality_boundaries
+from workers.modes import MODES
+
+
+def quality(table: pl.DataFrame) -> Section | None:
+    """Of the `quality` table; None without scoring runs."""
+    if table.is_empty():
+        return None
+    blocks: list[Block] = []
+    for model, engine in table.select("model", "engine").unique().sort("model", "engine").iter_rows():
+        blocks.append(_picture(model, engine, table.filter(model=model, engine=engine)))
+    columns = ["model", "mode", "engine", "perplexity in context", "after it", "departs at", "scored to"]
+    lines = [
+        [
+            short(row.model), row.mode, row.engine, words.number(row.in_context, 2), words.number(row.beyond, 2),
+            words.NOTHING if row.in_context is None else "never" if row.departs_at is None else f"{row.departs_at:,}",
+            words.count(row.scored_to),
+        ]
+        for row in quality_boundaries(table)
+    ]  # fmt: skip
+    blocks.append(
+        Table(columns, lines, "The third boundary: where the text falls apart", frozenset(columns[3:]))
+    )
+    blocks.append(
+        Paragraph([
+            "Perplexity of real text read token by token under each cache policy. In context: over the positions the "
+            "model was trained on. Departs: the first position from which it exceeds twice that value, over three "
+            "buckets together, so that one odd stretch of text is no boundary."
+        ])
+    )  # fmt: skip
+    return Section("Does the model still understand? Perplexity along the text", blocks)
+
+
+def _picture(model: str, engine: str, table: pl.DataFrame) -> Picture:
+    curves = [
+        Curve(
+            mode, str(MODES[mode].policy), False,
+            ((rows["position_start"] + rows["position_end"]) / 2).to_list(), [math.exp(min(nll, 50.0)) for nll in rows["nll_mean"]],
+        )
+        for mode in sorted(set(table["mode"]), key=list(MODES).index)
+        if (rows := table.filter(mode=mode).sort("position_start")).height
+    ]  # fmt: skip
+    context = table["max_positions"].max()
+    limits = [Limit(f"trained context {context:,}", x=float(context))] if context is not None else []  # type: ignore[arg-type]
+    panel = Panel(
+        f"Perplexity along the text: {short(model)}, {engine} engine", Axis("position in the text (tokens)"),
+        Axis("perplexity (log scale)", log=True), curves, limits,
+    )  # fmt: skip
+    return picture(
+        f"quality-{short(model)}-{engine}", draw(panel), "Lower is better; a bucket of positions per point.",
+        f"Perplexity against position for {short(model)}",
+    )  # fmt: skip
+
+
+def text_sanity(scenes: Sequence[Scene], runs: dict[int, list[Run]]) -> Section | None:
+    """Beginning and end of what each mode wrote in its longest run."""
+    random = [scene for scene in scenes if scene.model.startswith("random:")]
+    blocks: list[Block] = []
+    if random:
+        blocks.append(Paragraph(["Models with random weights write noise: their text says nothing."]))
+    engines = len({scene.engine for scene in scenes}) > 1
+    for place, scene in enumerate(scenes):
+        if scene in random:
+            continue
+        inner: list[Block] = []
+        for run in runs[place]:
+            measured = run.attempt.measured
+            if measured.text_head is None and measured.text_tail is None:
+                continue
+            inner.append(Paragraph([f"{run.name}, {measured.new_tokens:,} tokens, begins:"]))
+            inner.append(Verbatim(measured.text_head or ""))
+            inner.append(Paragraph([f"{run.name} ends:"]))
+            inner.append(Verbatim(measured.text_tail or ""))
+        if inner:
+            blocks.append(Folded(f"{scene.words(engine=engines)}: what each mode wrote", inner))
+    return Section("The text itself", blocks) if blocks else None

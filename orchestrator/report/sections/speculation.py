@@ -1,0 +1,87 @@
+"""Speculation, honestly: what was accepted, what it cost, what it gave, and when it would pay."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from orchestrator.report import words
+from orchestrator.report.document import Block, Paragraph, Section, Table
+from orchestrator.report.scene import short
+from orchestrator.tables.speculation import Speculated, speculated
+
+_COLUMNS = (
+    *("mode", "on", "length", "gamma", "acceptance", "tokens/step", "speed-up", "c", "v", "round cost"),
+    *("break-even acceptance", "same text"),
+)
+
+
+def speculation(summary: pl.DataFrame, attempts: pl.DataFrame) -> Section | None:
+    found = speculated(summary)
+    if not found:
+        return None
+    same = {
+        row["cell_id"]: row
+        for row in attempts.filter(pl.col("final") & (pl.col("decoder") == "spec")).to_dicts()
+    }
+    blocks: list[Block] = [
+        Paragraph([
+            "Speed-up: measured, against the same cache policy without speculation. In units of one plain step of the "
+            "target: c = a step of the draft, v = verifying gamma + 1 tokens, round cost = a whole round as measured "
+            "(its excess over gamma·c + v is overhead). Above the break-even acceptance speculation pays; “never”: a "
+            "round costs more than it could ever yield. Same text: the output equals the plain twin's, token for token."
+        ]),
+        Table(_COLUMNS, [_line(item, list(same.values())) for item in found], "", frozenset(_COLUMNS[2:-1])),
+    ]  # fmt: skip
+    if any(item.row["acceptance_injected"] is not None for item in found):
+        blocks.append(
+            Paragraph([
+                "Rows marked “injected” force that acceptance with an oracle draft: they answer what a draft of that "
+                "quality would give, not what this draft gives."
+            ])
+        )  # fmt: skip
+    return Section("Speculation", blocks)
+
+
+def _line(item: Speculated, attempts: Sequence[dict[str, object]]) -> list[str]:
+    row = item.row
+    injected = "" if row["acceptance_injected"] is None else f" (injected {row['acceptance_injected']:.2g})"
+    draft = f" · {short(row['draft'])}" if row["draft"] else ""
+    return [
+        f"{row['mode']}{draft}{injected}",
+        f"{short(row['model'])}, {row['engine']}, {words.card(row['budget_bytes'])}",
+        words.count(row["length"]),
+        words.count(row["gamma"]),
+        words.number(item.acceptance, 2),
+        words.number(item.tokens_per_step, 2),
+        words.times(item.speedup),
+        words.number(item.draft_cost, 2),
+        words.number(item.verify_cost, 2),
+        words.number(item.round_cost, 2),
+        "never"
+        if item.round_cost is not None and item.break_even is None
+        else words.number(item.break_even, 2),
+        _same_text(row, attempts),
+    ]
+
+
+def _same_text(row: dict[str, object], attempts: Sequence[dict[str, object]]) -> str:
+    keys = (
+        "model",
+        "mode",
+        "engine",
+        "draft",
+        "length",
+        "budget_bytes",
+        "gamma",
+        "acceptance_injected",
+        "prompt_tokens",
+    )
+    mine = [
+        a
+        for a in attempts
+        if all(a[key] == row[key] for key in keys) and a["compared_tokens_plain"] is not None
+    ]
+    if not mine:
+        return "no twin"
+    departs = [a["first_divergence_plain"] for a in mine if a["first_divergence_plain"] is not None]
+    return f"departs at {min(departs):,}" if departs else "yes"  # type: ignore[type-var]

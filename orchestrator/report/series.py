@@ -1,0 +1,100 @@
+"""The longest run of each variant, with its series: what pictures are drawn from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from orchestrator.journal.journal import View
+from orchestrator.report.scene import Scene, Variant
+from workers.attempt import Attempt
+
+#: More points than a picture can show; thinned so that every peak stays.
+_MOST = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`by_token`: token_index, used_bytes; `by_time`: t_s, used_bytes; `speed`: token_index, tokens_per_s."""
+
+    variant: Variant
+    name: str
+    attempt: Attempt
+    by_token: pl.DataFrame
+    by_time: pl.DataFrame
+    speed: pl.DataFrame
+
+
+def longest_runs(scenes: Sequence[Scene], view: View) -> dict[int, list[Run]]:
+    """Of each scene (by its place), the run of each variant that came furthest."""
+    chosen: list[tuple[int, Variant, str, int]] = []
+    for place, scene in enumerate(scenes):
+        condition = scene.main
+        for variant in condition.variants():
+            ran = condition.of(variant, condition.attempts).filter(pl.col("new_tokens") > 0)
+            if ran.height:
+                best = ran.sort("new_tokens", "length", "repeat", descending=[True, True, False]).row(
+                    0, named=True
+                )
+                chosen.append((place, variant, condition.name(variant), best["row"]))
+    whole = view.whole([row for *_, row in chosen])
+    runs: dict[int, list[Run]] = {place: [] for place in range(len(scenes))}
+    for place, variant, name, row in chosen:
+        runs[place].append(_run(variant, name, whole[row]))
+    return runs
+
+
+def _run(variant: Variant, name: str, attempt: Attempt) -> Run:
+    samples = pl.DataFrame(
+        {
+            "t_s": [sample.t_s for sample in attempt.samples],
+            "used_bytes": [
+                sample.process_used_bytes if sample.device_used_bytes is None else sample.device_used_bytes
+                for sample in attempt.samples
+            ],
+        },
+        schema={"t_s": pl.Float64, "used_bytes": pl.Int64},
+    ).drop_nulls()
+    steps = pl.DataFrame(
+        {
+            "token_index": [step.token_index for step in attempt.steps],
+            "t_s": [step.t_s for step in attempt.steps],
+            "allocated_bytes": [step.allocated_bytes for step in attempt.steps],
+        },
+        schema={"token_index": pl.Int64, "t_s": pl.Float64, "allocated_bytes": pl.Int64},
+    ).sort("t_s")
+    along = steps.join_asof(samples.sort("t_s"), on="t_s").select(
+        "token_index", used_bytes=pl.coalesce("used_bytes", "allocated_bytes")
+    )
+    return Run(
+        variant=variant,
+        name=name,
+        attempt=attempt,
+        by_token=_thin(along.drop_nulls(), "token_index"),
+        by_time=_thin(samples, "t_s"),
+        speed=_speed(steps, attempt.cell.batch_size),
+    )
+
+
+def _thin(frame: pl.DataFrame, by: str) -> pl.DataFrame:
+    """At most `_MOST` points: of each stretch its highest, and the very first and last."""
+    if frame.height <= _MOST:
+        return frame
+    stretch = pl.int_range(pl.len()) * (_MOST - 2) // pl.len()
+    highest = (
+        frame.group_by(stretch.alias("stretch")).agg(pl.all().sort_by("used_bytes").last()).drop("stretch")
+    )
+    return pl.concat([frame.head(1), highest, frame.tail(1)]).unique(by).sort(by)
+
+
+def _speed(steps: pl.DataFrame, batch_size: int, stretches: int = 40) -> pl.DataFrame:
+    """Tokens per second over about 40 stretches of the run."""
+    every = max(1, -(-steps.height // stretches))
+    kept = steps.gather_every(every)
+    passed = pl.col("t_s").diff()
+    return (
+        kept.with_columns(tokens_per_s=pl.col("token_index").diff() * batch_size / passed)
+        .filter(passed > 0)
+        .select("token_index", "tokens_per_s")
+        .drop_nulls()
+    )
