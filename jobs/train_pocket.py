@@ -122,13 +122,17 @@ def train(
 
 @torch.no_grad()
 def acceptance(
-    target: GPTNeoXForCausalLM, draft: GPTNeoXForCausalLM, held_out: torch.Tensor, gamma: int = 4
+    target: GPTNeoXForCausalLM,
+    draft: GPTNeoXForCausalLM,
+    held_out: torch.Tensor,
+    gamma: int = 4,
+    prompts: int = 8,
+    new_tokens: int = 128,
 ) -> float:
-    """Accepted over drafted tokens in greedy decoding: 8 held-out prompts of 64 tokens, 128 new tokens each."""
-    starts = torch.arange(8)[:, None] * (len(held_out) // 8)
-    prompts = held_out[(starts + torch.arange(64)).to(held_out.device)]
+    """Accepted over drafted tokens in greedy decoding after held-out prompts of 64 tokens, spread over the text."""
+    starts = torch.arange(prompts)[:, None] * (len(held_out) // prompts)
     accepted = drafted = 0
-    for said in _greedy(target, prompts, 128):
+    for said in _greedy(target, held_out[(starts + torch.arange(64)).to(held_out.device)], new_tokens):
         position = 64
         while position + gamma <= len(said):
             proposed = _greedy(draft, said[None, :position], gamma)[0, position:]
