@@ -1,12 +1,8 @@
 """Document -> one HTML file that needs no network: styles and pictures inside, light and dark."""
 
-import re
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
-
-import polars as pl
-from great_tables import GT, html
 
 from orchestrator.report.document import (
     Block,
@@ -96,24 +92,19 @@ def _span(span: Span) -> str:
 
 
 def _table(table: Table) -> str:
-    """great-tables lays it out; its cells are escaped before, its style sheet gives way to the report's own."""
-    keys = [f"c{index}" for index in range(len(table.columns))]
-    data = pl.DataFrame(
-        {key: [escape(row[index]) for row in table.rows] for index, key in enumerate(keys)},
-        schema=dict.fromkeys(keys, pl.String),
-    )
-    group = keys[list(table.columns).index(table.group)] if table.group else None
-    right = [key for key, column in zip(keys, table.columns, strict=True) if column in table.numeric]
-    left = [key for key in keys if key not in right]
-    laid_out = GT(data, groupname_col=group, id="t").cols_label(
-        {key: html(escape(column)) for key, column in zip(keys, table.columns, strict=True) if key != group}
-    )
-    if right:
-        laid_out = laid_out.cols_align("right", right)
-    if left:
-        laid_out = laid_out.cols_align("left", [key for key in left if key != group])
-    raw = re.sub(r"<style>.*?</style>", "", laid_out.as_raw_html(), flags=re.DOTALL)
-    found = re.search(r"<table.*</table>", raw, flags=re.DOTALL)
-    assert found is not None
+    columns = list(table.columns)
+    group = columns.index(table.group) if table.group is not None else None
+    shown = [index for index in range(len(columns)) if index != group]
+    kind = {index: " class='number'" if columns[index] in table.numeric else "" for index in shown}
+    lines = ["<tr>" + "".join(f"<th scope='col'{kind[i]}>{escape(columns[i])}</th>" for i in shown) + "</tr>"]
+    opened: str | None = None
+    for row in table.rows:
+        if group is not None and row[group] != opened:
+            opened = row[group]
+            lines.append(
+                f"<tr class='group'><th scope='colgroup' colspan='{len(shown)}'>{escape(opened)}</th></tr>"
+            )
+        lines.append("<tr>" + "".join(f"<td{kind[i]}>{escape(row[i])}</td>" for i in shown) + "</tr>")
     caption = f"<p class='caption'>{escape(table.caption)}</p>" if table.caption else ""
-    return f"{caption}<div class='scroll'>{found[0]}</div>"
+    body = "\n".join(lines)
+    return f"{caption}<div class='scroll'><table>\n{body}\n</table></div>"

@@ -47,14 +47,6 @@ class Variant:
         return list(MODES).index(self.mode), self.draft or "", self.injected or 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One row of `summary` under a scene's condition."""
-
-    variant: Variant
-    row: dict[str, object]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
     """One prompt, batch and penalty of a scene: `summary` and the final measured `attempts` under it."""
@@ -69,6 +61,13 @@ class Condition:
         batch = "" if self.batch_size == 1 else f", batch {self.batch_size}"
         penalty = "" if self.repetition_penalty == 1 else f", repetition penalty {self.repetition_penalty:g}"
         return f"{self.prompt_tokens:,} prompt tokens{batch}{penalty}"
+
+    def asks(self, row: BoundaryRow) -> bool:
+        """Whether a boundary was searched (or read off) under this condition."""
+        if (row.batch_size, row.repetition_penalty) != (self.batch_size, self.repetition_penalty):
+            return row.axis == "batch_size" and row.repetition_penalty == self.repetition_penalty
+        grows = row.prompt_tokens is None or row.phase == "decode_after_prefill"
+        return grows or row.prompt_tokens == self.prompt_tokens
 
     def variants(self) -> list[Variant]:
         return sorted(

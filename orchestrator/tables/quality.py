@@ -82,4 +82,5 @@ def _boundary(model: str, mode: str, engine: str, rows: pl.DataFrame) -> Quality
 def _mean_nll(rows: pl.DataFrame) -> float | None:
     if rows.is_empty():
         return None
-    return float((rows["nll_mean"] * rows["num_tokens"]).sum() / rows["num_tokens"].sum())
+    mean = rows.select((pl.col("nll_mean") * pl.col("num_tokens")).sum() / pl.col("num_tokens").sum())
+    return float(mean.item())

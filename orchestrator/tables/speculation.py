@@ -48,8 +48,8 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _beside(row: dict[str, Any], twin: dict[str, Any] | None) -> Speculated:
-    step = twin and twin["tpot_p50_s_median"]
-    speedup = twin and row["tokens_per_s_median"] / twin["tokens_per_s_median"]
+    step = twin["tpot_p50_s_median"] if twin else None
+    speedup = row["tokens_per_s_median"] / twin["tokens_per_s_median"] if twin else None
     gained = row["tokens_per_step_median"]
     cost = gained / speedup if gained and speedup else None
     gamma = row["gamma"]

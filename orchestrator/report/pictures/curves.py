@@ -112,7 +112,10 @@ def _lines(curves: Sequence[Curve], x: alt.X, y: alt.Y, points: bool) -> list[al
     layers = []
     for curve in curves:
         colour = COLOURS[curve.policy]
-        columns = {"x": [float(v) for v in curve.x], "y": [float(v) for v in curve.y]}
+        columns: dict[str, list[float | None]] = {
+            "x": [float(v) for v in curve.x],
+            "y": [float(v) for v in curve.y],
+        }
         if curve.low:
             columns |= {"low": list(curve.low), "high": list(curve.high)}
         frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))

@@ -45,31 +45,31 @@ def memory_by_time(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
 
 
 def speed_by_length(scene: Scene, engine: bool) -> Picture:
-    main = scene.main
     curves = []
-    for variant in main.variants():
-        rows = (
-            main.of(variant, main.summary).filter(pl.col("tokens_per_s_median").is_not_null()).sort("length")
-        )
+    for variant in scene.main.variants():
+        rows = scene.main.of(variant, scene.main.summary)
+        rows = rows.filter(pl.col("tokens_per_s_median").is_not_null()).sort("length")
         curves.append(
             Curve(
-                main.name(variant),
+                scene.main.name(variant),
                 variant.policy,
                 variant.speculative,
-                rows["length"].to_list(),
-                rows["tokens_per_s_median"].to_list(),
-                rows["tokens_per_s_ci_low"].to_list(),
-                rows["tokens_per_s_ci_high"].to_list(),
-            )  # fmt: skip
+                x=rows["length"].to_list(),
+                y=rows["tokens_per_s_median"].to_list(),
+                low=rows["tokens_per_s_ci_low"].to_list(),
+                high=rows["tokens_per_s_ci_high"].to_list(),
+            )
         )
     where = scene.words(engine=engine)
     panel = Panel(
         f"Speed against length: {where}", Axis("new tokens"), Axis("tokens per second"), curves, points=True
     )
     return picture(
-        f"speed-by-length-{scene.slug()}", draw(panel),
-        "Median of the repeats with its 95 % interval, for the lengths that passed.", f"Speed against length on {where}",
-    )  # fmt: skip
+        f"speed-by-length-{scene.slug()}",
+        draw(panel),
+        "Median of the repeats with its 95 % interval, for the lengths that passed.",
+        f"Speed against length on {where}",
+    )
 
 
 def speed_along_the_run(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
@@ -120,6 +120,6 @@ def _budget(scene: Scene, unit: int) -> list[Limit]:
 
 
 def _unit(runs: Sequence[Run], scene: Scene) -> tuple[int, str]:
-    peak = max((run.by_time["used_bytes"].max() or 0 for run in runs), default=0)
-    largest = max(int(peak), scene.budget_bytes or 0)  # type: ignore[call-overload]
+    peaks = [used for run in runs for used in run.by_time["used_bytes"]]
+    largest = max([*peaks, scene.budget_bytes or 0])
     return (words.GiB, "GiB") if largest >= 2 * words.GiB else (words.MiB, "MiB")

@@ -63,9 +63,7 @@ class _Reach:
 
 def _reach(scene: Scene, row: BoundaryRow) -> _Reach | None:
     main = scene.main
-    if (row.phase, row.axis, row.batch_size) != ("decode", "length", main.batch_size):
-        return None
-    if (row.prompt_tokens, row.repetition_penalty) != (main.prompt_tokens, main.repetition_penalty):
+    if (row.phase, row.axis) != ("decode", "length") or not main.asks(row):
         return None
     variant = next((v for v in main.variants() if (v.mode, v.draft) == (row.mode, row.draft)), None)
     speed = None

@@ -20,17 +20,9 @@ def card_tables(scenes: Sequence[Scene]) -> list[Table]:
     groups: dict[tuple[str, str, str, str], list[tuple[Scene, BoundaryRow]]] = {}
     for scene in scenes:
         for row in scene.boundaries:
-            if (
-                row.batch_size == scene.main.batch_size
-                and row.repetition_penalty == scene.main.repetition_penalty
-            ):
-                if (
-                    row.prompt_tokens in (None, scene.main.prompt_tokens)
-                    or row.phase == "decode_after_prefill"
-                ):
-                    groups.setdefault((scene.model, scene.device_kind, row.phase, row.axis), []).append(
-                        (scene, row)
-                    )
+            if scene.main.asks(row):
+                key = scene.model, scene.device_kind, row.phase, row.axis
+                groups.setdefault(key, []).append((scene, row))
     return [_cards(*key, pairs) for key, pairs in groups.items()]
 
 

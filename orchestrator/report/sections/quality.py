@@ -53,8 +53,8 @@ def _picture(model: str, engine: str, table: pl.DataFrame) -> Picture:
         for mode in sorted(set(table["mode"]), key=list(MODES).index)
         if (rows := table.filter(mode=mode).sort("position_start")).height
     ]  # fmt: skip
-    context = table["max_positions"].max()
-    limits = [Limit(f"trained context {context:,}", x=float(context))] if context is not None else []  # type: ignore[arg-type]
+    contexts = table["max_positions"].drop_nulls().to_list()
+    limits = [Limit(f"trained context {max(contexts):,}", x=float(max(contexts)))] if contexts else []
     panel = Panel(
         f"Perplexity along the text: {short(model)}, {engine} engine", Axis("position in the text (tokens)"),
         Axis("perplexity (log scale)", log=True), curves, limits,
