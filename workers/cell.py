@@ -1,6 +1,7 @@
 """What is asked of one device, once. A cell goes down through the rooms as a plain value."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -83,7 +84,12 @@ class Cell:
     @property
     def cell_id(self) -> str:
         """16 hex digits: the hash of the canonical content."""
-        return hashlib.sha256(json.dumps(to_json(self), sort_keys=True).encode()).hexdigest()[:16]
+        return _hash(self)
+
+
+@functools.lru_cache(maxsize=2**17)  # asked for many times over, and ten times the price of looking it up
+def _hash(cell: Cell) -> str:
+    return hashlib.sha256(json.dumps(to_json(cell), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def to_json(cell: Cell) -> dict[str, Any]:
