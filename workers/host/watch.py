@@ -27,7 +27,7 @@ from workers.meters.process import unshared_resident_bytes
 from workers.meters.sampler import GRAIN_BYTES, Sampler
 from workers.progress import Progress
 
-_TICK_S = 0.05
+_TICK_S = 0.1
 _PROGRESS_S = 1.0
 _READ_BYTES = 65536
 _LAST_READS = 2**10  # what a dead child left in a pipe; not what a living one goes on writing

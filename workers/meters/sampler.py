@@ -50,39 +50,42 @@ class Trace:
     def __init__(self, max_samples: int = MAX_SAMPLES) -> None:
         self._max_samples = max_samples
         self._readings: list[TimedReading] = []
-        self._pending: TimedReading | None = None  # the latest, not kept: the end of a plateau
-        self._peaks = [-1, -1]
+        self._pending: tuple[float, Reading] | None = None  # the latest, not kept: the end of a plateau
+        self._kept_s, self._kept = -math.inf, Reading(None, None)
+        self._device_peak = self._process_peak = -1
         self._bucket_s = 0.0
 
     def add(self, t_s: float, reading: Reading) -> None:
-        latest = TimedReading(t_s, *reading)
-        if self._is_news(latest):
-            if self._pending is not None:
-                self._readings.append(self._pending)  # so that a step stays a step when drawn
-            self._readings.append(latest)
+        if not self._is_news(t_s, *reading):
+            self._pending = (t_s, reading)
+            return
+        if self._pending is not None:
+            before_s, before = self._pending
+            self._readings.append(TimedReading(before_s, *before))  # so that a step stays a step when drawn
             self._pending = None
-            if len(self._readings) > self._max_samples:
-                self._thin()
-        else:
-            self._pending = latest
+        self._kept_s, self._kept = t_s, reading
+        self._readings.append(TimedReading(t_s, *reading))
+        if len(self._readings) > self._max_samples:
+            self._thin()
 
     def between(self, start_s: float, end_s: float) -> tuple[TimedReading, ...]:
-        readings = [*self._readings, *([self._pending] if self._pending else [])]
+        readings = list(self._readings)
+        if self._pending is not None:
+            readings.append(TimedReading(self._pending[0], *self._pending[1]))
         return tuple(r for r in readings if start_s <= r.t_s <= end_s)
 
-    def _is_news(self, latest: TimedReading) -> bool:
+    def _is_news(self, t_s: float, device: int | None, process: int | None) -> bool:
+        """Runs 200 times a second beside the run that is measured: as little as possible."""
         is_peak = False
-        for index, value in enumerate((latest.device_bytes, latest.process_bytes)):
-            if value is not None and value > self._peaks[index]:
-                self._peaks[index] = value
-                is_peak = True
-        if is_peak or not self._readings:
-            return True
-        last = self._readings[-1]
+        if device is not None and device > self._device_peak:
+            self._device_peak, is_peak = device, True
+        if process is not None and process > self._process_peak:
+            self._process_peak, is_peak = process, True
         return (
-            latest.t_s - last.t_s >= HEARTBEAT_S
-            or _moved(last.device_bytes, latest.device_bytes)
-            or _moved(last.process_bytes, latest.process_bytes)
+            is_peak
+            or t_s - self._kept_s >= HEARTBEAT_S
+            or _moved(self._kept.device_bytes, device)
+            or _moved(self._kept.process_bytes, process)
         )
 
     def _thin(self) -> None:

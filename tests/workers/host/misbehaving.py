@@ -78,6 +78,12 @@ def take(megabytes: int) -> list[torch.Tensor]:
     return [torch.empty(2**20, dtype=torch.uint8) for _ in range(megabytes)]
 
 
+def hoard() -> None:
+    held = [block.fill_(1) for block in take(512)]
+    time.sleep(600)
+    del held
+
+
 def sleep() -> None:
     time.sleep(600)
 
@@ -100,6 +106,7 @@ FAULTS = {
     "spin": spin,
     "spin-in-c": spin_in_c,
     "sleep": sleep,
+    "hoard": hoard,
     "flood": flood,
     "grandchildren": leave_grandchildren,
     "grandchildren-and-stop": leave_grandchildren_and_stop,

@@ -68,13 +68,13 @@ class TestEagerEngine:
         assert attempt.peak_device_bytes <= 24 * MiB
 
     def test_oom_decode(self, host, model):
-        # 9 MiB of weights, 2 KiB of cache per token and sequence: 64 sequences fill 15 MiB by token 120.
-        attempt = host.run(lease(model, budget=24 * MiB, length=1000, batch_size=64, purpose="probe"))
+        # 9 MiB of weights, 2 KiB of cache per token and sequence: 32 sequences fill 19 MiB before token 300.
+        attempt = host.run(lease(model, budget=28 * MiB, length=1000, batch_size=32, purpose="probe"))
         assert (attempt.outcome, attempt.phase) == (Outcome.OOM_DECODE, Phase.DECODE)
         failure = failure_of(attempt)
-        assert 32 < failure.oom_token_index == attempt.measured.new_tokens < 128
+        assert 64 < failure.oom_token_index == attempt.measured.new_tokens < 300
         assert failure.oom_requested_bytes > failure.oom_free_bytes
-        assert 16 * MiB < failure.oom_allocated_bytes <= 24 * MiB
+        assert 20 * MiB < failure.oom_allocated_bytes <= 28 * MiB
         assert attempt.steps[-1].kv_cache_bytes > 2 * MiB
         assert_ok(host, model)
 
@@ -143,7 +143,7 @@ class TestFaults:
         assert_ok(host, model)
 
     def test_timeout(self, host, model):
-        attempt = host.run(lease(model, fault="none", length=10**6, time_limit_s=0.8))
+        attempt = host.run(lease(model, fault="none", length=10**6, time_limit_s=4))
         assert attempt.outcome is Outcome.TIMEOUT
         assert attempt.measured.new_tokens > 0
         assert "in generate" in failure_of(attempt).stack_dump
@@ -157,7 +157,7 @@ class TestFaults:
     def test_flood_of_output_is_drained_and_its_end_kept(self, host, model):
         attempt = host.run(lease(model, fault="flood@prefill"))
         assert attempt.outcome is Outcome.OK
-        attempt = host.run(lease(model, fault="flood@decode", length=10**6, time_limit_s=2))
+        attempt = host.run(lease(model, fault="flood@decode", length=10**6, time_limit_s=6))
         last_output = failure_of(attempt).last_output
         assert len(last_output) <= 16 * 1024
         assert "the last line" in last_output
@@ -212,7 +212,7 @@ class TestMemory:
         assert large.steps[-1].kv_cache_bytes == 49 * 3 * MiB
 
     def test_boundary_is_the_same_every_time(self, host, model):
-        given = lease(model, budget=24 * MiB, length=1000, batch_size=64, purpose="probe")
+        given = lease(model, budget=21 * MiB, length=1000, batch_size=32, purpose="probe")
         indices = {host.run(given).failure.oom_token_index for _ in range(3)}
         assert len(indices) == 1
 

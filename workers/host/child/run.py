@@ -78,6 +78,7 @@ def run_cell(request: Request, events_fd: int) -> None:
         _cpu_bytes if request.is_cpu else _cuda_bytes,
     )
     state = _State(request, send, recorder)
+    failure: Failure | None
     try:
         produced = _run(state)
     except Exception as error:
