@@ -41,17 +41,28 @@ _UNKNOWN_GPU = 0.5e12
 #: measured.
 _CONTEXT_BYTES = 600 * MiB
 
+#: The workspace that torch hands cuBLAS from its own allocator, by default
+#: (aten/src/ATen/cuda/CublasHandlePool.cpp).
+_CUBLAS_BYTES, _CUBLAS_HOPPER_BYTES = 4096 * 2**10 * 2 + 16 * 2**10 * 8, 4096 * 2**10 * 8
+_HOPPER = ("NVIDIA H100", "NVIDIA H200", "NVIDIA H20", "NVIDIA H800", "NVIDIA GH200")
+#: A CPU process's own growth while a model is built and runs: objects, the math library's buffers, holes in
+#: the heap.
+_PROCESS_BYTES = 2 * MiB
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceProfile:
     """`reserve_bytes`: the driver's own; `context_bytes`: of an idle context, above that; both gone for any
     process.
+
+    `runtime_bytes`: what the libraries take, from the same allocator as the tensors, once a model runs.
     """
 
     kind: str
     total_bytes: int
     reserve_bytes: int
     context_bytes: int
+    runtime_bytes: int
     bandwidth_bytes_per_s: float
 
     @classmethod
@@ -63,6 +74,7 @@ class DeviceProfile:
             total_bytes=device.total_bytes,
             reserve_bytes=device.reserve_bytes,
             context_bytes=context_bytes if context_bytes is not None else 0 if is_cpu else _CONTEXT_BYTES,
+            runtime_bytes=_runtime_bytes(device.kind),
             bandwidth_bytes_per_s=bandwidth(device.kind),
         )
 
@@ -78,6 +90,12 @@ class DeviceProfile:
 def bandwidth(kind: str) -> float:
     """Bytes per second of device memory, by NVML's name of it."""
     return next((rate for prefix, rate in _BANDWIDTH if kind.startswith(prefix)), _UNKNOWN_GPU)
+
+
+def _runtime_bytes(kind: str) -> int:
+    if kind == "cpu":
+        return _PROCESS_BYTES
+    return _CUBLAS_HOPPER_BYTES if kind.startswith(_HOPPER) else _CUBLAS_BYTES
 
 
 def held(tensors: Iterable[tuple[int, int]], device: DeviceProfile) -> int:

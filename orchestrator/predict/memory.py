@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from orchestrator.predict import eager, graph
 from orchestrator.predict.device import DeviceProfile, held
+from orchestrator.predict.load import loading, stays
 from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell, ModelRef
-from workers.models.source import RANDOM
 
 _MOMENTS: dict[str, Callable[[Cell, ModelShape, ModelShape | None], list[Moment]]] = {
     "eager": eager.moments,
@@ -66,12 +66,14 @@ def predict(
 ) -> Prediction:
     """`draft_shape` is read in speculative modes only. Raises `UnknownWeightsError`."""
     draft = draft_shape if cell.mode_spec.speculative else None
-    weights = _weights(cell.model.target, cell.model, shape, device)
+    weights = _weights(cell.model.target, cell.model, shape)
     if draft is not None:
         assert cell.model.draft is not None
-        weights += _weights(cell.model.draft, cell.model, draft, device)
+        weights += _weights(cell.model.draft, cell.model, draft)
+    always = (Live("libraries and the process itself", device.runtime_bytes), *stays(cell, device))
     predictions = []
-    for moment in _MOMENTS[cell.engine](cell, shape, draft):
+    for moment in (loading(cell, shape, draft, device), *_MOMENTS[cell.engine](cell, shape, draft)):
+        moment = Moment(moment.name, moment.kv, (*moment.work, *always))
         alive = [*weights, *((live.size, live.count) for live in (*moment.kv, *moment.work))]
         predictions.append(
             Prediction(
@@ -155,14 +157,11 @@ def smallest_budget(
     return predict(first, shape, draft_shape, device).peak_bytes + device.reserve_bytes
 
 
-def _weights(name: str, ref: ModelRef, shape: ModelShape, device: DeviceProfile) -> list[tuple[int, int]]:
-    """(bytes, tensors) that take device memory. On a CPU, files in the dtype asked for stay mapped: no data
-    at all.
+def _weights(name: str, ref: ModelRef, shape: ModelShape) -> list[tuple[int, int]]:
+    """(bytes, tensors). On a CPU too when the files stay mapped: private mappings count against the data
+    limit.
     """
     if shape.weight_numels is None or shape.fixed_bytes is None:
         raise UnknownWeightsError(f"{name}: the size of its weights cannot be told from its config")
     width = dtype_bytes(ref.dtype)
-    tensors = [(numel * width, count) for numel, count in shape.weight_numels]
-    if device.allocator == "cpu" and not name.startswith(RANDOM) and shape.stored_dtype == ref.dtype:
-        tensors = []
-    return [*tensors, (shape.fixed_bytes, 1)]
+    return [*((numel * width, count) for numel, count in shape.weight_numels), (shape.fixed_bytes, 1)]

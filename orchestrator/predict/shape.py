@@ -44,13 +44,14 @@ class ModelShape:
     windows: tuple[int | None, ...]
     intermediate: int
     gated_mlp: bool
+    parallel_residual: bool  # attention and MLP read the same residual
     vocab: int
     tied_embeddings: bool
     max_positions: int | None
     learned_positions: bool  # a table of positions: nothing runs beyond `max_positions`
     weight_numels: tuple[tuple[int, int], ...] | None
     fixed_bytes: int | None
-    stored_dtype: str | None  # of the files, by the config's own word
+    stored_dtype: str | None  # of the weight files, by the config's own word
 
     @property
     def parameters(self) -> int | None:
@@ -118,6 +119,7 @@ def shape_of(config: Any) -> ModelShape:
         windows=_windows(text, layers),
         intermediate=_read(text, "intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim") or 4 * hidden,
         gated_mlp=_gated(text),
+        parallel_residual=bool(_read(text, "use_parallel_residual", "parallel_attn")),
         vocab=_read(text, "vocab_size", "padded_vocab_size") or 0,
         tied_embeddings=bool(_read(text, "tie_word_embeddings")),
         max_positions=_read(text, "max_position_embeddings", "n_positions", "seq_length", "max_seq_len"),
