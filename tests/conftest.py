@@ -6,8 +6,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 # Before Ray is imported anywhere: no token files in the person's home, no clusters of theirs.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -18,14 +22,22 @@ atexit.register(shutil.rmtree, _TEMP_DIR, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def ray_head() -> Iterator[str]:
-    """The address of a head with 2 CPU slots; connect with `orchestrator.fleet.connect.connected(address)`."""
+def ray_cluster() -> Iterator["Cluster"]:
+    """A head with 2 CPU slots. A test that adds a node removes it."""
     from ray.cluster_utils import Cluster
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 * 2**20})
-    yield cluster.address
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 * 2**20}
+    )
+    yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_head(ray_cluster: "Cluster") -> str:
+    """The head's address; connect with `orchestrator.fleet.connect.connected(address)`."""
+    return str(ray_cluster.address)
 
 
 @pytest.fixture

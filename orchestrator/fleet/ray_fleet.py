@@ -13,7 +13,14 @@ from enum import Enum, auto
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.fleet import Finished, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
@@ -29,6 +36,7 @@ _MAX_FAILED_STARTS = 3
 _START_BACKOFF_S = 5.0
 _SUSPECT_NODE_S = 30.0  # a node whose raylet died still reads alive for 14 to 25 s
 _PROGRESS_S = 1.0
+_NODE_ERRORS = (ActorUnavailableError, ActorUnschedulableError, NodeDiedError)
 
 
 class _State(Enum):
@@ -87,7 +95,7 @@ class RayFleet:
         self._board = start_board(options.run_id)
         self._news: Any = None
         self._next_news = 0.0
-        self._with_cpu: bool | None = None if options.kinds is None else _asks_for("cpu", options.kinds)
+        self._with_cpu = options.kinds is not None and _asks_for("cpu", options.kinds)
 
     # -- the seam ---------------------------------------------------------------------------------------------
 
@@ -162,7 +170,8 @@ class RayFleet:
     def _find_places(self) -> None:
         nodes = ray.nodes()
         self._names = name_nodes(nodes, self._names)
-        if self._with_cpu is None:
+        if self._options.kinds is None and all(entry.device is None for entry in self._slots.values()):
+            # Settled by the first device: a sweep on GPUs does not go on on CPUs when the GPUs are taken away.
             self._with_cpu = not has_gpu(nodes)
         found = places(nodes, self._names, with_cpu=self._with_cpu, cpu_slots=self._options.cpu_slots)
         for name, place in found.items():

@@ -36,7 +36,7 @@ from workers.cell import Cell
 
 _TICK_S = 0.25  # how late a signal may be noticed; what follows must fit 2.5 s
 _LARGE_FLEET = 32  # devices at work
-_LINGER_SHARE, _MAX_LINGER_S = 0.005, 0.5  # of a mean cell's duration
+_LINGER_SHARE, _MAX_LINGER_S = 0.01, 1.0  # of a mean cell's duration
 _RELEASE_IDLE_S = 30.0
 _WARM_MODELS = 2  # per node
 
@@ -250,21 +250,24 @@ class Sweep:
                 self._released.clear()
                 self._fleet.recall()
             for slot in idle:
-                self._offer(kind, slot, *self._idle[slot])
+                if not len(kind.queue):
+                    break
+                device, _ = self._idle[slot]
+                item = self._choose(kind, device)
+                if item is not None:
+                    self._lend(slot, device, item)
 
-    def _offer(self, kind: KindWork, slot: SlotId, device: Device, idle_since: float) -> None:
-        item = self._choose(kind, device)
-        if item is not None:
-            self._lend(slot, device, item)
-        elif not kind.idle_work and self._clock() - idle_since > _RELEASE_IDLE_S:
-            del self._idle[slot], kind.slots[slot]
-            self._released[slot] = kind.kind
-            self._fleet.release(slot)
-            self._watcher.see(DeviceLost(slot, device, "let go: nothing is left for it", False))
+    def _let_go(self, now: float) -> None:
+        """Devices that nothing is left for: their nodes may scale down."""
+        for slot, (device, since) in list(self._idle.items()):
+            kind = self.kinds[device.kind]
+            if not kind.idle_work and now - since > _RELEASE_IDLE_S:
+                del self._idle[slot], kind.slots[slot]
+                self._released[slot] = kind.kind
+                self._fleet.release(slot)
+                self._watcher.see(DeviceLost(slot, device, "let go: nothing is left for it", False))
 
     def _choose(self, kind: KindWork, device: Device) -> WorkItem | None:
-        if not len(kind.queue):
-            return None
         lonely = kind.queue.alone()
         if lonely is not None and lonely.key not in self._held.values():
             self._held.setdefault(device.node, lonely.key)
@@ -359,6 +362,7 @@ class Sweep:
         if now < self._next_tick:
             return
         self._next_tick = now + 1.0
+        self._let_go(now)
         devices = sum(len(kind.slots) for kind in self.kinds.values())
         waiting = self._fleet.waiting_for()
         if waiting is not None and waiting != self._waiting:

@@ -15,7 +15,9 @@ _serial = iter(range(1000))
 
 @contextmanager
 def fleet_of(actor: type = ScriptedActor, **options: object) -> Iterator[RayFleet]:
-    fleet = RayFleet(FleetOptions(run_id=f"test-{next(_serial)}", refresh_s=0.5, start_backoff_s=0.1, **options), actor)  # type: ignore[arg-type]
+    fleet = RayFleet(
+        FleetOptions(run_id=f"test-{next(_serial)}", refresh_s=0.5, start_backoff_s=0.1, **options), actor
+    )  # type: ignore[arg-type]
     try:
         yield fleet
     finally:
@@ -91,7 +93,11 @@ def test_a_device_that_is_not_clean_gets_a_new_actor_before_its_next_lease(ray_d
         [slot] = slots(gather(fleet, count(SlotReady, 1)))
         fleet.submit(slot, lease("dirty"))
         events = gather(fleet, count(SlotReady, 1))
-        assert [type(event) for event in events if not isinstance(event, Progressed)] == [Finished, SlotLost, SlotReady]
+        assert [type(event) for event in events if not isinstance(event, Progressed)] == [
+            Finished,
+            SlotLost,
+            SlotReady,
+        ]
 
 
 def test_a_host_that_never_answers_is_ended_at_its_deadline(ray_driver: str) -> None:
