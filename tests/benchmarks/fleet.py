@@ -55,6 +55,7 @@ class SampledFleet(SimulatedFleet):
     def submit(self, slot: str, lease: Lease) -> None:
         began = time.process_time()
         super().submit(slot, lease)
+        self.leases.clear()
         self.own_cpu_s += time.process_time() - began
 
     def attempt(self, lease: Lease, on: Device, fate: Fate, began: float) -> Attempt:
@@ -66,22 +67,29 @@ class Quiet(Seen):
         pass
 
 
-def simulated(devices: int, cells: int, seconds: tuple[float, float], journal_folder: str) -> dict[str, object]:
-    """Durations from 5 s up, log-uniform; predictions off by a factor of up to two, as predictions are."""
+def like(cell: Cell) -> tuple[str, str, int]:
+    return cell.model.target, cell.mode, cell.length
+
+
+def simulated(
+    devices: int, cells: int, seconds: tuple[float, float], journal_folder: str
+) -> dict[str, object]:
+    """Cells alike but for their repeat take alike; predictions are off by up to a factor of two."""
     draw = random.Random(0)
-    durations: dict[str, float] = {}
-    guesses: dict[str, float] = {}
     asked = spec(
         modes=["baseline", "streaming"],
-        models=[{"target": f"random:{name}"} for name in ("pythia-410m", "pythia-1b", "pythia-2.8b", "pythia-6.9b")],
+        models=[
+            {"target": f"random:{name}"}
+            for name in ("pythia-410m", "pythia-1b", "pythia-2.8b", "pythia-6.9b")
+        ],
         lengths=[500 * k for k in range(1, 26)],
         repeats=-(-cells // 200),
     )
     plan = expand(asked)[:cells]
     low, high = seconds
-    for cell in plan:
-        durations[cell.cell_id] = low * (high / low) ** draw.random()
-        guesses[cell.cell_id] = durations[cell.cell_id] * 2 ** draw.uniform(-1, 1)
+    likes = {like(cell): low * (high / low) ** draw.random() for cell in plan}
+    durations = {cell.cell_id: max(low, likes[like(cell)] * draw.uniform(0.9, 1.1)) for cell in plan}
+    guesses = {key: seconds * 2 ** draw.uniform(-1, 1) for key, seconds in likes.items()}
     clock = Clock()
     fleet = SampledFleet(
         [device(f"gpu-{k}", node=f"node-{k // 8}") for k in range(devices)],
@@ -89,7 +97,6 @@ def simulated(devices: int, cells: int, seconds: tuple[float, float], journal_fo
         clock,
         restart_s=30.0,
     )
-    identities = {id(cell): cell.cell_id for cell in plan}
     sweep_began, wall_began = time.process_time(), time.perf_counter()
     journal = Journal.open(journal_folder, writable=True)
     sweep = Sweep(
@@ -100,13 +107,14 @@ def simulated(devices: int, cells: int, seconds: tuple[float, float], journal_fo
         fleet=fleet,
         journal=journal,
         history=[],
-        estimates=FlatEstimates(lambda cell: guesses[identities[id(cell)]]),
+        estimates=FlatEstimates(lambda cell: guesses[like(cell)]),
         watcher=Quiet(),
         clock=clock,
     )
     sweep.run()
     cpu_s = time.process_time() - sweep_began - fleet.own_cpu_s
     wall_s = time.perf_counter() - wall_began
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     with journal.view() as view:
         times = view.rows.select(
             began=pl.col("started_at").min(),
@@ -122,7 +130,7 @@ def simulated(devices: int, cells: int, seconds: tuple[float, float], journal_fo
     return {
         "case": f"simulated, {devices} devices, {cells} cells of {low:.0f} to {high:.0f} s",
         "driver_cpu_ms_per_cell": 1000 * cpu_s / cells,
-        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_memory_gib": memory,
         "makespan_over_lower_bound": makespan / bound,
         "busy_fraction": row["busy"] / devices / makespan,
         "wall_s": wall_s,
@@ -130,8 +138,12 @@ def simulated(devices: int, cells: int, seconds: tuple[float, float], journal_fo
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--real", action="store_true", help="a real Ray on this machine instead of a simulation")
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--real", action="store_true", help="a real Ray on this machine instead of a simulation"
+    )
     options.add_argument("--devices", type=int, default=1000)
     options.add_argument("--cells", type=int, default=100_000)
     options.add_argument("--out", type=Path, default=Path())
@@ -147,7 +159,7 @@ def main() -> None:
 
 
 def show(rows: Sequence[dict[str, object]], path: Path) -> None:
-    frame = pl.DataFrame(rows)
+    frame = pl.concat([pl.DataFrame([row]) for row in rows], how="diagonal")
     with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=80, tbl_width_chars=200, float_precision=3):
         print(frame)
     path.parent.mkdir(parents=True, exist_ok=True)

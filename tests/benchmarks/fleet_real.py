@@ -1,1 +1,104 @@
-def measure(): return []
+"""The part of `tests.benchmarks.fleet` that needs a real Ray: busy devices, and the time between two cells."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from orchestrator.fleet.connect import connected
+from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
+from orchestrator.journal.journal import Journal
+from orchestrator.plan import expand
+from orchestrator.spec import SweepSpec
+from orchestrator.sweep.loop import Sweep
+from tests.orchestrator.sweep.simulated import FlatEstimates, Seen, attempt, spec
+from tests.workers.host.cells import gpt_neox
+from workers.actor import DeviceActor
+from workers.attempt import Attempt, Device
+from workers.cell import Cell, Lease
+
+DEVICES = 8
+CELLS = 96
+
+
+class SleepingActor:
+    """A device whose cells sleep: 10 ms for each token."""
+
+    def __init__(self, slot: str, cpu_total_bytes: int | None, board: Any = None) -> None:
+        self._slot = slot
+
+    def describe(self) -> Device:
+        return Device(kind="cpu", uuid=self._slot, node="here", total_bytes=1)
+
+    def run(self, lease: Lease) -> Attempt:
+        began = time.time()
+        time.sleep(_sleep_s(lease.cell))
+        return attempt(lease, self.describe(), started_at=began, duration_s=time.time() - began)
+
+
+def _sleep_s(cell: Cell) -> float:
+    return cell.length / 100
+
+
+def measure() -> list[dict[str, object]]:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        lengths = [500 + 25 * k for k in range(12)]
+        sleeping = spec(modes=["baseline"], lengths=lengths, repeats=CELLS // len(lengths))
+        tiny = spec(
+            modes=["baseline"],
+            models=[{"target": gpt_neox(Path(folder) / "model"), "dtype": "float32"}],
+            lengths=[8],
+            prompt_tokens=[8],
+            repeats=30,
+        )
+        return [
+            _busy(_run(sleeping, SleepingActor, f"{folder}/sleeping", DEVICES)),
+            _between(_run(tiny, DeviceActor, f"{folder}/tiny", 1)),
+        ]
+
+
+def _run(asked: SweepSpec, actor: type, out: str, slots: int) -> pl.DataFrame:
+    journal = Journal.open(out, writable=True)
+    with connected("local", cpus=slots):
+        fleet = RayFleet(FleetOptions(run_id="fleet-benchmark", cpu_slots=slots), actor)
+        sweep = Sweep(
+            spec=asked,
+            cells=expand(asked),
+            questions=[],
+            run_id="fleet-benchmark",
+            fleet=fleet,
+            journal=journal,
+            history=[],
+            estimates=FlatEstimates(_sleep_s),
+            watcher=Seen(),
+        )
+        sweep.run()
+        fleet.close()
+    with journal.view() as view:
+        times = ("device_uuid", "started_at", "duration_s", "first_model_call_s", "load_s", "outcome")
+        return view.rows.select(times).sort("started_at").collect()
+
+
+def _busy(times: pl.DataFrame) -> dict[str, object]:
+    wall = (times["started_at"] + times["duration_s"]).max() - times["started_at"].min()  # type: ignore[operator]
+    return {
+        "case": f"{DEVICES} slots of a real Ray, {len(times)} cells of 5 to 8 s",
+        "busy_fraction": times["duration_s"].sum() / DEVICES / wall,
+    }
+
+
+def _between(times: pl.DataFrame) -> dict[str, object]:
+    """One device, one cell after the other: the first is left out, it starts cold."""
+    gaps = times.with_columns(
+        gap_s=pl.col("started_at") - (pl.col("started_at") + pl.col("duration_s")).shift(1)
+    ).slice(1)
+    return {
+        "case": f"a real device host on a CPU, {len(times)} small cells",
+        "between_cells_ms_median": 1000 * gaps["gap_s"].median(),  # type: ignore[operator]
+        "between_cells_ms_p95": 1000 * gaps["gap_s"].quantile(0.95),  # type: ignore[operator]
+        "to_first_model_call_ms_median": 1000 * (gaps["gap_s"] + gaps["first_model_call_s"]).median(),  # type: ignore[operator]
+    }
