@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -40,6 +39,8 @@ def pickle_weights(folder: Path) -> Path:
 
 def save_gguf(path: Path, vocab: int = 300, hidden: int = 64) -> Path:
     """A Llama of one layer with a byte tokenizer."""
+    import gguf  # optional where the other folders are wanted
+
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_block_count(1)
     writer.add_context_length(256)

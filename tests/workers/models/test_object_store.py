@@ -1,6 +1,7 @@
 """Models in an object store: one copy per node, whoever asks, however often; a changed model is a new copy."""
 
 import multiprocessing
+import time
 from pathlib import Path
 
 import fsspec
@@ -77,6 +78,7 @@ def test_nothing_there_and_no_way_there() -> None:
 def _append_and_build(folder: Path, log: Path) -> None:
     with open(log, "a") as file:
         file.write("built\n")
+    time.sleep(0.3)  # long enough for every other process to come by
     (folder / "part").write_text("whole")
 
 
