@@ -10,7 +10,9 @@ from typing import Any
 @functools.cache
 def shapes() -> dict[str, dict[str, Any]]:
     """name -> {"source": hub id the shape is of, "parameters": count, "config": config.json's content}."""
-    table: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("shapes.json").read_text())
+    table: dict[str, dict[str, Any]] = json.loads(
+        (Path(__file__).parent / "data" / "shapes.json").read_text()
+    )
     return table
 
 
