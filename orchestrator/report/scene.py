@@ -155,8 +155,8 @@ def scenes(tables: Tables) -> list[Scene]:
 
 
 def short(name: str) -> str:
-    """The last part of a hub id or a path."""
-    return name.rstrip("/").rpartition("/")[2]
+    """The last part of a hub id or a path; that weights are random is said elsewhere, loudly."""
+    return name.removeprefix("random:").rstrip("/").rpartition("/")[2]
 
 
 def _conditions(rows: pl.DataFrame, attempts: pl.DataFrame) -> list[Condition]:

@@ -69,6 +69,7 @@ def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
                     *("kv_cache_bytes", "predicted_peak_bytes", "new_tokens"),
                 )
             },
+            peak_device_bytes_min=pl.col("peak_device_bytes").min(),
             oom_token_index_min=pl.col("oom_token_index").min(),
             first_divergence_min=pl.col("first_divergence").min(),
             compared_tokens_max=pl.col("compared_tokens").max(),

@@ -29,24 +29,36 @@ class Tables:
 
 
 @contextmanager
-def write_tables(run: Run) -> Iterator[Tables]:
-    """Write every table into the run folder and hand the short ones on. Raises `SchemaTooNew`, `StoreError`."""
-    with run.journal.view() as view, run.store.scratch() as scratch:
+def derive(run: Run) -> Iterator[Tables]:
+    """The short tables of a run, in memory. Nothing is written. Raises `SchemaTooNew`."""
+    with run.journal.view() as view:
         table = attempts(view.light, view.rows)
-        tables = Tables(
+        scored = (table["workload"] == "score").any()
+        yield Tables(
             attempts=table,
             summary=summary(table.lazy()).collect(),
-            quality=quality(view.rows).collect(),
+            quality=quality(view.rows if scored else view.rows.limit(0)).collect(),
             boundaries=_boundaries(run.spec, view.light),
             view=view,
         )
-        boundary_frame(tables.boundaries).write_parquet(scratch / "boundaries.parquet")
-        view.duplicates.write_parquet(scratch / "duplicates.parquet")
-        table.drop("row").write_parquet(scratch / "attempts.parquet")
-        for name in ("summary", "quality"):
-            getattr(tables, name).write_parquet(scratch / f"{name}.parquet")
-        for name, series in (("samples", samples(view.rows)), ("steps", steps(view.rows))):
-            series.sink_parquet(scratch / f"{name}.parquet", compression="lz4", statistics=False)
+
+
+@contextmanager
+def write_tables(run: Run) -> Iterator[Tables]:
+    """Every table into the run folder, and the short ones handed on. Raises `SchemaTooNew`, `StoreError`."""
+    with derive(run) as tables, run.store.scratch() as scratch:
+        short = {
+            "attempts": tables.attempts.drop("row"),
+            "summary": tables.summary,
+            "quality": tables.quality,
+            "boundaries": boundary_frame(tables.boundaries),
+            "duplicates": tables.view.duplicates,
+        }
+        for name, frame in short.items():
+            frame.write_parquet(scratch / f"{name}.parquet")
+        long = {"samples": samples(tables.view.rows), "steps": steps(tables.view.rows)}
+        for name, rows in long.items():
+            rows.sink_parquet(scratch / f"{name}.parquet", compression="lz4", statistics=False)
         for path in sorted(scratch.iterdir()):
             run.store.adopt(f"tables/{path.name}", path)
         yield tables

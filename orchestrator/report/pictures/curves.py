@@ -33,7 +33,7 @@ class Curve:
 class Axis:
     title: str
     log: bool = False
-    format: str = ",.4~g"
+    format: str = ",~f"
 
 
 @dataclass(frozen=True, slots=True)

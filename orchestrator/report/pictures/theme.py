@@ -35,9 +35,9 @@ _CONFIG: dict[str, Any] = {
 
 def picture(name: str, chart: alt.TopLevelMixin, caption: str, alt_text: str) -> Picture:
     """Draw. `name`: the file's, made safe; captions are the caller's own words with raw names in them."""
-    specification = chart.to_dict() | {"config": _CONFIG}
+    specification = chart.to_dict(validate=False) | {"config": _CONFIG}
     svg = vl_convert.vegalite_to_svg(specification)
-    png = vl_convert.vegalite_to_png(specification, scale=2)
+    png = vl_convert.svg_to_png(svg, scale=2)
     return Picture(re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-."), svg, png, caption, alt_text)
 
 

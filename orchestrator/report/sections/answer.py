@@ -3,150 +3,148 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import polars as pl
-
 from orchestrator.boundary.rows import BoundaryRow
 from orchestrator.report import words
 from orchestrator.report.document import Block, Bullets, Paragraph, Picture, Section, Span, Strong
-from orchestrator.report.scene import Scene, Variant, short
+from orchestrator.report.scene import Scene, short
 from orchestrator.report.sections.cards import card_tables
-from workers.modes import MODES, CachePolicy
+from workers.modes import MODES
 
 #: A bounded mode that is faster by less than this is no reason to give up attention to the whole text.
 _WORTH = 1.2
 
 
 def answer(scenes: Sequence[Scene], first_picture: Picture | None) -> Section:
-    engines = len({scene.engine for scene in scenes}) > 1
+    cards: dict[tuple[str, str, str, int | None], list[Scene]] = {}
+    for scene in scenes:
+        cards.setdefault((scene.model, scene.dtype, scene.device_kind, scene.budget_bytes), []).append(scene)
     blocks: list[Block] = list(card_tables(scenes)) if len({s.budget_bytes for s in scenes}) > 1 else []
-    sentences = [_sentence(scene, engines) for scene in scenes]
+    sentences = [_sentence(group) for group in cards.values()]
     if len(sentences) == 1:
         blocks.append(Paragraph(sentences[0]))
     elif sentences:
         blocks.append(Bullets(sentences))
     if first_picture is not None:
-        blocks.insert(1, first_picture)
+        blocks.append(first_picture)
     if not scenes:
         blocks.append(Paragraph(["No generation run has ended yet: there is no boundary to report."]))
     return Section("The answer", blocks)
 
 
-def _sentence(scene: Scene, engines: bool) -> list[Span]:
-    spans: list[Span] = [Strong(scene.words(engine=engines)), ": "]
-    reaches = [reach for row in scene.boundaries if (reach := _reach(scene, row)) is not None]
+def _sentence(group: Sequence[Scene]) -> list[Span]:
+    """All engines and drafts of one model on one card."""
+    scene = group[0]
+    spans: list[Span] = [Strong(scene.words(engine=False)), ": "]
+    reaches = [r for s in group for row in s.boundaries if (r := _reach(s, row, len(group) > 1)) is not None]
     if not reaches:
         return [*spans, "no mode has come far enough to tell."]
-    phrases = [
-        *_failing([r for r in reaches if not r.row.censored]),
-        *_passing([r for r in reaches if r.row.censored]),
-    ]
-    return [*spans, f"{'; '.join(phrases)}. ", *_recommendation(scene, reaches)]
+    by_mode: dict[tuple[str, bool], list[_Reach]] = {}
+    for reach in sorted(reaches, key=lambda reach: list(MODES).index(reach.row.mode)):
+        by_mode.setdefault((reach.row.mode, reach.row.censored), []).append(reach)
+    failing = [_failing(mode, found) for (mode, censored), found in by_mode.items() if not censored]
+    passing = _passing([found for (_, censored), found in by_mode.items() if censored])
+    return [*spans, f"{'; '.join([*failing, *passing])}. ", *_recommendation(scene, reaches)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Reach:
-    """`tokens`: the longest length that passed. `speed`: median tok/s at the longest length all modes passed."""
+    """`tokens`: the longest length that passed. `speed`: median tok/s at the longest length it passed."""
 
     row: BoundaryRow
-    variant: Variant | None
+    injected: bool
     tokens: int
-    speed: float | None
-
-    @property
-    def name(self) -> str:
-        return self.row.mode if self.row.draft is None else f"{self.row.mode} ({short(self.row.draft)})"
+    speed: float
+    name: str
 
     @property
     def bounded(self) -> bool:
-        return MODES[self.row.mode].policy is not CachePolicy.FULL
+        return MODES[self.row.mode].policy.bounded
 
 
-def _reach(scene: Scene, row: BoundaryRow) -> _Reach | None:
+def _reach(scene: Scene, row: BoundaryRow, engines: bool) -> _Reach | None:
     main = scene.main
     if (row.phase, row.axis) != ("decode", "length") or not main.asks(row):
         return None
-    variant = next((v for v in main.variants() if (v.mode, v.draft) == (row.mode, row.draft)), None)
-    speed = None
-    if variant is not None:
-        passed = main.of(variant, main.summary).filter(pl.col("outcome") == "ok").sort("length")
-        speed = passed["tokens_per_s_median"].drop_nulls().last() if passed.height else None
-    return _Reach(row, variant, row.last_ok or 0, speed)  # type: ignore[arg-type]
+    variants = [v for v in main.variants() if (v.mode, v.draft) == (row.mode, row.draft)]
+    passed = [
+        speed
+        for variant in variants
+        for speed in main.of(variant, main.summary).sort("length")["tokens_per_s_median"].drop_nulls()
+    ]
+    injected = any(variant.injected is not None for variant in variants)
+    details = [short(row.draft)] if row.draft is not None else []
+    details += [scene.engine] if engines else []
+    name = f"{row.mode} ({', '.join(details)})" if details else row.mode
+    return _Reach(row, injected, row.last_ok or 0, passed[-1] if passed else 0.0, name)
 
 
-def _failing(reaches: Sequence[_Reach]) -> list[str]:
-    phrases = []
-    for reach in sorted(reaches, key=lambda reach: reach.tokens):
-        row = reach.row
-        if not reach.tokens and row.searched:
-            phrases.append(f"{reach.name} does not even pass {words.plural(row.first_oom or 1, 'token')}")
-        elif row.searched:
-            phrases.append(
-                f"{reach.name} runs out of memory after {reach.tokens:,} tokens (first failure at {row.first_oom:,}, "
-                f"confirmed {row.confirmed_ok}× below and {row.confirmed_oom}× above)"
-            )
-        else:
-            at = f", at token {row.first_oom_index:,}" if row.first_oom_index is not None else ""
-            passed = f"passes {reach.tokens:,} tokens and " if reach.tokens else ""
-            phrases.append(f"{reach.name} {passed}runs out of memory when asked for {row.first_oom:,}{at}")
-    return phrases
+def _failing(mode: str, reaches: Sequence[_Reach]) -> str:
+    low, high = min(r.tokens for r in reaches), max(r.tokens for r in reaches)
+    row = reaches[0].row
+    if len(reaches) > 1:
+        after = f"{low:,} tokens" if low == high else f"{low:,} to {high:,} tokens, by engine and draft"
+        return f"{mode} runs out of memory after {after}"
+    if not row.searched:
+        at = f", at token {row.first_oom_index:,}" if row.first_oom_index is not None else ""
+        passed = f"passes {low:,} tokens and " if low else ""
+        return f"{mode} {passed}runs out of memory when asked for {row.first_oom:,}{at}"
+    if not low:
+        return f"{mode} does not even pass {words.plural(row.first_oom or 1, 'token')}"
+    return (
+        f"{mode} runs out of memory after {low:,} tokens (first failure at {row.first_oom:,}; "
+        f"confirmed {row.confirmed_ok}× below, {row.confirmed_oom}× above)"
+    )
 
 
-def _passing(reaches: Sequence[_Reach]) -> list[str]:
-    by_tokens: dict[tuple[int, bool], list[str]] = {}
-    for reach in reaches:
-        by_tokens.setdefault((reach.tokens, reach.bounded), []).append(reach.name)
+def _passing(modes: Sequence[Sequence[_Reach]]) -> list[str]:
+    alike: dict[tuple[int, bool], list[str]] = {}
+    for reaches in modes:
+        alike.setdefault((min(r.tokens for r in reaches), reaches[0].bounded), []).append(reaches[0].row.mode)
     return [
         f"{words.listing(names)} passed {tokens:,} tokens, the longest tried{', in constant memory' if bounded else ''}"
-        for (tokens, bounded), names in sorted(by_tokens.items())
+        for (tokens, bounded), names in sorted(alike.items())
     ]
 
 
 def _recommendation(scene: Scene, reaches: Sequence[_Reach]) -> list[Span]:
-    honest = [r for r in reaches if r.variant is None or r.variant.injected is None]
+    """The furthest, and of those the fastest; a full cache unless a bounded one is much faster."""
+    honest = [reach for reach in reaches if not reach.injected]
     if not honest:
         return ["Its acceptance was injected: no mode to recommend from that."]
     furthest = max(reach.tokens for reach in honest)
     candidates = [reach for reach in honest if reach.tokens >= furthest]
-    full = [reach for reach in candidates if not reach.bounded]
+    full = max((reach for reach in candidates if not reach.bounded), key=_speed, default=None)
     fastest = max(candidates, key=_speed)
-    best = (
-        max(full, key=_speed)
-        if full and _speed(fastest) < _WORTH * _speed(max(full, key=_speed))
-        else fastest
-    )
-    spans: list[Span] = ["Use ", Strong(best.name), ": "]
-    if not best.bounded:
-        why = f"it passes every length tried, up to {furthest:,} tokens, and attends to all of the text"
-    elif full:
-        why = f"nothing ran out of memory, and it is {_speed(best) / max(_speed(max(full, key=_speed)), 1e-9):.1f}× as fast"
+    if full is not None and fastest.speed < _WORTH * full.speed:
+        best = full
+        why = f"it passes every length tried, up to {furthest:,} tokens, and attends to the whole text"
+    elif full is not None and fastest.bounded:
+        best = fastest
+        why = (
+            f"{full.name} passes {furthest:,} tokens too and sees the whole text, but is "
+            f"{best.speed / full.speed:.1f}× slower"
+            if full.speed
+            else f"it passes {furthest:,} tokens"
+        )
+    elif fastest.bounded:
+        best = fastest
+        why = f"it goes on where a full cache no longer fits {words.card(scene.budget_bytes, scene.total_bytes)}"
+        if other := max((reach.tokens for reach in honest if not reach.bounded), default=0):
+            why += f" (up to {other:,} tokens it does, and only that one sees the whole text)"
     else:
-        other = max((r.tokens for r in honest if not r.bounded), default=None)
-        why = f"it goes on where memory ends for {_without(honest)}, at {words.card(scene.budget_bytes, scene.total_bytes)}"
-        if other:
-            why += f"; up to {other:,} tokens a full cache fits, and only that one sees the whole text"
-    speed = _faster(best, candidates)
-    return [*spans, f"{why}{speed}."]
-
-
-def _without(reaches: Sequence[_Reach]) -> str:
-    names = sorted({reach.row.mode for reach in reaches if not reach.row.censored}, key=list(MODES).index)
-    return words.listing(names) if names else "the others"
+        best = fastest
+        why = f"it comes furthest, {furthest:,} tokens"
+    return ["Use ", Strong(best.name), f": {why}{_faster(best, candidates)}."]
 
 
 def _faster(best: _Reach, candidates: Sequence[_Reach]) -> str:
-    plain = next(
-        (r for r in candidates if r.row.mode == best.row.mode.removesuffix("+spec") and r is not best), None
-    )
-    if (
-        plain is None
-        or not plain.speed
-        or best.speed is None
-        or best.variant is None
-        or not best.variant.speculative
-    ):
+    """What speculation gave, against the same mode without it."""
+    plain = best.row.mode.removesuffix("+spec")
+    twin = next((r for r in candidates if (r.row.mode, r.row.engine) == (plain, best.row.engine)), None)
+    if twin is None or twin is best or not twin.speed or not best.speed:
         return ""
-    return f"; speculation makes it {best.speed / plain.speed:.2f}× as fast as {plain.name}"
+    return f"; it is {best.speed / twin.speed:.2f}× as fast as {twin.name}"
 
 
 def _speed(reach: _Reach) -> float:
-    return reach.speed or 0.0
+    return reach.speed

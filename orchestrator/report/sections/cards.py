@@ -4,15 +4,17 @@ from collections.abc import Sequence
 
 from orchestrator.boundary.rows import BoundaryRow
 from orchestrator.report import words
-from orchestrator.report.document import Block, Paragraph, Section, Table
+from orchestrator.report.document import Block, Folded, Paragraph, Section, Table
 from orchestrator.report.scene import Scene, short
+from workers.modes import MODES
 
 _PHASES = {
-    "decode": "new tokens from a short prompt",
+    "decode": "new tokens",
     "decode_after_prefill": "new tokens after a long prompt",
     "prefill": "prompt tokens in one pass",
     "prefill_chunked": "prompt tokens in chunks",
 }
+_NO_END = 1_000_000
 
 
 def card_tables(scenes: Sequence[Scene]) -> list[Table]:
@@ -40,11 +42,16 @@ def _cards(model: str, kind: str, phase: str, axis: str, pairs: Sequence[tuple[S
             mode + (f" · {short(draft)}" if drafts and draft else "") + (f" ({engine})" if engines else ""),
             *(found.get(budget, words.NOTHING) for budget in budgets),
         ]
-        for (engine, mode, draft), found in lines.items()
+        for (engine, mode, draft), found in sorted(lines.items(), key=_order)
     ]
     unit = "sequences of the largest batch" if axis == "batch_size" else _PHASES[phase]
     caption = f"Which card holds how much: {short(model)} on {kind}, {unit}"
     return Table(columns, rows, caption, frozenset(columns[1:]))
+
+
+def _order(line: tuple[tuple[str, str, str | None], object]) -> tuple[str, int, str]:
+    (engine, mode, draft), _ = line
+    return engine, list(MODES).index(mode), draft or ""
 
 
 def reach(row: BoundaryRow) -> str:
@@ -60,9 +67,8 @@ def boundaries(scenes: Sequence[Scene]) -> Section | None:
     if not rows:
         return None
     columns = [
-        "mode",
-        "engine",
         "on",
+        "mode",
         "what grows",
         "bracket",
         "confirmed",
@@ -71,21 +77,20 @@ def boundaries(scenes: Sequence[Scene]) -> Section | None:
         "KV per token",
         "by config",
     ]
-    lines = [[
-        row.mode + (f" · {short(row.draft)}" if row.draft else ""), row.engine,
-        f"{short(row.model)}, {row.device_kind}, {words.card(row.budget_bytes)}",
-        _grows(row), _bracket(row), f"{row.confirmed_ok} ok, {row.confirmed_oom} oom",
-        "none: constant memory" if row.predicted is None and row.analytic_bytes_per_token == 0 else words.count(row.predicted),
-        words.percent(row.error_pct), _bytes(row.bytes_per_token), _bytes(row.analytic_bytes_per_token),
-    ] for _, row in rows]  # fmt: skip
-    numeric = frozenset({"bracket", "predicted", "error", "KV per token", "by config"})
+    numeric = frozenset(columns[3:])
     blocks: list[Block] = [
         Paragraph([
             "A bracket (a, b] says: a passed, b ran out of memory, and nothing between them was tried. "
-            "“≥” means that memory never ran out. Error: the prediction made before the run, against the measured value."
+            "“≥” means that memory never ran out. Error: the prediction made before the run, against the "
+            "measured value. KV per token: bytes the cache grew by for each token, measured and as the model's "
+            "config implies."
         ]),
-        Table(columns, lines, "", numeric),
+        Table(columns, [_line(s, row) for s, row in rows if s.main.asks(row)], "", numeric, group="on"),
     ]  # fmt: skip
+    others = [_line(s, row) for s, row in rows if not s.main.asks(row)]
+    if others:
+        folded = Table(columns, others, "", numeric, group="on")
+        blocks.append(Folded("Under other prompts, batches and penalties", [folded]))
     odd = [row for _, row in rows if row.non_monotone]
     blocks += [
         Paragraph([
@@ -97,13 +102,43 @@ def boundaries(scenes: Sequence[Scene]) -> Section | None:
     return Section("Where memory ends", blocks)
 
 
+def _line(scene: Scene, row: BoundaryRow) -> list[str]:
+    return [
+        scene.words(engine=True),
+        row.mode + (f" · {short(row.draft)}" if row.draft else ""),
+        _grows(row),
+        _bracket(row),
+        f"{row.confirmed_ok} ok, {row.confirmed_oom} oom",
+        _predicted(row),
+        words.percent(row.error_pct),
+        _bytes(row.bytes_per_token),
+        _bytes(row.analytic_bytes_per_token),
+    ]
+
+
 def _grows(row: BoundaryRow) -> str:
-    what = "sequences" if row.axis == "batch_size" else _PHASES[row.phase]
-    return (
-        what
-        + (", reached by chunked prefill" if row.prefill_reach else "")
-        + ("" if row.searched else ", from the measured runs")
-    )
+    """What the numbers count, and under which condition."""
+    about = ["sequences" if row.axis == "batch_size" else _PHASES[row.phase]]
+    if row.prompt_tokens is not None and row.phase == "decode":
+        about.append(f"prompt {row.prompt_tokens:,}")
+    if row.axis == "batch_size" and row.length is not None:
+        about.append(f"length {row.length:,}")
+    if row.axis == "length" and row.batch_size > 1:
+        about.append(f"batch {row.batch_size}")
+    if row.repetition_penalty != 1:
+        about.append(f"penalty {row.repetition_penalty:g}")
+    if row.prefill_reach:
+        about.append("reached by chunked prefill")
+    if not row.searched:
+        about.append("from the measured runs")
+    return ", ".join(about)
+
+
+def _predicted(row: BoundaryRow) -> str:
+    """A cache that does not grow leaves only token ids to fill a card: that is no boundary."""
+    if row.analytic_bytes_per_token == 0 and (row.predicted is None or row.predicted > _NO_END):
+        return "no end"
+    return words.count(row.predicted)
 
 
 def _bracket(row: BoundaryRow) -> str:

@@ -18,7 +18,7 @@ _SAME = (
 )
 _EXPECTED = ("oom_load", "oom_prefill", "oom_decode", "pruned")
 #: Beyond these, an end is a line in the table, and its evidence in `tables/attempts.parquet`.
-_IN_FULL = 30
+_IN_FULL, _PICTURED = 30, 8
 
 
 def failures(attempts: pl.DataFrame, view: View) -> Section:
@@ -34,7 +34,9 @@ def failures(attempts: pl.DataFrame, view: View) -> Section:
     # Surprises in full, and of each mode that ran out of memory its first case.
     shown = groups.filter(pl.col("outcome") != "pruned").head(_IN_FULL)
     whole = view.whole(shown["row"].to_list())
-    blocks += [block for row in shown["row"] for block in _evidence(whole[row])]
+    blocks += [
+        block for place, row in enumerate(shown["row"]) for block in _evidence(whole[row], place < _PICTURED)
+    ]
     if retried.height:
         blocks.append(_retries(retried))
     return Section("What did not end ok", blocks)
@@ -49,17 +51,24 @@ def _counts(ended: pl.DataFrame) -> Paragraph:
 
 
 def _table(groups: pl.DataFrame) -> Table:
-    columns = ["outcome", "mode", "on", "kind", "prompt", "batch", "lengths", "cells", "message"]
+    columns = ["on", "outcome", "mode", "kind", "prompt", "batch", "lengths", "cells", "message"]
     rows = [
         [
-            row["outcome"].replace("_", " "), row["mode"] + (f" · {short(row['draft'])}" if row["draft"] else ""),
-            f"{short(row['model'])}, {row['engine']}, {row['device_kind'] or 'no device'}, {words.card(row['budget_bytes'])}",
-            "probe" if row["purpose"] == "probe" else row["workload"], f"{row['prompt_tokens']:,}", str(row["batch_size"]),
-            _lengths(row["length"]), f"{row['len']:,}", _brief(row["error_message"] or ""),
+            f"{short(row['model'])} on {row['device_kind'] or 'no device'}, {words.card(row['budget_bytes'])}, {row['engine']} engine",
+            row["outcome"].replace("_", " "),
+            row["mode"] + (f" · {short(row['draft'])}" if row["draft"] else ""),
+            "probe" if row["purpose"] == "probe" else row["workload"],
+            f"{row['prompt_tokens']:,}",
+            str(row["batch_size"]),
+            _lengths(row["length"]),
+            f"{row['len']:,}",
+            _brief(row["error_message"] or ""),
         ]
-        for row in groups.iter_rows(named=True)
-    ]  # fmt: skip
-    return Table(columns, rows, "", frozenset({"prompt", "batch", "cells"}))
+        for row in groups.sort(
+            "model", "device_kind", "budget_bytes", "engine", nulls_last=True, maintain_order=True
+        ).iter_rows(named=True)
+    ]
+    return Table(columns, rows, "", frozenset({"prompt", "batch", "cells"}), group="on")
 
 
 def _lengths(values: Sequence[int]) -> str:
@@ -73,7 +82,7 @@ def _brief(text: str, most: int = 160) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def _evidence(attempt: Attempt) -> list[Block]:
+def _evidence(attempt: Attempt, pictured: bool) -> list[Block]:
     cell, failure = attempt.cell, attempt.failure
     inner: list[Block] = []
     explained = explain(attempt)
@@ -84,7 +93,7 @@ def _evidence(attempt: Attempt) -> list[Block]:
             inner.append(
                 Table(["part", "size", "of the budget"], rows, "", frozenset({"size", "of the budget"}))
             )
-        picture = last_seconds(attempt)
+        picture = last_seconds(attempt) if pictured else None
         if picture is not None:
             inner.append(picture)
     if failure is not None:

@@ -10,7 +10,7 @@ from orchestrator.report.scene import short
 from orchestrator.tables.speculation import Speculated, speculated
 
 _COLUMNS = (
-    *("mode", "on", "length", "gamma", "acceptance", "tokens/step", "speed-up", "c", "v", "round cost"),
+    *("on", "mode", "length", "gamma", "acceptance", "tokens/step", "speed-up", "c", "v", "round cost"),
     *("break-even acceptance", "same text"),
 )
 
@@ -30,7 +30,7 @@ def speculation(summary: pl.DataFrame, attempts: pl.DataFrame) -> Section | None
             "(its excess over gamma·c + v is overhead). Above the break-even acceptance speculation pays; “never”: a "
             "round costs more than it could ever yield. Same text: the output equals the plain twin's, token for token."
         ]),
-        Table(_COLUMNS, [_line(item, list(same.values())) for item in found], "", frozenset(_COLUMNS[2:-1])),
+        Table(_COLUMNS, [_line(item, list(same.values())) for item in found], "", frozenset(_COLUMNS[2:-1]), group="on"),
     ]  # fmt: skip
     if any(item.row["acceptance_injected"] is not None for item in found):
         blocks.append(
@@ -47,8 +47,8 @@ def _line(item: Speculated, attempts: Sequence[dict[str, object]]) -> list[str]:
     injected = "" if row["acceptance_injected"] is None else f" (injected {row['acceptance_injected']:.2g})"
     draft = f" · {short(row['draft'])}" if row["draft"] else ""
     return [
+        f"{short(row['model'])} on {row['device_kind']}, {words.card(row['budget_bytes'])}, {row['engine']} engine",
         f"{row['mode']}{draft}{injected}",
-        f"{short(row['model'])}, {row['engine']}, {words.card(row['budget_bytes'])}",
         words.count(row["length"]),
         words.count(row["gamma"]),
         words.number(item.acceptance, 2),
