@@ -32,9 +32,12 @@ def quality(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityBoundary:
-    """`in_context`, `beyond`: perplexity within the trained context and after it; None where no position is, or the
-    context is not known. `departs_at`: the first position from which perplexity exceeds twice `in_context` over
-    three buckets together; None: never.
+    """Perplexities. `in_context`: within the trained context, of the baseline where it was scored (a window that is
+    smaller than the context spoils its own), else of the mode itself; `beyond`: of the mode, after the context; None
+    where no position is, or the context is not known.
+
+    `departs_at`: the first position from which three buckets together exceed twice `in_context`; None: never. The
+    first bucket of a text, read without any context, is no departure.
     """
 
     model: str
@@ -48,35 +51,40 @@ class QualityBoundary:
 
 def quality_boundaries(table: pl.DataFrame) -> list[QualityBoundary]:
     """One per model, engine and mode of the `quality` table."""
-    return [
-        _boundary(str(model), str(mode), str(engine), rows.sort("position_start"))
-        for (model, engine, mode), rows in table.group_by("model", "engine", "mode", maintain_order=True)
-    ]
+    found = []
+    for (model, engine, mode), rows in table.group_by("model", "engine", "mode", maintain_order=True):
+        peers = table.filter(model=model, engine=engine)
+        baseline = _in_context(peers.filter(mode="baseline"))
+        reference = _in_context(rows) if baseline is None else baseline
+        found.append(_boundary(str(model), str(mode), str(engine), rows.sort("position_start"), reference))
+    return found
 
 
-def _boundary(model: str, mode: str, engine: str, rows: pl.DataFrame) -> QualityBoundary:
-    context = rows["max_positions"].max()
-    inside, outside = pl.col("position_end") <= context, pl.col("position_start") >= context
-    known = _mean_nll(rows.filter(inside)) if context is not None else None
-    after = rows.filter(outside) if context is not None else rows.clear()
+def _boundary(
+    model: str, mode: str, engine: str, rows: pl.DataFrame, reference: float | None
+) -> QualityBoundary:
     departs = None
-    if known is not None:
-        together = after.with_columns(
-            nll=(pl.col("nll_mean") * pl.col("num_tokens")).rolling_sum(3)
-            / pl.col("num_tokens").rolling_sum(3),
-            begins=pl.col("position_start").shift(2),
-        ).filter(pl.col("nll") > known + math.log(2))
-        departs = together["begins"].first() if together.height else None
-    beyond = _mean_nll(after)
+    if reference is not None:
+        together = (pl.col("nll_mean") * pl.col("num_tokens")).rolling_sum(3) / pl.col(
+            "num_tokens"
+        ).rolling_sum(3)
+        begins = pl.col("position_start").shift(2)
+        above = rows[1:].select(begins=begins, nll=together).filter(pl.col("nll") > reference + math.log(2))
+        departs = above["begins"].to_list()[0] if above.height else None
+    beyond = _mean_nll(rows.filter(pl.col("position_start") >= pl.col("max_positions")))
     return QualityBoundary(
         model=model,
         mode=mode,
         engine=engine,
-        in_context=None if known is None else math.exp(known),
+        in_context=None if reference is None else math.exp(reference),
         beyond=None if beyond is None else math.exp(min(beyond, 700.0)),
-        departs_at=departs,  # type: ignore[arg-type]
-        scored_to=int(rows["position_end"].max()),  # type: ignore[arg-type]
+        departs_at=departs,
+        scored_to=max(rows["position_end"].to_list()),
     )
+
+
+def _in_context(rows: pl.DataFrame) -> float | None:
+    return _mean_nll(rows.filter(pl.col("position_end") <= pl.col("max_positions")))
 
 
 def _mean_nll(rows: pl.DataFrame) -> float | None:

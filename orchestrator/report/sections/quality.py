@@ -37,8 +37,9 @@ def quality(table: pl.DataFrame) -> Section | None:
     blocks.append(
         Paragraph([
             "Perplexity of real text read token by token under each cache policy. In context: over the positions the "
-            "model was trained on. Departs: the first position from which it exceeds twice that value, over three "
-            "buckets together, so that one odd stretch of text is no boundary."
+            "model was trained on, of the baseline where it was scored. Departs: the first position from which "
+            "perplexity exceeds twice that value, over three buckets together, so that one odd stretch of text is "
+            "no boundary."
         ])
     )  # fmt: skip
     return Section("Does the model still understand? Perplexity along the text", blocks)
