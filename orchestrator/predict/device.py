@@ -47,7 +47,7 @@ _CUBLAS_BYTES, _CUBLAS_HOPPER_BYTES = 4096 * 2**10 * 2 + 16 * 2**10 * 8, 4096 * 
 _HOPPER = ("NVIDIA H100", "NVIDIA H200", "NVIDIA H20", "NVIDIA H800", "NVIDIA GH200")
 #: A CPU process's own growth while a model is built and runs: objects, the math library's buffers, holes in
 #: the heap.
-_PROCESS_BYTES = 2 * MiB
+_PROCESS_BYTES = 7 * MiB // 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

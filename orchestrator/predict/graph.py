@@ -38,12 +38,13 @@ def _moment(
     if draft is not None:
         kv = (*kv, *_cache(cell, draft, tokens, "draft's KV cache"))
     logits = cell.batch_size * (rows if name == "decode" else 1) * shape.vocab
-    work = [
+    work = (
         Live("logits, float32, and their processed copy", logits * _FLOAT32, 2),
-        Live("output ids", cell.batch_size * cell.length * _INT32),
         *_pass(cell, shape, tokens, rows),
-    ]
-    return Moment(name, kv, tuple(work))
+    )
+    if cell.mode_spec.policy.bounded:
+        return Moment(name, kv, work)  # output ids are kept there too, 4 bytes a token: 4 MB for a million
+    return Moment(name, kv, (*work, Live("output ids", cell.batch_size * cell.length * _INT32)))
 
 
 def _cache(cell: Cell, shape: ModelShape, tokens: int, what: str) -> tuple[Live, ...]:
