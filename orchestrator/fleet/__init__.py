@@ -3,12 +3,17 @@
 `ray_fleet` is the real one; the driver loop knows only this seam, so that a simulated fleet can stand in.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Protocol
 
 from workers.attempt import Attempt, Device
 from workers.cell import Lease
 from workers.progress import Progress
+
+# Ray prints a lost node's log into the driver's stdout, pages of it; the driver says in a line what it lost. Read
+# when Ray is imported, so it stands before any module here that does.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
 SlotId = str
 

@@ -256,7 +256,7 @@ class RayFleet:
         return events
 
     def _lost(self, name: SlotId, entry: _Slot, error: RayError) -> SlotLost:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:2000]}"
+        reason = f"{type(error).__name__}: {_in_short(error)}"
         unreachable = (
             isinstance(error, ActorUnavailableError | NodeDiedError) or "node died" in reason.lower()
         )
@@ -286,7 +286,9 @@ class RayFleet:
         entry.failed_starts = 0 if started or node_lost else entry.failed_starts + 1
         given_up = entry.failed_starts >= _MAX_FAILED_STARTS
         self._drop(entry, _State.GONE if given_up else _State.BACKOFF)
-        entry.deadline = self._clock() + max(backoff_s, entry.failed_starts**2 * self._options.start_backoff_s)
+        entry.deadline = self._clock() + max(
+            backoff_s, entry.failed_starts**2 * self._options.start_backoff_s
+        )
         return SlotLost(name, lease, reason, device, host_oom_victim, preempted, node_lost, given_up)
 
     def _read_board(self) -> list[FleetEvent]:
@@ -310,6 +312,12 @@ class RayFleet:
             for slot, progress in latest.items()
             if (entry := self._slots.get(slot)) and entry.lease and entry.lease.lease_id == progress.lease_id
         ]
+
+
+def _in_short(error: RayError) -> str:
+    """Ray's message without the lines that only name the actor."""
+    lines = [line for line in str(error).splitlines() if not line.startswith("\t")]
+    return " ".join(" ".join(lines).split())[:2000]
 
 
 def _asks_for(kind: str, kinds: Sequence[str]) -> bool:

@@ -10,11 +10,15 @@ from typing import Protocol
 
 from orchestrator.boundary.question import Question
 from orchestrator.fleet import Finished, Fleet, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
+from orchestrator.journal.journal import JournalFull
+from orchestrator.journal.lock import LockLost
 from orchestrator.journal.record import Record
+from orchestrator.journal.store import StoreError
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep import verdicts
 from orchestrator.sweep.leases import lease_for
 from orchestrator.sweep.ledger import Ledger
+from orchestrator.sweep.pace import Pace
 from orchestrator.sweep.policy import Blame, Limits, Strikes
 from orchestrator.sweep.settle import Loan, Returned, Settler
 from orchestrator.sweep.summary import Summary
@@ -35,8 +39,6 @@ from workers.attempt import Attempt, Device, Outcome
 from workers.cell import Cell
 
 _TICK_S = 0.25  # how late a signal may be noticed; what follows must fit 2.5 s
-_LARGE_FLEET = 32  # devices at work
-_LINGER_SHARE, _MAX_LINGER_S = 0.01, 1.0  # of a mean cell's duration
 _RELEASE_IDLE_S = 30.0
 _WARM_MODELS = 2  # per node
 
@@ -44,6 +46,10 @@ _WARM_MODELS = 2  # per node
 class Journal(Protocol):
     def append(self, records: Sequence[Record]) -> None:
         """Durable on return."""
+
+
+class JournalBroken(Exception):
+    """Nothing more can be put on record (full disk, lost lock, lost store): the sweep has to end here."""
 
 
 class Sweep:
@@ -85,15 +91,17 @@ class Sweep:
         self._warm: dict[str, list[str]] = {}
         self._began = clock()
         self._next_tick = 0.0
-        self._spent_s = self._foretold_s = 0.0
-        self._returned = 0
+        self._pace = Pace()
         self._stopped = False
         self._broken_starts = 0
         self._waiting: str | None = None
         self.troubles: list[str] = []  # why work was left undone
 
     def run(self) -> None:
-        """Until everything has an outcome, no device is left, or `stop` says so. The caller closes the fleet."""
+        """Until everything has an outcome, no device is left, or `stop` says so. The caller closes the fleet.
+
+        Raises `JournalBroken`.
+        """
         self._watcher.see(
             SweepStarted(
                 run_id=self._run_id,
@@ -107,7 +115,7 @@ class Sweep:
             if reason := self._stop():
                 self._cancel(reason)
                 return
-            self._take(self._fleet.poll(_TICK_S, self._linger()))
+            self._take(self._fleet.poll(_TICK_S, self._pace.linger_s(len(self._running))))
             self._dispatch()
             self._tick()
 
@@ -123,12 +131,6 @@ class Sweep:
             troubles=tuple(self.troubles),
             stopped=self._stopped,
         )
-
-    def _linger(self) -> float:
-        """A part of the journal costs the same for one attempt as for ten: a large fleet waits for company."""
-        if len(self._running) < _LARGE_FLEET or not self._spent_s:
-            return 0.0
-        return min(_LINGER_SHARE * self._spent_s / max(self._returned, 1), _MAX_LINGER_S)
 
     # -- what the fleet says ----------------------------------------------------------------------------------
 
@@ -167,7 +169,7 @@ class Sweep:
     def _came_back(self, event: Finished) -> list[Returned]:
         loan = self._running.get(event.slot)
         if loan is None or loan.lease.lease_id != event.attempt.lease_id:
-            self._journal.append([Record(self._run_id, event.attempt)])
+            self._record([Record(self._run_id, event.attempt)])
             self._watcher.see(
                 Notice(f"a late result of lease {event.attempt.lease_id}: recorded as a duplicate")
             )
@@ -207,15 +209,19 @@ class Sweep:
     def _busy(self, node: str) -> bool:
         return any(loan.device.node == node for loan in self._running.values())
 
+    def _record(self, records: Sequence[Record]) -> None:
+        try:
+            self._journal.append(records)
+        except (JournalFull, LockLost, StoreError, OSError) as error:
+            raise JournalBroken(str(error)) from error
+
     # -- what follows from it ---------------------------------------------------------------------------------
 
     def _settle(self, returned: list[Returned]) -> None:
         result = self._settler.settle(returned, self._clock())
-        self._journal.append(result.records)
+        self._record(result.records)
         for back in returned:
-            self._returned += 1
-            self._spent_s += back.attempt.duration_s
-            self._foretold_s += back.loan.item.seconds
+            self._pace.note(back.attempt.duration_s, back.loan.item.seconds)
             self._shared.discard(back.loan.lease.lease_id)
             if self._held.get(back.loan.device.node) == back.loan.item.key:
                 del self._held[back.loan.device.node]
@@ -344,16 +350,14 @@ class Sweep:
         self._watcher.see(Notice(text))
 
     def _cancel(self, reason: str) -> None:
-        now = self._clock()
-        records, news = [], []
-        for slot, loan in self._running.items():
-            attempt = verdicts.cancelled(loan.lease, loan.device, reason, loan.started_at, now)
-            records.append(Record(self._run_id, attempt))
-            news.append(CellFinished(slot, attempt, False))
-        if records:
-            self._journal.append(records)
-        for event in news:
-            self._watcher.see(event)
+        attempts = {
+            slot: verdicts.cancelled(loan.lease, loan.device, reason, loan.started_at, self._clock())
+            for slot, loan in self._running.items()
+        }
+        if attempts:
+            self._record([Record(self._run_id, attempt) for attempt in attempts.values()])
+        for slot, attempt in attempts.items():
+            self._watcher.see(CellFinished(slot, attempt, False))
         self._stopped = True
         self.troubles.append(reason)
 
@@ -372,7 +376,6 @@ class Sweep:
         running = sum(
             max(0.0, loan.item.seconds - (now - loan.started_at)) for loan in self._running.values()
         )
-        pace = self._spent_s / self._foretold_s if self._foretold_s > 0 else None
         self._watcher.see(
             Tick(
                 elapsed_s=now - self._began,
@@ -382,6 +385,6 @@ class Sweep:
                 devices=devices,
                 searching=sum(kind.searching.active() for kind in self.kinds.values()),
                 outcomes=dict(self.ledger.outcomes),
-                eta_s=(queued + running) / devices * pace if devices and pace is not None else None,
+                eta_s=self._pace.eta_s(queued + running, devices),
             )
         )

@@ -8,11 +8,9 @@ from orchestrator.fleet.connect import connected
 from orchestrator.fleet.metrics import MeteredWatcher
 from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
 from orchestrator.journal.folder import RunFolder
-from orchestrator.journal.journal import JournalFull
-from orchestrator.journal.lock import LockLost
 from orchestrator.plan import expand
 from orchestrator.spec import SweepSpec
-from orchestrator.sweep.loop import Sweep
+from orchestrator.sweep.loop import JournalBroken, Sweep
 from orchestrator.sweep.stop import stop_signals
 from orchestrator.sweep.summary import Summary
 from orchestrator.sweep.work.estimates import Predictions
@@ -64,14 +62,14 @@ def run_sweep(
 
 def conduct(sweep: Sweep, watcher: Watcher) -> Summary:
     """Run the loop to its end, whatever ends it that a sweep must expect."""
-    full: str | None = None
+    broken: str | None = None
     try:
         sweep.run()
-    except (JournalFull, LockLost) as error:
-        full = str(error)
-        watcher.see(Notice(full))
+    except JournalBroken as error:
+        broken = str(error)
+        watcher.see(Notice(broken))
     summary = sweep.summary()
-    if full is not None:
-        summary = dataclasses.replace(summary, troubles=(*summary.troubles, full), stopped=True)
+    if broken is not None:
+        summary = dataclasses.replace(summary, troubles=(*summary.troubles, broken), stopped=True)
     watcher.see(SweepEnded(summary.exit_status, summary.sentence()))
     return summary

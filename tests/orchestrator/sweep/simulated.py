@@ -233,6 +233,7 @@ def simulate(
     estimates: FlatEstimates | None = None,
     stop: Callable[[], str | None] = lambda: None,
     prepare: Callable[[SimulatedFleet, Clock], None] = lambda fleet, clock: None,
+    run: Callable[["Played"], object] = lambda played: played.sweep.run(),
 ) -> "Played":
     clock = Clock()
     fleet = SimulatedFleet(devices, world, clock)
@@ -251,8 +252,9 @@ def simulate(
         stop=stop,
         clock=clock,
     )
-    sweep.run()
-    return Played(sweep, fleet, journal, seen, clock)
+    played = Played(sweep, fleet, journal, seen, clock)
+    run(played)
+    return played
 
 
 @dataclasses.dataclass

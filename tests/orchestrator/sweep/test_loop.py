@@ -2,10 +2,16 @@
 
 from collections import Counter, defaultdict
 
+import pytest
+
 from orchestrator.boundary.question import questions
+from orchestrator.journal.journal import JournalFull
+from orchestrator.journal.record import Record
 from orchestrator.plan import expand
+from orchestrator.sweep.run import conduct
+from orchestrator.sweep.summary import Summary
 from orchestrator.watch import DeviceLost, Notice
-from tests.orchestrator.sweep.simulated import Fate, device, simulate, spec
+from tests.orchestrator.sweep.simulated import Fate, MemoryJournal, device, simulate, spec
 from workers.attempt import Device, Outcome
 from workers.cell import Lease
 
@@ -280,3 +286,21 @@ def test_idle_devices_are_let_go_at_the_tail_and_called_back_for_a_retry():
     played = simulate(asked, expand(asked), [device("a", node="n1"), device("b", node="n2")], world)
     assert set(finals(played).values()) == {Outcome.OK}
     assert any(isinstance(e, DeviceLost) and "let go" in e.reason for e in played.seen.events)
+
+
+def test_a_full_disk_ends_the_sweep_with_what_was_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def append(self: MemoryJournal, records: list[Record]) -> None:
+        if len(self.records) == 2:
+            raise JournalFull("no room")
+        self.records += records
+
+    monkeypatch.setattr(MemoryJournal, "append", append)
+    asked = spec()
+    summaries: list[Summary] = []
+    played = simulate(
+        asked, expand(asked), [device("a")], run=lambda it: summaries.append(conduct(it.sweep, it.seen))
+    )
+    assert len(played.journal.records) == 2
+    assert len(played.fleet.leases) == 3  # the one that could not be recorded was not followed by another
+    assert summaries[0].exit_status == 1
+    assert summaries[0].troubles == ("no room",)
