@@ -55,22 +55,24 @@ class Slots:
             offset += span.length
         return spans
 
-    def positions(self, head: int, device: torch.device) -> torch.Tensor:
-        """[S + P] int64: the position each slot holds after `head` tokens; a ring slot's value < S = never written.
-
-        Slots of sinks answer their own index, written or not.
-        """
+    def hidden(self, seen: int, count: int, device: torch.device) -> torch.Tensor:
+        """[Q, C] bool: what query `seen + q` must not see, once all `count` new tokens are written."""
+        newest = seen + count - 1
         slot_C = torch.arange(self.total, device=device)
-        last = head - 1 - self.sinks
-        turn_C = slot_C - self.sinks
-        return torch.where(turn_C < 0, slot_C, head - 1 - (last - turn_C) % self.ring)
+        before_C = (newest - slot_C) % self.ring  # ring slots: how many positions before the newest one
+        ahead_Q1 = torch.arange(count - 1, -1, -1, device=device)[:, None]
+        age_QC = before_C - ahead_Q1
+        hidden_QC = (age_QC < 0) | (age_QC > self.window)
+        if newest - self.sinks < self.ring:
+            hidden_QC |= before_C > newest - self.sinks  # not written yet
+        hidden_QC[:, : self.sinks] = slot_C[: self.sinks] > newest - ahead_Q1
+        return hidden_QC
 
 
 class RingLayer(CacheLayerMixin):
     """One layer's keys and values, both [B, K, S + P, D], allocated once. Keys lie rotated at their own position.
 
-    `update` hands the new keys and values through as they come, un-rotated: only the attention knows the angles,
-    and it rotates queries and keys in one go before it calls `write`.
+    Whatever precision they come in (a rotation is done in float32), they are kept in the values' own: rounded once.
     """
 
     is_compileable = False
@@ -84,23 +86,23 @@ class RingLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Zeros, not empty: a slot that was never written is read under a mask of -inf, and NaN would survive it."""
-        batch, heads, _, dim = key_states.shape
-        self.keys = key_states.new_zeros(batch, heads, self.slots.total, dim)
+        batch, heads = value_states.shape[:2]
+        self.keys = value_states.new_zeros(batch, heads, self.slots.total, key_states.shape[-1])
         self.values = value_states.new_zeros(batch, heads, self.slots.total, value_states.shape[-1])
         self.is_initialized = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write [B, K, Q, D] of new tokens; returns all slots, in no order of position."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.seen += key_states.shape[-2]
-        return key_states, value_states
-
-    def write(self, spans: list[Span], k_BKQD: torch.Tensor, v_BKQD: torch.Tensor) -> None:
-        for slot, offset, length in spans:
-            self.keys[:, :, slot : slot + length] = k_BKQD[:, :, offset : offset + length]
-            self.values[:, :, slot : slot + length] = v_BKQD[:, :, offset : offset + length]
+        count = key_states.shape[-2]
+        for slot, offset, length in self.slots.spans(self.seen, count):
+            self.keys.narrow(2, slot, length).copy_(key_states.narrow(2, offset, length))
+            self.values.narrow(2, slot, length).copy_(value_states.narrow(2, offset, length))
+        self.seen += count
+        return self.keys, self.values
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest `-tokens_to_remove` tokens: a value <= 0, on the device in transformers 5.17."""

@@ -1,13 +1,13 @@
-"""RoPE applied once per key and twice per query, with angles in float64.
+"""RoPE with angles in float64.
 
 transformers multiplies position and frequency in float32: 3e-2 rad off at a million tokens, several bf16 ulps.
-Here the angle is float64, cos and sin and the rotation are float32 (float64 in a float64 model), rounded once.
+Here the angle is float64; cos, sin and the rotation are float32 (float64 in a float64 model), and the cache rounds
+once. R = 2F numbers of a head are rotated, in pairs (i, i + F).
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from workers.session import ModeUnsupported
@@ -19,12 +19,13 @@ STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """`inv_freq_F`: float64, one per pair of numbers; `scaling`: multiplies cos and sin (YaRN's attention factor).
+    """`frequency_R`: float64. `signed_R`: the same with rotate_half's minus on the first half.
 
-    The pairs are (i, i + F) of the first R = 2F numbers of a head; the other numbers are not rotated.
+    `scaling`: multiplies queries and keys alike (YaRN's attention factor). `dtype`: of cos, sin and the rotation.
     """
 
-    inv_freq_F: torch.Tensor
+    frequency_R: torch.Tensor
+    signed_R: torch.Tensor
     scaling: float
     dtype: torch.dtype
 
@@ -37,35 +38,18 @@ class Rope:
                 f"streaming rotates a key once, but rope type {rotary.rope_type!r} of {type(model).__name__} "
                 f"changes its frequencies with the length (works: {', '.join(sorted(STATIC_ROPE))})"
             )
-        dtype = torch.promote_types(model.dtype, torch.float32)
-        return cls(rotary.inv_freq.double(), float(rotary.attention_scaling), dtype)
+        frequency_F = rotary.inv_freq.double()
+        return cls(
+            frequency_R=torch.cat([frequency_F, frequency_F]),
+            signed_R=torch.cat([-frequency_F, frequency_F]),
+            scaling=float(rotary.attention_scaling),
+            dtype=torch.promote_types(model.dtype, torch.float32),
+        )
 
-    def tables(self, position_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos [N, R] and sin [N, R] of float64 positions; sin's first half carries rotate_half's minus."""
-        angle_NF = position_N[:, None] * self.inv_freq_F
-        cos_NF = (angle_NF.cos() * self.scaling).to(self.dtype)
-        sin_NF = (angle_NF.sin() * self.scaling).to(self.dtype)
-        return torch.cat([cos_NF, cos_NF], -1), torch.cat([-sin_NF, sin_NF], -1)
+    def tables(self, position_Q: torch.Tensor, shift_Q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin, [2, Q, R]: to rotate to `position` (float64), and to rotate on from there by `shift`.
 
-
-def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate the first R numbers of the last dimension in place: five launches, whatever the family."""
-    numbers = cos.shape[-1]
-    before = x[..., :numbers].to(cos.dtype)
-    x[..., :numbers] = torch.addcmul(before * cos, before.roll(numbers // 2, -1), sin)
-    return x
-
-
-class NoRotation(nn.Module):
-    """Stands in for a model's rotary embedding: what it returns leaves queries and keys as they are.
-
-    `width` 0: zero numbers are rotated (GPT-NeoX, which rotates part of a head). Else cos = 1, sin = 0.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        shape = (1, position_ids.shape[-1], self.width)
-        return x.new_ones(shape), x.new_zeros(shape)
+        The second sin has rotate_half's minus in it already: a half swapped times it is the half rotated.
+        """
+        angle_2QR = torch.stack([position_Q[:, None] * self.frequency_R, shift_Q[:, None] * self.signed_R])
+        return angle_2QR.cos().to(self.dtype), angle_2QR.sin().to(self.dtype)

@@ -1,11 +1,15 @@
 """StreamingLLM (Xiao et al., arXiv:2309.17453) inside transformers: S sinks, W cached window tokens, and the query.
 
 Positions are relative to the cache. RoPE being relative, that differs from absolute positions for the sinks only:
-a key is rotated once, when written, at its absolute position, and each query twice: at its own position t for the
-window, at min(t, S + W) for the sinks. Nothing is ever rotated again, so several new tokens in one forward
+a key is rotated once, when written, at its absolute position t, and a query is scored twice: as at t against the
+window, as at min(t, S + W) against the sinks. No key is ever rotated again, so several new tokens in one forward
 (verification, chunked prefill) obey the same rule as one.
 
-B batch, K key/value heads, G query heads per key/value head, H = K * G, Q new tokens, C slots, D numbers per head.
+Three points of transformers are used: the rotary embedding (angles, and all that one forward's layers share), the
+cache (a ring), and the attention.
+
+B batch, K key/value heads, G query heads per key/value head, H = K * G, N = B * K, Q new tokens, C slots,
+D numbers per head, R of them rotated.
 """
 
 from collections.abc import Iterator
@@ -13,10 +17,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from workers.eager.ring import RingCache, Slots, Span
-from workers.eager.rope import NoRotation, Rope, rotate_
+from workers.eager.ring import RingCache, Slots
+from workers.eager.rope import Rope
 from workers.session import ModeUnsupported
 
 #: What `config._attn_implementation` reads while a model streams.
@@ -25,47 +30,53 @@ ATTENTION = "streaming"
 #: Tokens per prefill pass, unless the cell says otherwise: the slack they need is this less one.
 PREFILL_CHUNK = 128
 
-#: How to take the rotation out of a family's attention: the attribute that holds a layer's attention, and whether
-#: its rotary embedding may have zero width (GPT-NeoX slices by it; Llama multiplies whole heads).
-_FAMILIES = {"gpt_neox": ("attention", True), "llama": ("self_attn", False)}
+#: The families whose attention is known to rotate half-split pairs and to go through transformers' attention
+#: interface, and the attribute that holds it in a layer.
+_FAMILIES = {"gpt_neox": "attention", "llama": "self_attn"}
 
 
 class Step:
-    """What all layers of one forward share: angles, mask, slots. Computed once per forward, by the first layer."""
+    """What the layers of one forward share. All rows of a batch stand at the same position."""
 
     def __init__(self, cache: RingCache, rope: Rope, groups: int) -> None:
         self.cache = cache
         self.rope = rope
-        # Rows of the angle tables: G near queries, G far ones (none without sinks), the key. On the device, for an
-        # index that comes from the host would make it wait at every step.
-        far = [1] * groups if cache.slots.sinks else []
-        self.rows = torch.tensor([0] * groups + far + [0], device=rope.inv_freq_F.device)
-        self.cos: torch.Tensor
-        self.sin: torch.Tensor
-        self.bias_QC: torch.Tensor
-        self.spans: list[Span]
+        self.groups = groups
+        self.far_cos: torch.Tensor  # [G * Q, R], like far_sin
+        self.far_sin: torch.Tensor
+        self.bias: torch.Tensor  # [G * Q, C]
 
-    def begin(self, count: int, device: torch.device) -> None:
-        """`count` new tokens, already counted by the first layer."""
-        slots = self.cache.slots
-        head = self.cache.get_seq_length()
-        position_Q = torch.arange(head - count, head, device=device)
-        far_Q = position_Q.clamp(max=slots.sinks + slots.window)
-        cos, sin = self.rope.tables(torch.cat([position_Q, far_Q]).double())
-        self.cos = cos.view(2, count, -1)[self.rows]
-        self.sin = sin.view(2, count, -1)[self.rows]
-        self.spans = slots.spans(head - count, count)
-        self.bias_QC = _bias(slots, head, position_Q, self.rope.dtype)
+    def begin(self, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos, sin [1, Q, R] of the next `count` positions."""
+        slots, seen = self.cache.slots, self.cache.get_seq_length()
+        position_Q = torch.arange(seen, seen + count, dtype=torch.float64, device=device)
+        nearer_Q = position_Q.clamp(max=slots.sinks + slots.window)
+        cos_2QR, sin_2QR = self.rope.tables(position_Q, nearer_Q - position_Q)
+        hidden_QC = slots.hidden(seen, count, device)
+        bias_QC = torch.zeros(hidden_QC.shape, dtype=self.rope.dtype, device=device)
+        bias_QC.masked_fill_(hidden_QC, -torch.inf)
+        self.far_cos, self.far_sin, self.bias = map(self._per_group, (cos_2QR[1], sin_2QR[1], bias_QC))
+        if self.rope.scaling == 1.0:
+            return cos_2QR[:1], sin_2QR[:1]
+        return cos_2QR[:1] * self.rope.scaling, sin_2QR[:1] * self.rope.scaling
+
+    def _per_group(self, x: torch.Tensor) -> torch.Tensor:
+        """[Q, ...] -> [G * Q, ...]; a single query's row broadcasts."""
+        return x if self.groups == 1 or len(x) == 1 else x.repeat(self.groups, 1)
 
 
-def _bias(slots: Slots, head: int, position_Q: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """[Q, C]: 0 where the query may see the slot, -inf where not."""
-    position_C = slots.positions(head, position_Q.device)
-    age_QC = position_Q[:, None] - position_C
-    in_window_QC = (age_QC <= slots.window) & (position_C >= slots.sinks)
-    in_window_QC[:, : slots.sinks] = True
-    hidden_QC = ~(in_window_QC & (age_QC >= 0))
-    return torch.zeros_like(age_QC, dtype=dtype).masked_fill_(hidden_QC, -torch.inf)
+class StreamingRotary(nn.Module):
+    """Stands in for a model's rotary embedding, which runs once per forward, before the layers.
+
+    Its angles are the cache's positions, in float32 whatever `x` is, so that queries and keys stay unrounded.
+    """
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.step.begin(position_ids.shape[-1], x.device)
 
 
 def attend(
@@ -77,31 +88,26 @@ def attend(
     scaling: float,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """`query` [B, H, Q, D], `key`, `value` [B, K, Q, D]: the new tokens' own, un-rotated. Returns [B, Q, H, D]."""
+    """`query` [B, H, Q, D], rotated, unrounded; `key`, `value` [B, K, C, D]: the ring. Returns [B, Q, H, D].
+
+    In eager mode a launch costs more than what it computes: hence one product for both rotations of the queries.
+    """
     step: Step = module.streaming
-    layer = step.cache.layers[module.layer_idx]
-    batch, kv_heads, count, dim = key.shape
-    groups = query.shape[1] // kv_heads
-    sinks = step.cache.slots.sinks
-    if module.layer_idx == 0:
-        step.begin(count, query.device)
-
-    q_BKGQD = query.view(batch, kv_heads, groups, count, dim)
-    queries = [q_BKGQD, q_BKGQD] if sinks else [q_BKGQD]
-    x_BKnQD = rotate_(torch.cat([*queries, key[:, :, None]], 2), step.cos, step.sin)
-    layer.write(step.spans, x_BKnQD[:, :, -1], value)
-
-    heads = batch * kv_heads
-    keys_NCD = layer.keys.view(heads, -1, dim)
-    near_NMC = _scores(x_BKnQD[:, :, :groups].reshape(heads, -1, dim), keys_NCD)
+    batch, heads, count, dim = query.shape
+    slots, sinks, rows = key.shape[2], step.cache.slots.sinks, step.groups * count
+    q_NMD = query.reshape(-1, rows, dim)
     if sinks:
-        far_NMD = x_BKnQD[:, :, groups : 2 * groups].reshape(heads, -1, dim)
-        near_NMC[:, :, :sinks] = _scores(far_NMD, keys_NCD[:, :sinks])
-    scores_NGQC = torch.add(step.bias_QC, near_NMC.view(heads, groups, count, -1), alpha=scaling)
-    weights_NMC = scores_NGQC.softmax(-1).to(value.dtype).view(heads, groups * count, -1)
-    out_NMD = torch.bmm(weights_NMC, layer.values.view(heads, -1, value.shape[-1]))
-    out_BQKGD = out_NMD.view(batch, kv_heads, groups, count, -1).permute(0, 3, 1, 2, 4)
-    return out_BQKGD.reshape(batch, count, kv_heads * groups, -1), None
+        q_NMD = torch.cat([q_NMD, q_NMD], 1)
+        far_NMR = q_NMD.narrow(1, rows, rows).narrow(2, 0, step.far_cos.shape[1])
+        swapped_NMR = far_NMR.roll(far_NMR.shape[2] // 2, 2)
+        far_NMR.copy_(torch.addcmul(far_NMR * step.far_cos, swapped_NMR, step.far_sin))
+    scores_NMC = _scores(q_NMD.to(key.dtype), key.view(-1, slots, dim))
+    near_NMC = scores_NMC.narrow(1, 0, rows)
+    if sinks:
+        near_NMC.narrow(2, 0, sinks).copy_(scores_NMC.narrow(1, rows, rows).narrow(2, 0, sinks))
+    weights_NMC = torch.add(step.bias, near_NMC, alpha=scaling).softmax(-1).to(value.dtype)
+    out_NMD = torch.bmm(weights_NMC, value.view(-1, slots, value.shape[3]))
+    return out_NMD.view(batch, heads, count, -1).transpose(1, 2), None
 
 
 def _scores(q_NMD: torch.Tensor, k_NCD: torch.Tensor) -> torch.Tensor:
@@ -123,30 +129,25 @@ def check(model: PreTrainedModel) -> None:
         Rope.of(model)
         return
     missing = (
-        "its attention has no entry that says how"
+        "its attention has not been shown to rotate as these do"
         if hasattr(model.base_model, "rotary_emb")
-        else "it has no rotary embedding (`rotary_emb`) of its own"
+        else "it has no rotary embedding (`rotary_emb`), through which positions are made relative to the cache"
     )
-    raise ModeUnsupported(
-        f"streaming takes the rotation of positions out of the attention; {type(model).__name__} cannot stream: "
-        f"{missing} (what works: {', '.join(_FAMILIES)})"
-    )
+    raise ModeUnsupported(f"{type(model).__name__} cannot stream: {missing} (works: {', '.join(_FAMILIES)})")
 
 
 @contextmanager
 def streams(model: PreTrainedModel, slots: Slots) -> Iterator[RingCache]:
     """Within the context, forwards of `model` given the yielded cache stream; afterwards the model is as before."""
     check(model)
-    rope = Rope.of(model)
     config, base = model.config, model.base_model
-    attention_name, zero_width = _FAMILIES[config.model_type]
-    attentions = [getattr(layer, attention_name) for layer in base.layers]
+    attentions = [getattr(layer, _FAMILIES[config.model_type]) for layer in base.layers]
     cache = RingCache(slots, len(attentions))
     key_value_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-    step = Step(cache, rope, config.num_attention_heads // key_value_heads)
+    step = Step(cache, Rope.of(model), config.num_attention_heads // key_value_heads)
 
     rotary, implementation = base.rotary_emb, config._attn_implementation
-    base.rotary_emb = NoRotation(0 if zero_width else 2 * len(rope.inv_freq_F))
+    base.rotary_emb = StreamingRotary(step)
     config._attn_implementation = ATTENTION
     for attention in attentions:
         attention.streaming = step

@@ -63,7 +63,7 @@ def test_baseline_and_recompute_score_with_every_causal_model(name: str) -> None
         ("gpt2", "GPT2LMHeadModel cannot stream: it has no rotary embedding"),
         ("bloom", "BloomForCausalLM cannot stream: it has no rotary embedding"),
         ("mpt", "MptForCausalLM cannot stream: it has no rotary embedding"),
-        ("mistral", "MistralForCausalLM cannot stream: its attention has no entry that says how"),
+        ("mistral", "MistralForCausalLM cannot stream: its attention has not been shown to rotate"),
     ],
 )
 def test_streaming_says_what_an_architecture_lacks(name: str, missing: str, mode: str) -> None:

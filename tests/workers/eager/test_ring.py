@@ -29,16 +29,12 @@ def test_every_position_a_query_may_see_lies_where_the_arithmetic_says(sinks, wi
         assert [position for _, position in written] == list(range(head, head + count))
         for slot, position in written:
             memory[slot] = (position, turn)
-        position_C = slots.positions(head + count, CPU).tolist()
+        hidden_QC = slots.hidden(head, count, CPU).tolist()
         now = kept | {position: (position, turn) for _, position in written}
-        for query in range(head, head + count):
-            visible = {p for p in range(query + 1) if p < sinks or p >= query - window}
-            found = {
-                position: memory[slot]
-                for slot, position in enumerate(position_C)
-                if position <= query and (slot < sinks or position >= max(sinks, query - window))
-            }
-            assert found == {position: now[position] for position in visible}
+        for query, hidden_C in zip(range(head, head + count), hidden_QC, strict=True):
+            seen = sorted(memory[slot] for slot, hidden in enumerate(hidden_C) if not hidden)
+            visible = [p for p in range(query + 1) if p < sinks or p >= query - window]
+            assert seen == [now[position] for position in visible]
         accepted = min(count, max(1, keep))
         kept |= {position: (position, turn) for position in range(head, head + accepted)}
         head += accepted
