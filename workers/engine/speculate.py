@@ -67,26 +67,26 @@ def draft(reader: Reader, state: State, rules: Rules, round_: Round) -> None:
     seen_1V = state.seen_BV
     if seen_1V is not None:
         seen_1V = seen_1V.clone()
+    if round_.oracle is not None:
+        round_.proposal_1g.copy_(_injected(round_.oracle, state, reader.weights.vocab_size))
     for index in range(round_.gamma):
         logits_MV = reader.read(read_1M, start)
         if seen_1V is not None:
             seen_1V.scatter_(1, read_1M, True)
-        last_11 = read_1M[:, -1:]
-        token_11, _ = rules.pick(reader.kernels, logits_MV[-1:], last_11, seen_1V)
-        if round_.oracle is not None:
-            token_11 = _injected(round_.oracle, state, index, token_11, logits_MV.shape[1])
-        round_.proposal_1g[:, index : index + 1].copy_(token_11)
-        start = start + read_1M.shape[1]
+        token_11, _ = rules.pick(reader.kernels, logits_MV[-1:], read_1M[:, -1:], seen_1V)
+        if round_.oracle is None:
+            round_.proposal_1g[:, index : index + 1].copy_(token_11)
+        start = state.head + index + 1
         read_1M = round_.proposal_1g[:, index : index + 1]
 
 
-def _injected(
-    oracle: Oracle, state: State, index: int, drafted_11: torch.Tensor, vocab_size: int
-) -> torch.Tensor:
-    last = len(oracle.recorded_T) - 1
-    recorded = oracle.recorded_T[(state.count + index).clamp(max=last)]
-    hit = oracle.hit_Tg[state.count.clamp(max=last), index]
-    return torch.where(hit, recorded, (recorded + 1) % vocab_size).expand_as(drafted_11)
+def _injected(oracle: Oracle, state: State, vocab_size: int) -> torch.Tensor:
+    """[gamma]: what the oracle proposes for the output places from `count` on."""
+    last, gamma = len(oracle.recorded_T) - 1, oracle.hit_Tg.shape[1]
+    place_g = (state.count + torch.arange(gamma, device=state.count.device)).clamp(max=last)
+    recorded_g = oracle.recorded_T[place_g]
+    hit_g = oracle.hit_Tg[place_g[:1]][0]
+    return torch.where(hit_g, recorded_g, (recorded_g + 1) % vocab_size)
 
 
 def verify(reader: Reader, state: State, rules: Rules, round_: Round) -> None:

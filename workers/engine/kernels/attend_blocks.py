@@ -80,9 +80,9 @@ def ungrouped(attended_BKRD: torch.Tensor, tokens: int) -> torch.Tensor:
 SPAN_BLOCKS = 4
 
 
-@jit(do_not_specialize=["M", "layer_offset"])
+@jit(do_not_specialize=["M", "layer"])
 def _attend_blocks(
-    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer_offset, start, cos, sin,
+    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, start, cos, sin,
     partial, stats, M, scale,
     B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, QUERIES: tl.constexpr,
     BLOCK: tl.constexpr, SPAN_BLOCKS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -96,7 +96,7 @@ def _attend_blocks(
         b, head = bk // K, bk % K
         d = tl.arange(0, BLOCK_D)
         to_v: tl.constexpr = B * K * BLOCK * D
-        here = layer_offset + bk * BLOCK * D
+        here = (layer * 2).to(tl.int64) * to_v + bk * BLOCK * D
 
         # The blocks of a split belong to it alone, so it writes the new keys that fall there before it reads.
         for j0 in range(0, M, 16):
@@ -194,8 +194,8 @@ def attend_blocks(
     block_d = max(16, power_of_two(D))
     _attend_blocks[(splits, B * K, ceil_div(M, queries))](
         q_BMHD, k_BMKD, v_BMKD, *strides(q_BMHD), *strides(k_BMKD), *strides(v_BMKD),
-        cache.table, layer * 2 * B * K * BLOCK * D, start, angles.cos_MF, angles.sin_MF, partial, stats, M, D**-0.5,
-        B, H, K, D, F, queries, BLOCK, SPAN_BLOCKS, rows, block_d, num_warps=4, num_stages=2,
+        cache.table, layer, start, angles.cos_MF, angles.sin_MF, partial, stats, M, D**-0.5,
+        B, H, K, D, F, queries, BLOCK, SPAN_BLOCKS, rows, block_d, num_warps=4, num_stages=3,
     )  # fmt: skip
     _merge[(N,)](partial, stats, start, out, M, N, D, SPAN_BLOCKS * BLOCK, 16, block_d, num_warps=4)
     return out

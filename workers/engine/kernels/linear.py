@@ -68,7 +68,7 @@ def product(
     rows,
     from_depth,
     to_depth,
-    IN: tl.constexpr,
+    IN,
     EVEN: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_I: tl.constexpr,
@@ -98,59 +98,44 @@ def product(
     return sum_OR
 
 
-@jit
-def _job(
-    x, w, b, y, tile, OUT, rows, IN: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
-    EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
-):  # fmt: skip
-    outputs_O = tile * BLOCK_O + tl.arange(0, BLOCK_O)
-    rows_R = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
-    y_OR = product(x, w, outputs_O, OUT, rows_R, rows, 0, IN, IN, EVEN, BLOCK_O, BLOCK_I, BLOCK_R)
-    if BIAS:
-        y_OR += tl.load(b + outputs_O, mask=outputs_O < OUT, other=0.0).to(tl.float32)[:, None]
-    y_OR = activate_tile(y_OR, ACTIVATION)
-    inside = (outputs_O < OUT)[:, None] & (rows_R < rows)[None, :]
-    tl.store(y + rows_R[None, :] * OUT + outputs_O[:, None], y_OR.to(y.dtype.element_ty), mask=inside)
-
-
-@jit(do_not_specialize=["rows"])
+@jit(do_not_specialize=["rows", "biased"])
 def _linear(
-    x0, w0, b0, y0, OUT0, x1, w1, b1, y1, OUT1, x2, w2, b2, y2, OUT2, rows,
+    x0, w0, b0, y0, out0, x1, w1, b1, y1, out1, x2, w2, b2, y2, out2, biased, rows,
     IN: tl.constexpr, JOBS: tl.constexpr,
-    BIAS0: tl.constexpr, BIAS1: tl.constexpr, BIAS2: tl.constexpr,
     ACTIVATION0: tl.constexpr, ACTIVATION1: tl.constexpr, ACTIVATION2: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
-    tiles0 = tl.cdiv(OUT0, BLOCK_O)
-    if JOBS == 1:
-        _job(x0, w0, b0, y0, tile, OUT0, rows, IN, BIAS0, ACTIVATION0, EVEN, BLOCK_O, BLOCK_I, BLOCK_R)
+    job = 0
+    x, w, b, y, out_of = x0, w0, b0, y0, out0
+    # Chosen before one loop for all: a loop in each branch would double the shared memory.
+    if JOBS > 1:
+        if tile >= tl.cdiv(out0, BLOCK_O):
+            tile -= tl.cdiv(out0, BLOCK_O)
+            job = 1
+            x, w, b, y, out_of = x1, w1, b1, y1, out1
+    if JOBS > 2:
+        if (job == 1) & (tile >= tl.cdiv(out1, BLOCK_O)):
+            tile -= tl.cdiv(out1, BLOCK_O)
+            job = 2
+            x, w, b, y, out_of = x2, w2, b2, y2, out2
+    outputs_O = tile * BLOCK_O + tl.arange(0, BLOCK_O)
+    rows_R = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
+    y_OR = product(x, w, outputs_O, out_of, rows_R, rows, 0, IN, IN, EVEN, BLOCK_O, BLOCK_I, BLOCK_R)
+    has_bias = (biased >> job) & 1
+    bias_O = tl.load(b + outputs_O, mask=(outputs_O < out_of) & (has_bias == 1), other=0.0)
+    y_OR += bias_O.to(tl.float32)[:, None]
+    if ACTIVATION0 == ACTIVATION1 and ACTIVATION0 == ACTIVATION2:
+        y_OR = activate_tile(y_OR, ACTIVATION0)
     else:
-        tiles1 = tl.cdiv(OUT1, BLOCK_O)
-        if tile < tiles0:
-            _job(x0, w0, b0, y0, tile, OUT0, rows, IN, BIAS0, ACTIVATION0, EVEN, BLOCK_O, BLOCK_I, BLOCK_R)
-        elif tile < tiles0 + tiles1:
-            _job(
-                x1,
-                w1,
-                b1,
-                y1,
-                tile - tiles0,
-                OUT1,
-                rows,
-                IN,
-                BIAS1,
-                ACTIVATION1,
-                EVEN,
-                BLOCK_O,
-                BLOCK_I,
-                BLOCK_R,
-            )
-        elif JOBS == 3:
-            _job(
-                x2, w2, b2, y2, tile - tiles0 - tiles1, OUT2, rows, IN, BIAS2, ACTIVATION2, EVEN,
-                BLOCK_O, BLOCK_I, BLOCK_R,
-            )  # fmt: skip
+        if job == 0:
+            y_OR = activate_tile(y_OR, ACTIVATION0)
+        elif job == 1:
+            y_OR = activate_tile(y_OR, ACTIVATION1)
+        else:
+            y_OR = activate_tile(y_OR, ACTIVATION2)
+    inside = (outputs_O < out_of)[:, None] & (rows_R < rows)[None, :]
+    tl.store(y + rows_R[None, :] * out_of + outputs_O[:, None], y_OR.to(y.dtype.element_ty), mask=inside)
 
 
 def linear(jobs: tuple[Job, ...], tile: Tile = TILE) -> tuple[torch.Tensor, ...]:
@@ -170,16 +155,16 @@ def head(x_NE: torch.Tensor, head: Linear, tile: Tile = TILE) -> torch.Tensor:
 def _launch(jobs: tuple[Job, ...], outs: tuple[torch.Tensor, ...], tile: Tile) -> None:
     N, IN = jobs[0].x_NI.shape
     args: list[torch.Tensor | int] = []
-    biases, activations, tiles = [], [], 0
+    activations, tiles, biased = [], 0, 0
     for index in range(3):
         job, out = (jobs[index], outs[index]) if index < len(jobs) else (jobs[0], outs[0])
         bias = job.linear.bias_O
         args += [job.x_NI, job.linear.weight_OI, out if bias is None else bias, out, out.shape[1]]
-        biases.append(bias is not None)
         activations.append(job.activation)
+        biased |= (bias is not None) << index
         tiles += ceil_div(out.shape[1], tile.outputs) if index < len(jobs) else 0
     depth = min(tile.depth, max(16, power_of_two(IN)))
     _linear[(tiles, ceil_div(N, tile.rows))](
-        *args, N, IN, len(jobs), *biases, *activations, IN % depth == 0, tile.outputs, depth, tile.rows,
+        *args, biased, N, IN, len(jobs), *activations, IN % depth == 0, tile.outputs, depth, tile.rows,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip

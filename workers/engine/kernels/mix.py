@@ -23,7 +23,7 @@ PROGRAMS = 528
 @jit(do_not_specialize=["rows"])
 def _mix(
     x0, w0, x1, w1, y, OUT, rows,
-    IN0: tl.constexpr, IN1: tl.constexpr, SPLITS0: tl.constexpr, SPLIT0: tl.constexpr, SPLIT1: tl.constexpr,
+    IN0, IN1, SPLITS0, SPLIT0, SPLIT1,
     EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     outputs_O = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
@@ -31,20 +31,13 @@ def _mix(
     rows_R = tl.program_id(2) * BLOCK_R + tl.arange(0, BLOCK_R)
     inside = (outputs_O < OUT)[:, None] & (rows_R < rows)[None, :]
     y_OR = y + (split * rows + rows_R[None, :]) * OUT + outputs_O[:, None]
-    if split < SPLITS0:
-        begin = split * SPLIT0
-        end = tl.minimum(begin + SPLIT0, IN0)
-        sum_OR = product(
-            x0, w0, outputs_O, OUT, rows_R, rows, begin, end, IN0, EVEN, BLOCK_O, BLOCK_I, BLOCK_R
-        )
-        tl.store(y_OR, sum_OR, mask=inside)
-    else:
-        begin = (split - SPLITS0) * SPLIT1
-        end = tl.minimum(begin + SPLIT1, IN1)
-        sum_OR = product(
-            x1, w1, outputs_O, OUT, rows_R, rows, begin, end, IN1, EVEN, BLOCK_O, BLOCK_I, BLOCK_R
-        )
-        tl.store(y_OR, sum_OR, mask=inside)
+    # Chosen before one loop for both: a loop in each branch would double the shared memory.
+    x, w, depth, begin, length = x0, w0, IN0, split * SPLIT0, SPLIT0
+    if split >= SPLITS0:
+        x, w, depth, begin, length = x1, w1, IN1, (split - SPLITS0) * SPLIT1, SPLIT1
+    end = tl.minimum(begin + length, depth)
+    sum_OR = product(x, w, outputs_O, OUT, rows_R, rows, begin, end, depth, EVEN, BLOCK_O, BLOCK_I, BLOCK_R)
+    tl.store(y_OR, sum_OR, mask=inside)
 
 
 def mix(parts: tuple[tuple[torch.Tensor, Linear], ...], tile: Tile = TILE) -> torch.Tensor:
