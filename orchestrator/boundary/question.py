@@ -34,6 +34,8 @@ class Question:
     """`cell` carries everything that stays the same; its `length` is read on the axis `batch_size` only.
 
     `prefill_chunk`: tokens per pass, for the phase `prefill_chunked` and for `reach: prefill`.
+    `bytes_per_token`: of the caches, where every layer keeps every token (set by `start.settle`): tells how
+    far a chunked prompt came.
     """
 
     cell: Cell
@@ -44,6 +46,7 @@ class Question:
     resolution: int
     max_value: int
     confirm: int
+    bytes_per_token: int | None = None
 
     def probe(self, value: int, confirmation: int) -> Cell:
         cell = dataclasses.replace(self.cell, purpose="probe", repeat=confirmation)
@@ -95,8 +98,18 @@ class Question:
             if attempt.failure is None or attempt.failure.oom_token_index is None:
                 return None
             return self.value(dataclasses.replace(cell, length=attempt.failure.oom_token_index))
-        # An OOM in the prompt: of a fixed prompt no new token came; of the growing one nobody counted.
-        return 0 if self.phase.startswith("decode") and self.reach == "decode" else None
+        if cell.prefill_chunk is not None and cell.prompt_tokens > self.cell.prompt_tokens:
+            return self._read_in_chunks(attempt)
+        # Of a fixed prompt no new token came; of a growing one read in one pass nobody counted.
+        return 0 if self.phase.startswith("decode") else None
+
+    def _read_in_chunks(self, attempt: Attempt) -> int | None:
+        """How many tokens of a growing prompt are in the cache, by its bytes."""
+        kv_bytes = attempt.measured.kv_cache_bytes
+        if not kv_bytes or not self.bytes_per_token:
+            return None
+        tokens = kv_bytes // self.bytes_per_token
+        return tokens if self.phase.startswith("prefill") else max(tokens - self.cell.prompt_tokens, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

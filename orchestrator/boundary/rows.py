@@ -10,6 +10,7 @@ from typing import NamedTuple
 from orchestrator.boundary.question import Question, questions
 from orchestrator.boundary.search import Bracket
 from orchestrator.boundary.start import predicted, search_for, settle
+from orchestrator.explain.breakdown import kv_cache_bytes
 from orchestrator.explain.slope import theil_sen
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.memory import UnknownWeightsError, bytes_per_token, predict_boundary
@@ -265,9 +266,9 @@ def _growth(attempts: Sequence[Attempt]) -> float | None:
     """Bytes of cache per token, from the runs of different lengths: (tokens at the end, bytes of the
     cache).
     """
-    points: list[tuple[float, float]] = []
-    for attempt in attempts:
-        produced, kv = attempt.measured.new_tokens, attempt.measured.kv_cache_bytes
-        if kv is not None and produced > 0:
-            points.append((attempt.cell.prompt_tokens + produced, kv))
+    points = [
+        (attempt.cell.prompt_tokens + attempt.measured.new_tokens, kv)
+        for attempt in attempts
+        if (kv := kv_cache_bytes(attempt)) is not None and attempt.measured.new_tokens > 0
+    ]
     return theil_sen(points)

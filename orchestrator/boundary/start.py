@@ -5,7 +5,7 @@ import dataclasses
 from orchestrator.boundary.question import Question
 from orchestrator.boundary.search import Search
 from orchestrator.predict.device import DeviceProfile
-from orchestrator.predict.memory import UnknownWeightsError, largest_fitting
+from orchestrator.predict.memory import UnknownWeightsError, bytes_per_token, largest_fitting
 from orchestrator.predict.shape import ModelShape
 
 #: The floor is this part of the prediction: cheap to run, and passed even by a prediction that is ten times
@@ -16,7 +16,8 @@ _FLOOR = 16
 def settle(
     question: Question, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
 ) -> Question:
-    """The question with what only a device can decide: the long prompt, and the ceiling of learned positions.
+    """The question with what only the models and a device can decide: the long prompt, the ceiling of learned
+    positions, the bytes of a token.
 
     The long prompt of `decode_after_prefill` is the largest power of two within half of the predicted decode
     boundary (of `max_length`, where memory is constant or unknown): rough on purpose, so that a slightly
@@ -38,6 +39,13 @@ def settle(
         prompt = 0 if question.phase.startswith("prefill") else question.cell.prompt_tokens
         ceiling = max(shape.max_positions - prompt, 1)
         question = dataclasses.replace(question, max_value=min(question.max_value, ceiling))
+    shapes = [
+        shape,
+        *([draft_shape] if draft_shape is not None and question.cell.mode_spec.speculative else []),
+    ]
+    if all(window is None for each in shapes for window in each.windows):
+        growth = bytes_per_token(question.cell, shape, draft_shape)
+        question = dataclasses.replace(question, bytes_per_token=growth or None)
     return question
 
 

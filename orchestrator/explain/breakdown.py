@@ -70,6 +70,13 @@ def allocator_moves(default_last_ok: int, expandable_last_ok: int) -> str:
     return f"`expandable_segments` moves the boundary from {default_last_ok:,} to {expandable_last_ok:,}"
 
 
+def kv_cache_bytes(attempt: Attempt) -> int | None:
+    """Of the caches at the end, or at the last step that was counted."""
+    if attempt.measured.kv_cache_bytes:
+        return attempt.measured.kv_cache_bytes
+    return next((step.kv_cache_bytes for step in reversed(attempt.steps) if step.kv_cache_bytes), None)
+
+
 def _parts(attempt: Attempt) -> list[tuple[str, int]]:
     """Weights and caches as counted; the rest by difference: of torch's own two figures, and of the device's
     use.
@@ -78,7 +85,7 @@ def _parts(attempt: Attempt) -> list[tuple[str, int]]:
     assert failure is not None
     assert device is not None
     weights = measured.weights_bytes or 0
-    kv = measured.kv_cache_bytes or 0
+    kv = kv_cache_bytes(attempt) or 0
     parts = [("weights", weights), ("KV cache", kv)]
     if failure.oom_allocated_bytes is not None:
         parts.append(("activations and workspace", max(failure.oom_allocated_bytes - weights - kv, 0)))
