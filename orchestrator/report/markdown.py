@@ -55,11 +55,16 @@ def _block(block: Block) -> str:
         case Table():
             return _table(block)
         case Picture():
-            return f"![{escape(block.alt)}](plots/{block.name}.svg)\n\n*{escape(block.caption)}*"
+            return f"![{escape(_round(block.alt))}](plots/{block.name}.svg)\n\n*{escape(block.caption)}*"
         case Verbatim():
             return _fence(block.text)
         case Folded():
             return "\n\n".join([f"#### {escape(block.title)}", *(_block(inner) for inner in block.blocks)])
+
+
+def _round(text: str) -> str:
+    """An image's description must balance its square brackets."""
+    return text.replace("[", "(").replace("]", ")")
 
 
 def _spans(spans: Sequence[Span]) -> str:

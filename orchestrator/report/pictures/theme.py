@@ -33,9 +33,13 @@ _CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
+#: Not allowed in XML, and the renderer ends the whole process over one of them.
+_NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
 def picture(name: str, chart: alt.TopLevelMixin, caption: str, alt_text: str) -> Picture:
     """Draw. `name`: the file's, made safe; captions are the caller's own words with raw names in them."""
-    specification = chart.to_dict(validate=False) | {"config": _CONFIG}
+    specification = _printable(chart.to_dict(validate=False)) | {"config": _CONFIG}
     svg = vl_convert.vegalite_to_svg(specification)
     png = vl_convert.svg_to_png(svg, scale=2)
     return Picture(re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-."), svg, png, caption, alt_text)
@@ -46,3 +50,16 @@ def for_html(svg: str) -> str:
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(f'"{colour}"', f'"{variable}"')
     return svg
+
+
+def _printable(value: Any) -> Any:
+    """Every string inside with a replacement mark for what no picture can show."""
+    match value:
+        case str():
+            return _NOT_XML.sub("\ufffd", value)
+        case dict():
+            return {_printable(key): _printable(inner) for key, inner in value.items()}
+        case list():
+            return [_printable(inner) for inner in value]
+        case _:
+            return value

@@ -1,0 +1,158 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from orchestrator.journal.folder import FolderError, open_run
+from orchestrator.journal.record import Record
+from orchestrator.report import render
+from orchestrator.spec import ModelSpec, SweepSpec
+from tests.orchestrator.fake_run import CPU, MiB, demo_attempts, demo_spec
+from workers.attempt import Attempt, Failure, Outcome
+
+
+def _run(folder: Path, spec: SweepSpec, attempts: list[Attempt], *, cells: int = 20, end: bool = True) -> str:
+    with open_run(folder, spec) as run:
+        run.plan(cells)
+        run.devices([CPU])
+        run.journal.append([Record(run.run_id, attempt) for attempt in attempts])
+        if end:
+            run.finish("finished")
+    assert render(folder) == f"{folder}/report.md"
+    return (folder / "report.md").read_text()
+
+
+def test_the_demo_is_answered_first_with_one_picture_below(tmp_path: Path) -> None:
+    text = _run(tmp_path, demo_spec(), demo_attempts())
+    oom = next(a for a in demo_attempts() if a.outcome is Outcome.OOM_DECODE and a.cell.mode == "baseline")
+    assert oom.failure is not None
+    at = oom.failure.oom_token_index
+
+    answer = text.split("## ")[1]
+    assert answer.startswith("The answer")
+    assert (
+        f"baseline passes 2,000 tokens and runs out of memory when asked for 4,000, at token {at:,}" in answer
+    )
+    assert "streaming and streaming+spec passed 8,000 tokens, the longest tried, in constant memory" in answer
+    assert "Use **streaming+spec (pocket-draft)**" in answer
+    assert re.findall(r"!\[.*?\]\((.*?)\)", answer) == ["plots/memory-by-tokens-pocket-cpu-64MiB-eager.svg"]
+    for title in ("Every mode at every length", "Speculation", "What did not end ok", "How it was measured"):
+        assert f"## {title}" in text
+    assert f"oom decode at {at:,}" in text
+    assert "allocator: can't allocate memory" in text.lower().replace("defaultcpuallocator", "allocator")
+    assert text.startswith("# Where memory ends: demo\n\nfinished: 20 of 20 cells.")
+
+
+def test_every_picture_named_is_there_and_the_page_needs_no_network(tmp_path: Path) -> None:
+    text = _run(tmp_path, demo_spec(), demo_attempts())
+    named = re.findall(r"\]\((plots/.*?\.svg)\)", text)
+    assert len(named) >= 4
+    for name in named:
+        assert (tmp_path / name).read_text().startswith("<svg")
+        assert (tmp_path / name).with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") >= len(named)
+    assert "var(--ink)" in page
+    # The only addresses in it name XML dialects; nothing is fetched.
+    addresses = set(re.findall(r"https?://[^\"' <)]+", page))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert not re.search(r"<(script|link|iframe|img|object)\b|@import|url\(", page)
+
+
+def test_a_partial_run_is_rendered_too(tmp_path: Path) -> None:
+    text = _run(tmp_path, demo_spec(), demo_attempts()[:3], end=False)
+    assert "running: 3 of 20 cells" in text or "died: 3 of 20 cells" in text
+    assert "passed 500 tokens" in text
+
+
+def test_a_run_without_an_attempt_is_rendered_too(tmp_path: Path) -> None:
+    assert "no boundary to report" in _run(tmp_path, demo_spec(), [])
+
+
+def test_several_budgets_open_with_the_card_table(tmp_path: Path) -> None:
+    spec = demo_spec(budgets=[48 * MiB, 64 * MiB, None])
+    text = _run(tmp_path, spec, demo_attempts(spec))
+    answer = text.split("## ")[1]
+    head = answer.index("Which card holds how much")
+    assert head < answer.index("runs out of memory")
+    assert re.search(r"\| mode \| 48 MiB \| 64 MiB \| the whole device \(12\.00 GiB\) \|", answer)
+    assert re.search(r"\| baseline \| 1,000 \| 2,000 \| ≥ 8,000 \|", answer)
+    assert "it passes every length tried, up to 8,000 tokens, and attends to the whole text" in answer
+
+
+def test_quality_runs_show_the_third_boundary(tmp_path: Path) -> None:
+    spec = demo_spec(workload="score", modes=["baseline", "streaming", "window", "recompute"], lengths=[8000])
+    text = _run(tmp_path, spec, demo_attempts(spec), cells=4)
+    assert "plots/quality-pocket-eager.svg" in text
+    assert re.search(r"\| pocket \| streaming \| eager \| [\d.]+ \| [\d.]+ \| never \| 8,000 \|", text)
+    assert re.search(r"\| pocket \| window \| eager \| [\d.]+ \| [\d.]+ \| 256 \| 8,000 \|", text)
+
+
+def test_injected_acceptance_and_random_weights_are_said_loudly(tmp_path: Path) -> None:
+    from orchestrator.spec import SpeculationSpec
+
+    spec = demo_spec(
+        models=[ModelSpec(target="random:pythia-14m", draft="random:pythia-14m")],
+        speculation=SpeculationSpec(gamma=4, acceptance=0.6),
+        lengths=[500],
+    )
+    text = _run(tmp_path, spec, demo_attempts(spec), cells=4)
+    assert "> **Note:** Random weights: random:pythia-14m." in text
+    assert "injected 0.6" in text
+    assert "Use **streaming**" in text or "Use **baseline**" in text, "a forced acceptance recommends nothing"
+
+
+def test_a_crash_is_told_with_its_evidence_and_a_retry_is_counted(tmp_path: Path) -> None:
+    attempts = demo_attempts()[:4]
+    crash = Failure(
+        error_type="Killed",
+        error_message="the child ended on <signal> 11",
+        signal=11,
+        last_output="Fatal Python error: Segmentation fault ```",
+        stack_dump="Thread 0x1 (most recent call first)",
+    )
+    lost = dataclasses.replace(
+        attempts[0],
+        lease_id="lost",
+        outcome=Outcome.INFRA_ERROR,
+        failure=Failure(error_type="ActorLost", error_message="gone"),
+    )
+    attempts[0] = dataclasses.replace(attempts[0], attempt=2)
+    attempts[2] = dataclasses.replace(attempts[2], outcome=Outcome.CRASHED, failure=crash)
+    text = _run(tmp_path, demo_spec(), [lost, *attempts])
+    assert "1 cell: 1 crashed." in text
+    assert "signal 11" in text
+    assert "Segmentation fault ```" in text
+    assert "Thread 0x1 (most recent call first)" in text
+    assert "1 attempt failed and the cell was tried again" in text
+
+
+def test_a_part_that_was_set_aside_is_named_at_the_top(tmp_path: Path) -> None:
+    with open_run(tmp_path, demo_spec()) as run:
+        for attempt in demo_attempts()[:2]:
+            run.journal.append([Record(run.run_id, attempt)])
+    torn = sorted((tmp_path / "journal").glob("*.parquet"))[0]
+    torn.write_bytes(torn.read_bytes()[:100])
+    render(tmp_path)
+    assert torn.name in (tmp_path / "report.md").read_text().split("## ")[0]
+    assert torn.exists(), "rendering changes nothing in the journal"
+
+
+def test_hostile_names_and_errors_stay_text(tmp_path: Path) -> None:
+    name = "evil/<script>alert(1)</script>\x00\x1b[31m|`x`"
+    spec = demo_spec(models=[ModelSpec(target=name, draft=name)], lengths=[500, 8000])
+    attempts = demo_attempts(spec)
+    text = _run(tmp_path, spec, attempts, cells=8)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert "<script" not in re.sub(r"`{3,}text\n.*?\n`{3,}", "", text, flags=re.DOTALL)
+    assert all(re.fullmatch(r"[A-Za-z0-9.-]+", path.name) for path in (tmp_path / "plots").iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock", "spec.yaml", "manifest.json", "journal", "tables", "plots", "report.md", "report.html",
+    }  # fmt: skip
+
+
+def test_where_there_is_no_run_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="no run folder"):
+        render(tmp_path / "none")
