@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tests.workers.engine.tiny import FAMILIES, Heard, build, cell, tokens
+from tests.workers.engine.tiny import Heard, build, cell, tokens
 from workers.cell import Speculation
 from workers.engine import open_session
 from workers.engine.decode import Rules
@@ -49,7 +49,7 @@ def on(device: torch.device, family: str, dtype: torch.dtype, **fields: Any):
 def check(device: torch.device) -> None:
     """Relative errors against the same weights in float64 on the host; then losslessness through the graphs."""
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for family in FAMILIES:
+        for family in ("neox", "llama") if dtype != torch.float16 else ("neox-sequential",):
             for mode in ("streaming", "baseline"):
                 ids = tokens(300)[0]
                 target = on(device, family, dtype)

@@ -109,12 +109,12 @@ def _linear(
     job = 0
     x, w, b, y, out_of = x0, w0, b0, y0, out0
     # Chosen before one loop for all: a loop in each branch would double the shared memory.
-    if JOBS > 1:
+    if JOBS > 1:  # noqa: SIM102  (decided when compiled; the next one on the device)
         if tile >= tl.cdiv(out0, BLOCK_O):
             tile -= tl.cdiv(out0, BLOCK_O)
             job = 1
             x, w, b, y, out_of = x1, w1, b1, y1, out1
-    if JOBS > 2:
+    if JOBS > 2:  # noqa: SIM102
         if (job == 1) & (tile >= tl.cdiv(out1, BLOCK_O)):
             tile -= tl.cdiv(out1, BLOCK_O)
             job = 2
