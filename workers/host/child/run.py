@@ -84,7 +84,7 @@ def run_cell(request: Request, events_fd: int) -> None:
     except Exception as error:
         ended_s = time.monotonic()
         limit = limits.lift_data_limit()
-        outcome, failure = _explain(state, error, limit - own_memory().data)
+        outcome, failure = _explain(state, error, limit, own_memory())
     else:
         ended_s = recorder.entered_s(Phase.DONE) or time.monotonic()
         outcome, failure = _verify(produced, request.lease.cell.length)
@@ -202,7 +202,7 @@ def _finish(state: _State, produced: int) -> None:
     """The run is over: what comes now counts against no budget and enters no measurement."""
     recorder = state.recorder
     ended_s = time.monotonic()
-    state.data_peak_bytes = _data_peak(state)
+    state.data_peak_bytes = _data_peak(state, own_memory())
     recorder.finish()
     state.note(new_tokens=produced, kv_cache_bytes=recorder.kv_cache_bytes(), **_cuda_peaks(state))
     recorder.phase(Phase.DONE)
@@ -211,10 +211,12 @@ def _finish(state: _State, produced: int) -> None:
     state.note(**{name: getattr(timing, name) for name in timing.__slots__})
 
 
-def _explain(state: _State, error: Exception, data_left: int) -> tuple[Outcome, Failure]:
+def _explain(
+    state: _State, error: Exception, data_limit: int, at_failure: ProcessMemory
+) -> tuple[Outcome, Failure]:
     recorder, is_cpu = state.recorder, state.request.is_cpu
     if recorder.current is not Phase.DONE:
-        state.data_peak_bytes = _data_peak(state)
+        state.data_peak_bytes = _data_peak(state, at_failure)
     raised = Raised.of(error)
     outcome = verdict.of_exception(raised, recorder.current, is_cpu=is_cpu)
     traceback.print_exc()
@@ -227,12 +229,12 @@ def _explain(state: _State, error: Exception, data_left: int) -> tuple[Outcome, 
     report = verdict.memory_report(raised.message)
     allocated, reserved = (None, None) if is_cpu else _cuda_bytes()
     if is_cpu and state.limited_at is not None:
-        allocated = own_memory().data - state.limited_at.data
+        allocated = at_failure.data - state.limited_at.data
     return outcome, replace(
         failure,
         oom_token_index=recorder.produced if recorder.current is Phase.DECODE else None,
         oom_requested_bytes=report.requested,
-        oom_free_bytes=data_left if is_cpu else report.free,
+        oom_free_bytes=data_limit - at_failure.data if is_cpu else report.free,
         oom_allocated_bytes=allocated,
         oom_reserved_bytes=reserved,
         memory_snapshot=_snapshot() if state.request.lease.memory_snapshot and not is_cpu else None,
@@ -292,10 +294,10 @@ def _sha256(ids_T: torch.Tensor) -> str:
     return hashlib.sha256(ids_T.cpu().numpy().astype(np.dtype("<i4")).tobytes()).hexdigest()
 
 
-def _data_peak(state: _State) -> int | None:
+def _data_peak(state: _State, now: ProcessMemory) -> int | None:
     if state.limited_at is None or state.prefill_at is None:
         return None
-    peak = data_peak(state.prefill_at, own_memory())
+    peak = data_peak(state.prefill_at, now)
     return None if peak is None else peak - state.limited_at.data
 
 
