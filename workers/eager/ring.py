@@ -1,6 +1,6 @@
 """A ring with slack: the streaming cache's memory, and the arithmetic of which position lies where.
 
-B batch, K key/value heads, G query heads per key/value head, Q new tokens, C = S + P slots, D numbers per head.
+N = batch x key/value heads, Q new tokens, C = S + P slots, D numbers per head.
 """
 
 from dataclasses import dataclass
@@ -70,9 +70,10 @@ class Slots:
 
 
 class RingLayer(CacheLayerMixin):
-    """One layer's keys and values, both [B, K, S + P, D], allocated once. Keys lie rotated at their own position.
+    """One layer's keys and values, both [N, S + P, D], allocated once. Keys lie rotated at their own position.
 
-    Whatever precision they come in (a rotation is done in float32), they are kept in the values' own: rounded once.
+    `update` hands the new keys and values through as they come, un-rotated: only the attention knows the angles,
+    and it rotates queries and keys in one go before it calls `write`.
     """
 
     is_compileable = False
@@ -86,23 +87,23 @@ class RingLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Zeros, not empty: a slot that was never written is read under a mask of -inf, and NaN would survive it."""
-        batch, heads = value_states.shape[:2]
-        self.keys = value_states.new_zeros(batch, heads, self.slots.total, key_states.shape[-1])
-        self.values = value_states.new_zeros(batch, heads, self.slots.total, value_states.shape[-1])
+        rows = key_states.shape[0] * key_states.shape[1]
+        self.keys = key_states.new_zeros(rows, self.slots.total, key_states.shape[3])
+        self.values = value_states.new_zeros(rows, self.slots.total, value_states.shape[3])
         self.is_initialized = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write [B, K, Q, D] of new tokens; returns all slots, in no order of position."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        count = key_states.shape[-2]
-        for slot, offset, length in self.slots.spans(self.seen, count):
-            self.keys.narrow(2, slot, length).copy_(key_states.narrow(2, offset, length))
-            self.values.narrow(2, slot, length).copy_(value_states.narrow(2, offset, length))
-        self.seen += count
-        return self.keys, self.values
+        self.seen += key_states.shape[2]
+        return key_states, value_states
+
+    def write(self, spans: list[Span], k_NQD: torch.Tensor, v_NQD: torch.Tensor) -> None:
+        for slot, offset, length in spans:
+            self.keys.narrow(1, slot, length).copy_(k_NQD.narrow(1, offset, length))
+            self.values.narrow(1, slot, length).copy_(v_NQD.narrow(1, offset, length))
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest `-tokens_to_remove` tokens: a value <= 0, on the device in transformers 5.17."""

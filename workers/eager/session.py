@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.generation.logits_process import LogitsProcessorList
@@ -21,6 +22,10 @@ from workers.eager.ring import RingCache, cache_bytes
 from workers.eager.score import read, score_through, skim
 from workers.models.load import LoadedModel
 from workers.session import Generated, Recorder
+
+#: All but cuDNN's attention, which builds a plan for each length of the cache that it meets (40 ms on an H200 with
+#: torch 2.11). A process that lives for one cell would pay that at every token of a baseline, and measure nothing else.
+_ATTENTION_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 #: New tokens of a warm-up: a few rounds of any gamma.
 _WARM_UP_TOKENS = 16
@@ -115,14 +120,14 @@ class CachedSession:
     def score(self, ids_T: torch.Tensor, recorder: Recorder) -> list[ScoreBucket]:
         chunk = feed_chunk(self._cell)
         assert chunk is not None
-        with self._caching(self._target, self._cell) as cache:
+        with self._caching(self._target, self._cell) as cache, sdpa_kernel(_ATTENTION_KERNELS):
             if cache is not None:
                 recorder.watch_cache(lambda: cache_bytes([cache]))
             return score_through(self._target, cache, ids_T.to(self._device), chunk, recorder)
 
     @torch.no_grad()
     def logits(self, ids_T: torch.Tensor) -> torch.Tensor:
-        with self._caching(self._target, self._cell) as cache:
+        with self._caching(self._target, self._cell) as cache, sdpa_kernel(_ATTENTION_KERNELS):
             rows = read(self._target, cache, ids_T[None].to(self._device), 1)
             return torch.cat([row[0].float().cpu() for row in rows])
 
@@ -147,7 +152,7 @@ class CachedSession:
         caches = [c for c in (cache, draft_cache) if c is not None]
         if caches:
             recorder.watch_cache(lambda: cache_bytes(caches))
-        with own_defaults(self._target), own_defaults(self._draft):
+        with own_defaults(self._target), own_defaults(self._draft), sdpa_kernel(_ATTENTION_KERNELS):
             self._feed(self._target, cache, prompt_BT)
             sequence_BT = self._target.generate(
                 prompt_BT.to(self._device),

@@ -5,13 +5,16 @@ a key is rotated once, when written, at its absolute position t, and a query is 
 window, as at min(t, S + W) against the sinks. No key is ever rotated again, so several new tokens in one forward
 (verification, chunked prefill) obey the same rule as one.
 
-Three points of transformers are used: the rotary embedding (angles, and all that one forward's layers share), the
-cache (a ring), and the attention.
+Within the context, transformers' own model runs with a cache that is a ring, an attention that obeys the rule, and
+without its rotation: that one rounds angles to float32 and knows one position per query. Eager decoding costs what its
+launches cost, so all that the layers of a forward share is computed once, and each layer rotates both kinds of query
+and the key in one go.
 
 B batch, K key/value heads, G query heads per key/value head, H = K * G, N = B * K, Q new tokens, C slots,
-D numbers per head, R of them rotated.
+M = (2 * G + 1) * Q rows to rotate, D numbers per head, R of them rotated.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,8 +23,8 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from workers.eager.ring import RingCache, Slots
-from workers.eager.rope import Rope
+from workers.eager.ring import RingCache, Slots, Span
+from workers.eager.rope import Rope, rotate_
 from workers.session import ModeUnsupported
 
 #: What `config._attn_implementation` reads while a model streams.
@@ -42,41 +45,44 @@ class Step:
         self.cache = cache
         self.rope = rope
         self.groups = groups
-        self.far_cos: torch.Tensor  # [G * Q, R], like far_sin
-        self.far_sin: torch.Tensor
-        self.bias: torch.Tensor  # [G * Q, C]
+        self.cos_MR: torch.Tensor
+        self.sin_MR: torch.Tensor
+        self.bias: torch.Tensor  # [G * Q, C]: 0 where a query may see the slot, -inf where not
+        self.spans: list[Span]
 
-    def begin(self, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos, sin [1, Q, R] of the next `count` positions."""
+    def begin(self, count: int, device: torch.device) -> None:
+        """`count` new tokens come, which the cache has not seen."""
         slots, seen = self.cache.slots, self.cache.get_seq_length()
         position_Q = torch.arange(seen, seen + count, dtype=torch.float64, device=device)
-        nearer_Q = position_Q.clamp(max=slots.sinks + slots.window)
-        cos_2QR, sin_2QR = self.rope.tables(position_Q, nearer_Q - position_Q)
+        far_Q = position_Q.clamp(max=slots.sinks + slots.window)
+        far = [far_Q] * self.groups if slots.sinks else []
+        self.cos_MR, self.sin_MR = self.rope.tables(
+            torch.cat([*[position_Q] * self.groups, *far, position_Q])
+        )
         hidden_QC = slots.hidden(seen, count, device)
         bias_QC = torch.zeros(hidden_QC.shape, dtype=self.rope.dtype, device=device)
         bias_QC.masked_fill_(hidden_QC, -torch.inf)
-        self.far_cos, self.far_sin, self.bias = map(self._per_group, (cos_2QR[1], sin_2QR[1], bias_QC))
-        if self.rope.scaling == 1.0:
-            return cos_2QR[:1], sin_2QR[:1]
-        return cos_2QR[:1] * self.rope.scaling, sin_2QR[:1] * self.rope.scaling
-
-    def _per_group(self, x: torch.Tensor) -> torch.Tensor:
-        """[Q, ...] -> [G * Q, ...]; a single query's row broadcasts."""
-        return x if self.groups == 1 or len(x) == 1 else x.repeat(self.groups, 1)
+        self.bias = bias_QC if count == 1 else bias_QC.repeat(self.groups, 1)  # one row broadcasts
+        self.spans = slots.spans(seen, count)
 
 
-class StreamingRotary(nn.Module):
-    """Stands in for a model's rotary embedding, which runs once per forward, before the layers.
-
-    Its angles are the cache's positions, in float32 whatever `x` is, so that queries and keys stay unrounded.
-    """
+class StepBegins(nn.Module):
+    """Stands in for a model's rotary embedding, which runs once per forward, before the layers. Rotates nothing."""
 
     def __init__(self, step: Step) -> None:
         super().__init__()
         self.step = step
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.step.begin(position_ids.shape[-1], x.device)
+        self.step.begin(position_ids.shape[-1], x.device)
+        return x, x
+
+
+def _unrotated(
+    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stands in for `apply_rotary_pos_emb` of the model's own module."""
+    return query, key
 
 
 def attend(
@@ -88,25 +94,23 @@ def attend(
     scaling: float,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """`query` [B, H, Q, D], rotated, unrounded; `key`, `value` [B, K, C, D]: the ring. Returns [B, Q, H, D].
-
-    In eager mode a launch costs more than what it computes: hence one product for both rotations of the queries.
-    """
+    """`query` [B, H, Q, D], `key`, `value` [B, K, Q, D]: the new tokens' own, un-rotated. Returns [B, Q, H, D]."""
     step: Step = module.streaming
+    layer = step.cache.layers[module.layer_idx]
     batch, heads, count, dim = query.shape
-    slots, sinks, rows = key.shape[2], step.cache.slots.sinks, step.groups * count
-    q_NMD = query.reshape(-1, rows, dim)
-    if sinks:
-        q_NMD = torch.cat([q_NMD, q_NMD], 1)
-        far_NMR = q_NMD.narrow(1, rows, rows).narrow(2, 0, step.far_cos.shape[1])
-        swapped_NMR = far_NMR.roll(far_NMR.shape[2] // 2, 2)
-        far_NMR.copy_(torch.addcmul(far_NMR * step.far_cos, swapped_NMR, step.far_sin))
-    scores_NMC = _scores(q_NMD.to(key.dtype), key.view(-1, slots, dim))
+    sinks, rows = layer.slots.sinks, step.groups * count
+    q_NMD, k_NQD = query.reshape(-1, rows, dim), key.reshape(-1, count, dim)
+    x_NMD = torch.cat([q_NMD, q_NMD, k_NQD] if sinks else [q_NMD, k_NQD], 1)
+    rotate_(x_NMD, step.cos_MR, step.sin_MR)
+    queries = x_NMD.shape[1] - count
+    layer.write(step.spans, x_NMD.narrow(1, queries, count), value.reshape(-1, count, value.shape[3]))
+
+    scores_NMC = _scores(x_NMD.narrow(1, 0, queries), layer.keys)
     near_NMC = scores_NMC.narrow(1, 0, rows)
     if sinks:
         near_NMC.narrow(2, 0, sinks).copy_(scores_NMC.narrow(1, rows, rows).narrow(2, 0, sinks))
     weights_NMC = torch.add(step.bias, near_NMC, alpha=scaling).softmax(-1).to(value.dtype)
-    out_NMD = torch.bmm(weights_NMC, value.view(-1, slots, value.shape[3]))
+    out_NMD = torch.bmm(weights_NMC, layer.values)
     return out_NMD.view(batch, heads, count, -1).transpose(1, 2), None
 
 
@@ -146,8 +150,15 @@ def streams(model: PreTrainedModel, slots: Slots) -> Iterator[RingCache]:
     key_value_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     step = Step(cache, Rope.of(model), config.num_attention_heads // key_value_heads)
 
-    rotary, implementation = base.rotary_emb, config._attn_implementation
-    base.rotary_emb = StreamingRotary(step)
+    modeling: Any = sys.modules[type(attentions[0]).__module__]
+
+    rotary, rotation, implementation = (
+        base.rotary_emb,
+        modeling.apply_rotary_pos_emb,
+        config._attn_implementation,
+    )
+    base.rotary_emb = StepBegins(step)
+    modeling.apply_rotary_pos_emb = _unrotated
     config._attn_implementation = ATTENTION
     for attention in attentions:
         attention.streaming = step
@@ -155,6 +166,7 @@ def streams(model: PreTrainedModel, slots: Slots) -> Iterator[RingCache]:
         yield cache
     finally:
         base.rotary_emb = rotary
+        modeling.apply_rotary_pos_emb = rotation
         config._attn_implementation = implementation
         for attention in attentions:
             del attention.streaming
