@@ -8,8 +8,9 @@ from orchestrator.report.html import to_html
 from orchestrator.report.markdown import to_markdown
 from orchestrator.report.pictures.runs import memory_by_tokens
 from orchestrator.report.scene import scenes
-from orchestrator.report.sections import answer, cards, failures, method, quality, speculation, speed
+from orchestrator.report.sections import answer, cards, failures, growth, method, quality, speculation, speed
 from orchestrator.report.series import longest_runs
+from orchestrator.tables.quality import quality_boundaries
 from orchestrator.tables.write import write_tables
 
 
@@ -30,13 +31,14 @@ def render(folder: str | Path) -> str:
         )
         first = None if telling is None else memory_by_tokens(found[telling], runs[telling], engines)
         sections = [
-            answer.answer(found, first),
+            answer.answer(found, quality_boundaries(tables.quality), first),
             cards.boundaries(found),
             speed.lengths(found),
             speed.speed_pictures(found, runs),
             quality.quality(tables.quality),
             quality.text_sanity(found, runs),
             speculation.speculation(tables.summary, tables.attempts),
+            growth.growth(found, runs),
             failures.failures(tables.attempts, tables.view),
             method.method(run, tables),
         ]

@@ -63,7 +63,8 @@ def draw(panel: Panel) -> alt.LayerChart:
     x = alt.X("x:Q", title=panel.x.title, scale=alt.Scale(domain=scale.x, nice=False, type=_type(panel.x)))
     x = x.axis(format=panel.x.format, tickCount=max(3, panel.width // 100))
     y = alt.Y("y:Q", title=panel.y.title, scale=alt.Scale(domain=scale.y, nice=False, type=_type(panel.y)))
-    y = y.axis(format=panel.y.format, tickCount=6)
+    ticks = {"values": _decades(*scale.y)} if panel.y.log else {"tickCount": 6}
+    y = y.axis(format=panel.y.format, **ticks)
     layers = [
         *_limits(panel, scale, x, y),
         *_lines(curves, x, y, panel.points),
@@ -87,6 +88,12 @@ class _Scale:
         x = [min(xs) / 1.1, max(xs) * 1.1] if panel.x.log else [0.0, (max(xs) or 1.0) * 1.01]
         y = [min(ys) / 1.25, max(ys) * 1.25] if panel.y.log else [0.0, (max(ys) or 1.0) * above]
         return cls(x, y)
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, 20, ... between the two."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [tick for power in powers for digit in (1, 2, 5) if low <= (tick := digit * 10.0**power) <= high]
 
 
 def _type(axis: Axis) -> str:

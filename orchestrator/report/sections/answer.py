@@ -8,26 +8,30 @@ from orchestrator.report import words
 from orchestrator.report.document import Block, Bullets, Paragraph, Picture, Section, Span, Strong
 from orchestrator.report.scene import Scene, short
 from orchestrator.report.sections.cards import card_tables
+from orchestrator.tables.quality import QualityBoundary
 from workers.modes import MODES
 
 #: A bounded mode that is faster by less than this is no reason to give up attention to the whole text.
 _WORTH = 1.2
 
 
-def answer(scenes: Sequence[Scene], first_picture: Picture | None) -> Section:
+def answer(
+    scenes: Sequence[Scene], understanding: Sequence[QualityBoundary], first_picture: Picture | None
+) -> Section:
+    """`understanding`: of the scoring runs, if there are any."""
     cards: dict[tuple[str, str, str, int | None], list[Scene]] = {}
     for scene in scenes:
         cards.setdefault((scene.model, scene.dtype, scene.device_kind, scene.budget_bytes), []).append(scene)
     blocks: list[Block] = list(card_tables(scenes)) if len({s.budget_bytes for s in scenes}) > 1 else []
-    sentences = [_sentence(group) for group in cards.values()]
+    sentences = [_sentence(group) for group in cards.values()] + _understanding(understanding)
     if len(sentences) == 1:
         blocks.append(Paragraph(sentences[0]))
     elif sentences:
         blocks.append(Bullets(sentences))
     if first_picture is not None:
         blocks.append(first_picture)
-    if not scenes:
-        blocks.append(Paragraph(["No generation run has ended yet: there is no boundary to report."]))
+    if not sentences:
+        blocks.append(Paragraph(["No measured run has ended yet: there is nothing to report."]))
     return Section("The answer", blocks)
 
 
@@ -44,6 +48,39 @@ def _sentence(group: Sequence[Scene]) -> list[Span]:
     failing = [_failing(mode, found) for (mode, censored), found in by_mode.items() if not censored]
     passing = _passing([found for (_, censored), found in by_mode.items() if censored])
     return [*spans, f"{'; '.join([*failing, *passing])}. ", *_recommendation(scene, reaches)]
+
+
+def _understanding(found: Sequence[QualityBoundary]) -> list[list[Span]]:
+    """One sentence per model and engine: up to where each mode's perplexity stays sane."""
+    models: dict[tuple[str, str], list[QualityBoundary]] = {}
+    for row in sorted(found, key=lambda row: list(MODES).index(row.mode)):
+        models.setdefault((row.model, row.engine), []).append(row)
+    sentences: list[list[Span]] = []
+    for (model, engine), rows in models.items():
+        known = next((row.in_context for row in rows if row.in_context is not None), None)
+        where: list[Span] = [Strong(f"{short(model)} reading a long text, {engine} engine"), ": "]
+        if known is None:
+            sentences.append(
+                [*where, "its trained context is not known, so there is nothing to hold it against."]
+            )
+            continue
+        sane = [f"{row.mode} ({_against(row, known)})" for row in rows if row.departs_at is None]
+        lost = [f"{row.mode} from position {row.departs_at:,}" for row in rows if row.departs_at is not None]
+        phrases = []
+        if sane:
+            phrases.append(
+                f"perplexity stays below twice its in-context {known:,.1f} for {words.listing(sane)}"
+            )
+        if lost:
+            phrases.append(f"it passes twice its in-context {known:,.1f} for {words.listing(lost)}")
+        sentences.append([*where, f"{'; '.join(phrases)}."])
+    return sentences
+
+
+def _against(row: QualityBoundary, known: float) -> str:
+    if row.beyond is None:
+        return f"scored to {row.scored_to:,}"
+    return f"{(row.beyond / known - 1) * 100:+.0f} % beyond it, to {row.scored_to:,}"
 
 
 @dataclass(frozen=True, slots=True)

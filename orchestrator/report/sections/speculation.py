@@ -11,7 +11,7 @@ from orchestrator.tables.speculation import Speculated, speculated
 
 _COLUMNS = (
     *("on", "mode", "length", "gamma", "acceptance", "tokens/step", "speed-up", "c", "v", "round cost"),
-    *("break-even acceptance", "same text"),
+    *("break-even", "same text"),
 )
 
 

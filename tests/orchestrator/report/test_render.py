@@ -37,7 +37,13 @@ def test_the_demo_is_answered_first_with_one_picture_below(tmp_path: Path) -> No
     assert "streaming and streaming+spec passed 8,000 tokens, the longest tried, in constant memory" in answer
     assert "Use **streaming+spec (pocket-draft)**" in answer
     assert re.findall(r"!\[.*?\]\((.*?)\)", answer) == ["plots/memory-by-tokens-pocket-cpu-64MiB-eager.svg"]
-    for title in ("Every mode at every length", "Speculation", "What did not end ok", "How it was measured"):
+    for title in (
+        "Every mode at every length",
+        "Speculation",
+        "Does memory grow as it should?",
+        "What did not end ok",
+        "How it was measured",
+    ):
         assert f"## {title}" in text
     assert f"oom decode at {at:,}" in text
     assert "allocator: can't allocate memory" in text.lower().replace("defaultcpuallocator", "allocator")
@@ -67,7 +73,7 @@ def test_a_partial_run_is_rendered_too(tmp_path: Path) -> None:
 
 
 def test_a_run_without_an_attempt_is_rendered_too(tmp_path: Path) -> None:
-    assert "no boundary to report" in _run(tmp_path, demo_spec(), [])
+    assert "nothing to report" in _run(tmp_path, demo_spec(), [])
 
 
 def test_several_budgets_open_with_the_card_table(tmp_path: Path) -> None:
@@ -85,6 +91,11 @@ def test_quality_runs_show_the_third_boundary(tmp_path: Path) -> None:
     spec = demo_spec(workload="score", modes=["baseline", "streaming", "window", "recompute"], lengths=[8000])
     text = _run(tmp_path, spec, demo_attempts(spec), cells=4)
     assert "plots/quality-pocket-eager.svg" in text
+    answer = text.split("## ")[1]
+    assert re.search(
+        r"stays below twice its in-context [\d.]+ for streaming \([+-]\d+ % beyond it, to 8,000\)", answer
+    )
+    assert "window from position 256" in answer
     assert re.search(r"\| pocket \| streaming \| eager \| [\d.]+ \| [\d.]+ \| never \| 8,000 \|", text)
     assert re.search(r"\| pocket \| window \| eager \| [\d.]+ \| [\d.]+ \| 256 \| 8,000 \|", text)
 

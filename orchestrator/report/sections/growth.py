@@ -1,0 +1,54 @@
+"""Does memory grow as the model's config implies? Measured along the longest runs."""
+
+from collections.abc import Sequence
+
+from orchestrator.explain.reconcile import reconcile
+from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
+from orchestrator.report import words
+from orchestrator.report.document import Paragraph, Section, Table
+from orchestrator.report.scene import Scene
+from orchestrator.report.series import Run
+from workers.cell import ModelRef
+from workers.models import LoadError
+
+_SOURCES = {"kv_cache": "KV cache", "allocated": "torch, allocated", "device": "the device"}
+
+
+def growth(scenes: Sequence[Scene], runs: dict[int, list[Run]]) -> Section | None:
+    """None where no config can be read or nothing was measured along a run."""
+    columns = ["on", "mode", "meter", "bytes per token", "by config", "ratio", "reading"]
+    rows = []
+    for place, scene in enumerate(scenes):
+        for run in runs[place]:
+            model = run.attempt.cell.model
+            target = _shape(model.target, model)
+            draft = _shape(model.draft, model) if model.draft is not None else None
+            if target is None or (model.draft is not None and draft is None):
+                continue
+            rows += [
+                [
+                    scene.words(engine=True),
+                    run.name,
+                    _SOURCES[found.source],
+                    words.number(found.measured, 0),
+                    words.count(found.analytic),
+                    words.number(found.ratio, 2),
+                    found.diagnosis,
+                ]
+                for found in reconcile(run.attempt, target, draft)
+            ]
+    if not rows:
+        return None
+    about = (
+        "A robust slope (median over all pairs of points) of each meter along the longest run of each mode, beside the "
+        "bytes per token that the config implies. A ratio that is off usually names its cause."
+    )
+    table = Table(columns, rows, "", frozenset(columns[3:6]), group="on")
+    return Section("Does memory grow as it should?", [Paragraph([about]), table])
+
+
+def _shape(name: str, ref: ModelRef) -> ModelShape | None:
+    try:
+        return shape_for(name, ref)
+    except (LoadError, ShapeError):
+        return None
