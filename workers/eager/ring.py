@@ -106,8 +106,11 @@ class RingLayer(CacheLayerMixin):
             self.values.narrow(1, slot, length).copy_(v_NQD.narrow(1, offset, length))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the newest `-tokens_to_remove` tokens: a value <= 0, on the device in transformers 5.17."""
-        self.seen += int(tokens_to_remove)
+        """Forget the newest `-tokens_to_remove` tokens: a value <= 0, on the device in transformers 5.17.
+
+        A draft asks an empty cache for it, too, behind a prompt of one token.
+        """
+        self.seen = max(0, self.seen + int(tokens_to_remove))
 
     def get_seq_length(self) -> int:
         """Tokens seen, not tokens kept: the position of the next one."""

@@ -59,6 +59,16 @@ def test_speculation_changes_no_token(family: str, policy: str, penalty: float) 
             assert found.verify_step_s > 0
 
 
+@pytest.mark.parametrize("policy", ["baseline", "streaming"])
+def test_speculation_behind_the_shortest_prompts(policy: str) -> None:
+    model = tiny("gpt_neox")
+    for prompt in (1, 2):
+        prompt_BT = text(prompt)[None]
+        plain, _ = run(model, None, cell(policy, length=40, prompt=prompt), prompt_BT)
+        asked = cell(f"{policy}+spec", length=40, prompt=prompt, gamma=4)
+        assert torch.equal(run(model, noisy(model), asked, prompt_BT)[0].ids_BT, plain.ids_BT)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_streaming_generates_what_the_oracle_would(family: str, penalty: float) -> None:
