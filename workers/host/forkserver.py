@@ -128,6 +128,8 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",  # jemalloc's would start a thread
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
         "GLIBC_TUNABLES": ":".join(tunables),
         **extra,
     }

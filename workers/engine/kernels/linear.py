@@ -55,7 +55,8 @@ class Tile:
     rows: int = 16
 
 
-TILE = Tile(outputs=16, depth=256, warps=4, stages=3)
+#: Of 17 tried on an H200 the fastest over a layer of Pythia-2.8B, for 1 and for 5 rows.
+TILE = Tile(outputs=64, depth=64, warps=4, stages=6)
 
 
 @jit
