@@ -45,9 +45,8 @@ def plan(
     ] = None,
 ) -> None:
     """Dry run: cells, predicted peak memory, boundary and device time. Touches no device."""
-    from orchestrator.forecast import forecast
-
     from jobs.plan_view import plan_as_json, print_plan
+    from orchestrator.forecast import forecast
 
     sweep = _checked(spec, overrides)
     outlook = forecast(sweep, device)
@@ -82,9 +81,8 @@ def run(
 @app.command()
 def status(folder: RunFolderArg, as_json: AsJson = False) -> None:
     """Where a run stands, from its folder alone."""
-    from orchestrator.status import read_status
-
     from jobs.status_view import print_status
+    from orchestrator.status import read_status
 
     standing = read_status(folder)
     if as_json:
