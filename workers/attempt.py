@@ -164,7 +164,8 @@ class Attempt:
     duration_s: float
     measured: Measured = field(default_factory=Measured)
     failure: Failure | None = None
-    peak_device_bytes: int | None = None  # above the idle device; a CPU slot: growth of the data segment
+    # Of the run, from prefill on. Above the idle device; a CPU slot: growth of the data segment.
+    peak_device_bytes: int | None = None
     peak_process_bytes: int | None = None
     context_bytes: int | None = None  # device use of an idle context, before any weight
     sample_interval_p50_s: float | None = None

@@ -29,9 +29,7 @@ def conclude(record: Record, sampler: Sampler) -> Attempt:
     seen, finished = record.seen, record.seen.finished
     outcome, failure = judge(seen, record.last_output, kernel_oom_kill=record.kernel_oom_kill)
     samples, window = _samples(record, sampler)
-    peaks = [s.device_used_bytes for s in samples if s.device_used_bytes is not None]
-    if finished is not None and finished.data_peak_bytes is not None:
-        peaks.append(finished.data_peak_bytes)
+    peak_device_bytes, peak_process_bytes = _peaks(record, samples)
     return Attempt(
         lease_id=record.lease.lease_id,
         cell=record.lease.cell,
@@ -43,8 +41,8 @@ def conclude(record: Record, sampler: Sampler) -> Attempt:
         duration_s=record.ended_s - record.received_s,
         measured=finished.measured if finished is not None else _partly(seen),
         failure=failure,
-        peak_device_bytes=max(peaks, default=None),
-        peak_process_bytes=window.peak_process_bytes,
+        peak_device_bytes=peak_device_bytes,
+        peak_process_bytes=peak_process_bytes,
         context_bytes=seen.context_bytes,
         sample_interval_p50_s=window.interval_p50_s,
         sample_interval_p99_s=window.interval_p99_s,
@@ -122,3 +120,17 @@ def _samples(record: Record, sampler: Sampler) -> tuple[tuple[Sample, ...], Wind
         for reading in window.readings
     )
     return samples, window
+
+
+def _peaks(record: Record, samples: tuple[Sample, ...]) -> tuple[int | None, int | None]:
+    """Of the run: device, process. A load may hold more for an instant, seen by one run and missed by the next.
+
+    A child that never came to its run: of whatever it did. The child's own exact figure overrides the samples.
+    """
+    seen = record.seen
+    if seen.prefill_s is not None:
+        samples = tuple(s for s in samples if s.t_s >= seen.prefill_s - record.started_s)
+    device = [s.device_used_bytes for s in samples if s.device_used_bytes is not None]
+    process = [s.process_used_bytes for s in samples if s.process_used_bytes is not None]
+    exact = seen.finished.data_peak_bytes if seen.finished is not None else None
+    return exact if exact is not None else max(device, default=None), max(process, default=None)

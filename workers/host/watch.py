@@ -59,6 +59,7 @@ class Seen:
     phase: Phase = Phase.SPAWN
     produced: int = 0
     first_phase_s: float | None = None
+    prefill_s: float | None = None
     limited: Limited | None = None
     context_bytes: int | None = None
     steps: list[Step] = field(default_factory=list)
@@ -149,6 +150,8 @@ class Watch:
             case Entered(phase, at_s):
                 seen.phase = phase
                 seen.first_phase_s = seen.first_phase_s or at_s
+                if phase is Phase.PREFILL:
+                    seen.prefill_s = at_s
             case Produced(tokens):
                 seen.produced = tokens
             case Checkpoint(step):

@@ -3,6 +3,7 @@
 `data`: the private writable mappings, which is what RLIMIT_DATA limits (VmData). `resident`: pages in memory (RSS).
 """
 
+import mmap
 import os
 import threading
 from dataclasses import dataclass
@@ -32,16 +33,24 @@ def own_memory() -> ProcessMemory:
     return ProcessMemory(fields["VmPeak"], fields["VmSize"], fields["VmData"])
 
 
-def data_peak(before: ProcessMemory, after: ProcessMemory) -> int | None:
-    """The exact high-water mark of `data` between two readings of one process, free of sampling.
+class DataPeak:
+    """The exact high-water mark of this process's own `data` from now on, free of sampling.
 
-    Linux keeps none of `data`, only of `virtual`; what is not data (files, code, stack) hardly moves while a model
-    runs, so the difference is the data. None when `virtual` never rose above its earlier mark (weights files were
-    mapped then).
+    Linux keeps no mark of `data`, but one of `virtual`. What is virtual but not data (files, code, stack) hardly
+    moves while a model runs; a mapping that nobody may touch fills the room below the mark, so that it moves with
+    the next byte.
     """
-    if after.peak_virtual <= before.peak_virtual:
-        return None
-    return after.peak_virtual - (after.virtual - after.data)
+
+    def __init__(self) -> None:
+        memory = own_memory()
+        room = max(memory.peak_virtual - memory.virtual, _PAGE)
+        self._ballast = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)
+
+    def read(self) -> int:
+        """In bytes. Ends the watch."""
+        memory = own_memory()
+        self._ballast.close()
+        return memory.peak_virtual - (memory.virtual - memory.data)
 
 
 def unshared_resident_bytes(pid: int) -> int:

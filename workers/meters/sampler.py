@@ -35,14 +35,6 @@ class Window:
     interval_p50_s: float | None
     interval_p99_s: float | None
 
-    @property
-    def peak_device_bytes(self) -> int | None:
-        return max((r.device_bytes for r in self.readings if r.device_bytes is not None), default=None)
-
-    @property
-    def peak_process_bytes(self) -> int | None:
-        return max((r.process_bytes for r in self.readings if r.process_bytes is not None), default=None)
-
 
 class Trace:
     """The changes of one value pair over time, bounded."""

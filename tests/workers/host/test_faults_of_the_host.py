@@ -22,7 +22,7 @@ host.run(lease(sys.argv[1], fault=sys.argv[2], stall_timeout_s=600))
 """
 
 
-def until(condition, limit_s: float = 30.0):
+def until(condition, limit_s: float = 120.0):
     deadline = time.monotonic() + limit_s
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"

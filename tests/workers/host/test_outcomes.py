@@ -7,6 +7,7 @@ import pytest
 
 from tests.workers.host.cells import MiB, lease
 from workers.attempt import Attempt, Outcome, Phase
+from workers.cell import Streaming
 from workers.host.device_host import DeviceHost
 
 
@@ -73,7 +74,7 @@ class TestEagerEngine:
         assert (attempt.outcome, attempt.phase) == (Outcome.OOM_DECODE, Phase.DECODE)
         failure = failure_of(attempt)
         assert 64 < failure.oom_token_index == attempt.measured.new_tokens < 300
-        assert failure.oom_requested_bytes > failure.oom_free_bytes
+        assert failure.oom_requested_bytes >= failure.oom_free_bytes
         assert 20 * MiB < failure.oom_allocated_bytes <= 28 * MiB
         assert attempt.steps[-1].kv_cache_bytes > 2 * MiB
         assert_ok(host, model)
@@ -130,14 +131,14 @@ class TestFaults:
 
     @pytest.mark.parametrize("phase", ["load", "decode"])
     def test_hang_of_a_stopped_process(self, host, model, phase):
-        attempt = host.run(lease(model, fault=f"stop@{phase}", stall_timeout_s=0.4))
+        attempt = host.run(lease(model, fault=f"stop@{phase}", stall_timeout_s=2.5))
         assert (attempt.outcome, attempt.phase) == (Outcome.HANG, Phase(phase))
         assert "process state T" in failure_of(attempt).stack_dump
         assert_ok(host, model)
 
     @pytest.mark.parametrize("fault", ["spin", "spin_in_c"])
     def test_hang_of_an_endless_loop_shows_its_stack(self, host, model, fault):
-        attempt = host.run(lease(model, fault=f"{fault.replace('_', '-')}@decode", stall_timeout_s=0.4))
+        attempt = host.run(lease(model, fault=f"{fault.replace('_', '-')}@decode", stall_timeout_s=2.5))
         assert attempt.outcome is Outcome.HANG
         assert f"in {fault}" in failure_of(attempt).stack_dump
         assert_ok(host, model)
@@ -215,6 +216,17 @@ class TestMemory:
         given = lease(model, budget=21 * MiB, length=1000, batch_size=32, purpose="probe")
         indices = {host.run(given).failure.oom_token_index for _ in range(3)}
         assert len(indices) == 1
+
+    def test_streaming_peak_is_flat_and_the_baseline_grows(self, host, model):
+        def peak(mode: str, length: int) -> int:
+            streaming = Streaming(sinks=4, window=16) if mode == "streaming" else None
+            given = lease(
+                model, mode=mode, streaming=streaming, length=length, batch_size=16, purpose="probe"
+            )
+            return host.run(given).peak_device_bytes
+
+        assert peak("streaming", 150) == pytest.approx(peak("streaming", 30), rel=0.01)
+        assert peak("baseline", 150) - peak("baseline", 30) >= 120 * 16 * 2048 - 2 * MiB
 
     def test_device_budget_is_the_whole_slot(self, host, model):
         attempt = host.run(lease(model, fault="too-much@decode"))

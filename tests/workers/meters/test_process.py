@@ -5,8 +5,8 @@ import sys
 
 from workers.meters import Reading
 from workers.meters.process import (
+    DataPeak,
     ProcessMeter,
-    data_peak,
     own_data_and_stack,
     own_memory,
     unshared_resident_bytes,
@@ -23,25 +23,27 @@ def test_data_counts_private_memory_to_the_page():
     assert own_memory().data == before.data
 
 
+def anonymous(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 def test_peak_of_data_is_exact_though_it_is_over():
-    # Rise above whatever this process peaked at before, so that its mark moves.
-    base = own_memory()
-    room = base.peak_virtual - base.virtual
-    before = own_memory()
-    block = mmap.mmap(-1, room + 64 * MiB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    block.close()
-    peak = data_peak(before, own_memory())
-    assert peak is not None
-    assert abs(peak - before.data - room - 64 * MiB) < MiB
+    anonymous(128 * MiB).close()  # an earlier, higher peak
+    before = own_memory().data
+    peak = DataPeak()
+    anonymous(64 * MiB).close()
+    anonymous(32 * MiB).close()
+    assert abs(peak.read() - before - 64 * MiB) < MiB // 4
 
 
-def test_peak_of_data_is_unknown_below_an_earlier_peak():
-    block = mmap.mmap(-1, 64 * MiB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    block.close()
-    before = own_memory()
-    block = mmap.mmap(-1, 16 * MiB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    block.close()
-    assert data_peak(before, own_memory()) is None
+def test_peak_of_data_leaves_out_what_is_not_data():
+    before = own_memory().data
+    peak = DataPeak()
+    kept = anonymous(16 * MiB)
+    shared = mmap.mmap(-1, 64 * MiB)
+    assert abs(peak.read() - before - 16 * MiB) < MiB // 4
+    kept.close()
+    shared.close()
 
 
 def test_meter_follows_a_process_until_it_is_gone():

@@ -23,7 +23,7 @@ from workers.host.child.prompt import read_ids
 from workers.host.child.recorder import RunRecorder
 from workers.host.events import ContextReady, Event, Finished, Limited, Produced, Request, encode
 from workers.host.verdict import Raised
-from workers.meters.process import ProcessMemory, data_peak, own_memory
+from workers.meters.process import DataPeak, ProcessMemory, own_memory
 from workers.models import LoadError
 from workers.models.load import LoadedModel, load_model
 from workers.modes import CachePolicy
@@ -49,7 +49,7 @@ class _State:
     recorder: RunRecorder
     measured: Measured = field(default_factory=Measured)
     limited_at: ProcessMemory | None = None
-    prefill_at: ProcessMemory | None = None
+    data_peak: DataPeak | None = None
     data_peak_bytes: int | None = None
     output_ids: tuple[int, ...] = ()
     scores: tuple[ScoreBucket, ...] = ()
@@ -67,8 +67,8 @@ def run_cell(request: Request, events_fd: int) -> None:
             line = line[os.write(events_fd, line) :]
 
     def on_phase(phase: Phase) -> None:
-        if phase is Phase.PREFILL:
-            state.prefill_at = own_memory()
+        if phase is Phase.PREFILL and request.is_cpu:
+            state.data_peak = DataPeak()
 
     recorder = RunRecorder(
         send,
@@ -202,7 +202,7 @@ def _finish(state: _State, produced: int) -> None:
     """The run is over: what comes now counts against no budget and enters no measurement."""
     recorder = state.recorder
     ended_s = time.monotonic()
-    state.data_peak_bytes = _data_peak(state, own_memory())
+    _end_data_peak(state)
     recorder.finish()
     state.note(new_tokens=produced, kv_cache_bytes=recorder.kv_cache_bytes(), **_cuda_peaks(state))
     recorder.phase(Phase.DONE)
@@ -216,7 +216,7 @@ def _explain(
 ) -> tuple[Outcome, Failure]:
     recorder, is_cpu = state.recorder, state.request.is_cpu
     if recorder.current is not Phase.DONE:
-        state.data_peak_bytes = _data_peak(state, at_failure)
+        _end_data_peak(state)
     raised = Raised.of(error)
     outcome = verdict.of_exception(raised, recorder.current, is_cpu=is_cpu)
     traceback.print_exc()
@@ -294,11 +294,9 @@ def _sha256(ids_T: torch.Tensor) -> str:
     return hashlib.sha256(ids_T.cpu().numpy().astype(np.dtype("<i4")).tobytes()).hexdigest()
 
 
-def _data_peak(state: _State, now: ProcessMemory) -> int | None:
-    if state.limited_at is None or state.prefill_at is None:
-        return None
-    peak = data_peak(state.prefill_at, now)
-    return None if peak is None else peak - state.limited_at.data
+def _end_data_peak(state: _State) -> None:
+    if state.data_peak is not None and state.limited_at is not None:
+        state.data_peak_bytes = state.data_peak.read() - state.limited_at.data
 
 
 def _cpu_bytes() -> tuple[None, None]:
