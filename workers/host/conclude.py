@@ -129,7 +129,10 @@ def _peaks(record: Record, samples: tuple[Sample, ...]) -> tuple[int | None, int
     """
     seen = record.seen
     if seen.prefill_s is not None:
-        samples = tuple(s for s in samples if s.t_s >= seen.prefill_s - record.started_s)
+        begun_s = seen.prefill_s - record.started_s
+        # Only changes are kept: what was in force when the run began is the last sample before it.
+        before = tuple(s for s in samples if s.t_s < begun_s)[-1:]
+        samples = before + tuple(s for s in samples if s.t_s >= begun_s)
     device = [s.device_used_bytes for s in samples if s.device_used_bytes is not None]
     process = [s.process_used_bytes for s in samples if s.process_used_bytes is not None]
     exact = seen.finished.data_peak_bytes if seen.finished is not None else None
