@@ -69,6 +69,9 @@ class Fleet(Protocol):
     def submit(self, slot: SlotId, lease: Lease) -> None:
         """Run `lease` on an idle slot. One lease in flight per slot."""
 
+    def demand(self, devices: int) -> None:
+        """How many devices there is work for, those at work included: an autoscaling cluster may grow to that."""
+
     def release(self, slot: SlotId) -> None:
         """Let an idle slot go: its node may scale down. It comes back only after `recall`."""
 

@@ -19,9 +19,11 @@ def name_nodes(nodes: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -> 
     """Node id -> a name unique in the cluster, for `known` nodes and new ones. A name once given stays."""
     names = dict(known)
     for node in nodes:
-        if node["NodeID"] not in names:
-            name = node["NodeName"]
-            names[node["NodeID"]] = f"{name}~{node['NodeID'][:4]}" if name in names.values() else name
+        node_id, name = node["NodeID"], node["NodeName"]
+        if node_id not in names:
+            longer = (f"{name}~{node_id[:digits]}" for digits in range(4, len(node_id) + 1))
+            taken = set(names.values())
+            names[node_id] = next(label for label in (name, *longer) if label not in taken)
     return names
 
 

@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.fleet import Finished, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
 from orchestrator.fleet.board import start_board
 from orchestrator.fleet.places import Place, has_gpu, name_nodes, places
+from orchestrator.fleet.scouts import Scouts
 from workers.attempt import Attempt, Device
 from workers.cell import Lease
 
@@ -92,6 +93,8 @@ class RayFleet:
         self._names: dict[str, str] = {}
         self._serial = itertools.count()
         self._next_refresh = 0.0
+        self._demand = 0
+        self._scouts = Scouts()
         self._board = start_board(options.run_id)
         self._news: Any = None
         self._next_news = 0.0
@@ -101,11 +104,12 @@ class RayFleet:
 
     def poll(self, timeout_s: float, linger_s: float = 0.0) -> list[FleetEvent]:
         now = self._clock()
-        if now >= self._next_refresh:
+        if self._scouts.arrivals(set(self._names), now) or now >= self._next_refresh:
             self._next_refresh = now + self._options.refresh_s
             self._find_places()
         events = self._expire(now)
         self._start_due(now)
+        self._scouts.keep(self._lacking(), now)
         refs = list(self._by_ref)
         if refs:
             ready, rest = ray.wait(refs, num_returns=1, timeout=0 if events else timeout_s)
@@ -128,6 +132,9 @@ class RayFleet:
         self._track(entry, _State.RUNNING, entry.handle.run.options(name=name).remote(lease))
         entry.lease = lease
         entry.deadline = self._clock() + lease.time_limit_s + self._options.deadline_grace_s
+
+    def demand(self, devices: int) -> None:
+        self._demand = devices
 
     def release(self, slot: SlotId) -> None:
         self._drop(self._slots[slot], _State.RELEASED)
@@ -163,6 +170,7 @@ class RayFleet:
     def close(self) -> None:
         for entry in self._slots.values():
             self._drop(entry, _State.GONE)
+        self._scouts.close()
         ray.kill(self._board, no_restart=True)
 
     # -- places and actors ------------------------------------------------------------------------------------
@@ -180,6 +188,13 @@ class RayFleet:
         for name, entry in list(self._slots.items()):
             if name not in found and entry.state in (_State.BACKOFF, _State.RELEASED):
                 del self._slots[name]
+
+    def _lacking(self) -> int:
+        """Devices that a node yet to come could bring. CPU slots are no reason to buy nodes."""
+        here = [entry for entry in self._slots.values() if entry.state is not _State.GONE]
+        if any(not entry.place.gpu or entry.state is _State.BACKOFF for entry in here):
+            return 0
+        return max(0, self._demand - len(here))
 
     def _start_due(self, now: float) -> None:
         for name, entry in self._slots.items():

@@ -94,7 +94,7 @@ class Sweep:
         self._pace = Pace()
         self._stopped = False
         self._broken_starts = 0
-        self._waiting: str | None = None
+        self._lack: str | None = None
         self.troubles: list[str] = []  # why work was left undone
 
     def run(self) -> None:
@@ -367,11 +367,13 @@ class Sweep:
             return
         self._next_tick = now + 1.0
         self._let_go(now)
+        waiting = sum(len(kind.queue) for kind in self.kinds.values())
+        self._fleet.demand(waiting + len(self._running) if self.kinds else len(self._cells))
         devices = sum(len(kind.slots) for kind in self.kinds.values())
-        waiting = self._fleet.waiting_for()
-        if waiting is not None and waiting != self._waiting:
-            self._watcher.see(Notice(f"waiting: {waiting}"))
-        self._waiting = waiting
+        lack = self._fleet.waiting_for()
+        if lack is not None and lack != self._lack:
+            self._watcher.see(Notice(f"waiting: {lack}"))
+        self._lack = lack
         queued = sum(kind.queue.seconds for kind in self.kinds.values())
         running = sum(
             max(0.0, loan.item.seconds - (now - loan.started_at)) for loan in self._running.values()
@@ -379,7 +381,7 @@ class Sweep:
         self._watcher.see(
             Tick(
                 elapsed_s=now - self._began,
-                queued=sum(len(kind.queue) for kind in self.kinds.values()),
+                queued=waiting,
                 running=len(self._running),
                 done=len(self.ledger.finals),
                 devices=devices,

@@ -1,5 +1,6 @@
 """A sweep from its journal to its end, on the Ray that is to be had."""
 
+import contextlib
 import dataclasses
 import secrets
 
@@ -33,31 +34,28 @@ def run_sweep(
     no GPU. Ends early, with what was finished on record, on SIGTERM, SIGINT, a full disk, or when no device is left.
     Raises `ConnectError` when no Ray answers at the address.
     """
-    cells, asked, history = expand(spec), questions(spec), folder.journal.attempts()
-    watcher = MeteredWatcher(watcher)
-    with connected(address, cpus=cpu_slots), stop_signals() as stop:
-        # Actor names must be unique for as long as Ray remembers the dead; a resumed run has the id of the first.
-        options = FleetOptions(
-            run_id=f"{folder.run_id}-{secrets.token_hex(2)}", kinds=spec.devices, cpu_slots=cpu_slots
-        )
-        fleet = RayFleet(options, actor_class)
-        try:
-            sweep = Sweep(
-                spec=spec,
-                cells=cells,
-                questions=asked,
-                run_id=folder.run_id,
-                fleet=fleet,
-                journal=folder.journal,
-                history=history,
-                estimates=Predictions(),
-                watcher=watcher,
-                stop=stop.requested,
-            )
-            return conduct(sweep, watcher)
-        finally:
-            fleet.close()
-            watcher.close()
+    metered = MeteredWatcher(watcher)
+    try:
+        with connected(address, cpus=cpu_slots), stop_signals() as stop:
+            # Actor names must be unique for as long as Ray remembers the dead; a resumed run keeps its id.
+            run_id = f"{folder.run_id}-{secrets.token_hex(2)}"
+            options = FleetOptions(run_id=run_id, kinds=spec.devices, cpu_slots=cpu_slots)
+            with contextlib.closing(RayFleet(options, actor_class)) as fleet:
+                sweep = Sweep(
+                    spec=spec,
+                    cells=expand(spec),
+                    questions=questions(spec),
+                    run_id=folder.run_id,
+                    fleet=fleet,
+                    journal=folder.journal,
+                    history=folder.journal.attempts(),
+                    estimates=Predictions(),
+                    watcher=metered,
+                    stop=stop.requested,
+                )
+                return conduct(sweep, metered)
+    finally:
+        watcher.close()
 
 
 def conduct(sweep: Sweep, watcher: Watcher) -> Summary:

@@ -137,6 +137,9 @@ class SimulatedFleet:
         failure = Failure(error_type="OOM", error_message="full", oom_token_index=fate.oom_token_index)
         return dataclasses.replace(done, failure=failure)
 
+    def demand(self, devices: int) -> None:
+        self.wanted = devices
+
     def release(self, slot: str) -> None:
         self.released.append(slot)
         self._live.discard(slot)
