@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Before Ray is imported anywhere: no token files in the person's home, no clusters of theirs.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.pop("RAY_ADDRESS", None)
+os.environ["RAY_metrics_report_interval_ms"] = "500"  # noqa: SIM112 - the name is Ray's
 # Short, as socket paths must stay below 107 bytes; and our own, so that no other Ray's record is overwritten.
 _TEMP_DIR = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="oomt-", dir="/tmp")
 atexit.register(shutil.rmtree, _TEMP_DIR, ignore_errors=True)
