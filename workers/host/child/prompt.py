@@ -47,8 +47,9 @@ def read_ids(cell: Cell, beat: Callable[[], None]) -> torch.Tensor:
     _, status = os.waitpid(pid, 0)
     if status == 0:
         return torch.from_numpy(np.frombuffer(answer, dtype=np.int32).astype(np.int64))
-    if not answer:
-        raise CorpusError(f"corpus {cell.corpus}: the process that reads it died, wait status {status}")
+    if os.WIFSIGNALED(status):
+        # Not the corpus's fault. The cell ends as its reader did, so that the host sees a crash, or the kernel's hand.
+        os.kill(os.getpid(), os.WTERMSIG(status))
     types, message = json.loads(answer)
     if "LoadError" in types:
         raise LoadError(message)
