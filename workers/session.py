@@ -46,6 +46,9 @@ class Generated(NamedTuple):
     accepted: int | None = None
     draft_step_s: float | None = None
     verify_step_s: float | None = None
+    prompt_is_a_round: bool = (
+        False  # the pass over the prompt verifies a draft too (transformers' assisted decoding)
+    )
 
 
 class Session(Protocol):

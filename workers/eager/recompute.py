@@ -4,8 +4,6 @@ The slow control of the StreamingLLM paper (arXiv:2309.17453, figure 1d). No cac
 T tokens, N windows, C = S + W + 1 tokens a window, V vocabulary.
 """
 
-import math
-
 import torch
 
 from workers.attempt import InEffect, Phase, ScoreBucket
@@ -13,9 +11,6 @@ from workers.cell import Cell
 from workers.eager.score import Tally, negative_log_likelihood
 from workers.models.load import LoadedModel
 from workers.session import Generated, ModeUnsupported, Recorder
-
-#: A text is scored at no more than this many places past its first window, evenly spaced.
-MAX_WINDOWS = 512
 
 #: Tokens of one batch of windows.
 _BATCH_TOKENS = 4096
@@ -48,7 +43,7 @@ class RecomputeSession:
 
     @torch.no_grad()
     def score(self, ids_T: torch.Tensor, recorder: Recorder) -> list[ScoreBucket]:
-        """The first window's tokens all; past it every `ceil((T - C) / 512)`-th token. Exact for what it scores."""
+        """The first window in one pass; past it one window per token, as many at once as make a fair batch."""
         recorder.phase(Phase.PREFILL)
         recorder.watch_cache(lambda: 0)
         ids_T = ids_T.to(self._model.device)
@@ -59,8 +54,7 @@ class RecomputeSession:
         recorder.phase(Phase.DECODE)
         recorder.tokens(tally.scored)
 
-        stride = max(1, math.ceil((len(ids_T) - len(head)) / MAX_WINDOWS))
-        positions = range(len(head) + stride - 1, len(ids_T), stride)
+        positions = range(len(head), len(ids_T))
         at_once = max(1, _BATCH_TOKENS // self._context)
         for first in range(0, len(positions), at_once):
             ends = list(positions[first : first + at_once])

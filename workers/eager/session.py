@@ -110,6 +110,7 @@ class CachedSession:
                 ids_BT,
                 eos_at,
                 rounds=rounds.rounds,
+                prompt_is_a_round=True,
                 drafted=rounds.drafted,
                 accepted=rounds.accepted,
                 draft_step_s=draft_clock.median_s(),

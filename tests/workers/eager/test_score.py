@@ -7,7 +7,6 @@ from tests.workers.eager.tiny import FAMILIES, SINKS, WINDOW, Heard, cell, loade
 from tests.workers.streaming_reference import oracle_logits
 from workers.attempt import Phase, ScoreBucket
 from workers.eager import open_session
-from workers.eager.recompute import MAX_WINDOWS
 from workers.eager.score import bucket_of
 
 CONTEXT = SINKS + WINDOW + 1
@@ -69,20 +68,6 @@ def test_recompute_reads_each_window_from_scratch(family: str) -> None:
     buckets, heard = score(model, "recompute", ids_T)
     assert_same(buckets, bucketed(dict(enumerate(nll(rows_TV, ids_T), start=1))))
     assert heard.counts[-1] == 199
-
-
-def test_recompute_scores_a_long_text_at_a_stride_and_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.eager.recompute.MAX_WINDOWS", 16)
-    model, ids_T = tiny("gpt_neox"), text(200)
-    buckets, _ = score(model, "recompute", ids_T)
-    stride = -(-(200 - CONTEXT - 1) // 16)
-    scored = [*range(1, CONTEXT + 1), *range(CONTEXT + stride, 200, stride)]
-    one = {t: model(ids_T[None, max(0, t - CONTEXT) : t]).logits[0, -1] for t in scored}
-    assert_same(
-        buckets, bucketed({t: nll(torch.stack([row, row]), ids_T[[0, t]])[0] for t, row in one.items()})
-    )
-    assert len(scored) <= CONTEXT + 16
-    assert MAX_WINDOWS == 512
 
 
 def test_policies_part_where_the_window_ends() -> None:

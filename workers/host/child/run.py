@@ -282,9 +282,9 @@ def _check_positions(cell: Cell, target: LoadedModel) -> None:
 
 
 def _speculation(result: Generated, produced: int) -> dict[str, float | None]:
-    """The first token comes from the prefill, not from a round."""
+    from_rounds = produced if result.prompt_is_a_round else produced - 1
     return {
-        "tokens_per_step": (produced - 1) / result.rounds if result.rounds else None,
+        "tokens_per_step": from_rounds / result.rounds if result.rounds else None,
         "acceptance_rate": (result.accepted or 0) / result.drafted if result.drafted else None,
     }
 
