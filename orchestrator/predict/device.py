@@ -37,9 +37,9 @@ _BANDWIDTH = (
 )
 _UNKNOWN_GPU = 0.5e12
 
-#: Device memory of an idle CUDA context on current drivers and chips (0.5 to 0.65 GiB), until one was
-#: measured.
-_CONTEXT_BYTES = 600 * MiB
+#: Device memory of a CUDA context with cuBLAS and first kernels loaded, until it was measured: of an H200,
+#: driver 580, torch 2.11. Other cards of the last years hold 0.4 to 0.7 GiB.
+_CONTEXT_BYTES = 685 * MiB
 
 #: The workspace that torch hands cuBLAS from its own allocator, by default
 #: (aten/src/ATen/cuda/CublasHandlePool.cpp).

@@ -11,6 +11,9 @@ from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
 from workers.modes import CachePolicy
 
+#: Device memory outside torch's allocator, beyond the context: kernels that load when they are first called.
+#: Measured.
+KERNELS_BYTES = 2 * 2**20
 _FLOAT32 = 4
 _INT64 = 8
 #: float32 rows of the vocabulary alive at once while a token is chosen: the copy of the logits, the

@@ -10,6 +10,9 @@ from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
 from workers.modes import CachePolicy
 
+#: Device memory outside torch's allocator, beyond the context: Triton's kernels and the captured graphs (32
+#: layers, one or six captures alike). Measured.
+KERNELS_BYTES = 82 * 2**20
 #: Tokens per block of the full cache (`workers.engine.full_cache`).
 BLOCK = 64
 #: A ring's room beyond its window; it bounds a pass, too (`workers.engine.ring`).

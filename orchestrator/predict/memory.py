@@ -14,12 +14,13 @@ from orchestrator.predict.device import DeviceProfile, held
 from orchestrator.predict.load import loading, stays
 from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
-from workers.cell import Cell, ModelRef
+from workers.cell import Cell, Engine, ModelRef
 
-_MOMENTS: dict[str, Callable[[Cell, ModelShape, ModelShape | None], list[Moment]]] = {
+_MOMENTS: dict[Engine, Callable[[Cell, ModelShape, ModelShape | None], list[Moment]]] = {
     "eager": eager.moments,
     "graph": graph.moments,
 }
+_KERNELS: dict[Engine, int] = {"eager": eager.KERNELS_BYTES, "graph": graph.KERNELS_BYTES}
 
 #: No search for a boundary looks further than this.
 _FAR = 2**31
@@ -70,7 +71,9 @@ def predict(
     if draft is not None:
         assert cell.model.draft is not None
         weights += _weights(cell.model.draft, cell.model, draft)
-    always = (Live("libraries and the process itself", device.runtime_bytes), *stays(cell, device))
+    always = [Live("libraries and the process itself", device.runtime_bytes), *stays(cell, device)]
+    if device.allocator == "cuda":
+        always.append(Live("kernels and graphs, outside torch's allocator", _KERNELS[cell.engine]))
     predictions = []
     for moment in (loading(cell, shape, draft, device), *_MOMENTS[cell.engine](cell, shape, draft)):
         moment = Moment(moment.name, moment.kv, (*moment.work, *always))
