@@ -18,7 +18,7 @@ from workers.session import Generated, Recorder
 
 #: Rounds the host may be ahead of what it knows: enough to hide it, few enough to grow a full cache by need.
 AHEAD = 8
-REPORT_EVERY_S = 0.2
+TIMES_EVERY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +86,14 @@ def stages_of(
 
 @dataclass(slots=True)
 class _Report:
-    """Hands times and progress on, now and then."""
+    """Hands progress on as it is learned, times now and then."""
 
     recorder: Recorder
     known: int = 1
     elapsed_s: float = 0.0
     first_index: int = 0
     times_s: list[float] = field(default_factory=lambda: [0.0])
-    reported_at: float = field(default_factory=perf_counter)
+    handed_on_at: float = field(default_factory=perf_counter)
 
     def round(self, known: int, took_s: float) -> None:
         """A round's tokens come at once; its time is shared out evenly among them."""
@@ -101,15 +101,15 @@ class _Report:
         self.times_s += [self.elapsed_s + took_s * (i + 1) / fresh for i in range(fresh)]
         self.elapsed_s += took_s
         self.known = known
-        if perf_counter() - self.reported_at >= REPORT_EVERY_S:
+        self.recorder.tokens(known)
+        if perf_counter() - self.handed_on_at >= TIMES_EVERY_S:
             self.flush()
 
     def flush(self) -> None:
         self.recorder.token_times(self.first_index, self.times_s)
         self.first_index += len(self.times_s)
         self.times_s = []
-        self.recorder.tokens(self.known)
-        self.reported_at = perf_counter()
+        self.handed_on_at = perf_counter()
 
 
 def execute(run: Run, prompt_BT: torch.Tensor, recorder: Recorder) -> Generated:
@@ -124,6 +124,7 @@ def execute(run: Run, prompt_BT: torch.Tensor, recorder: Recorder) -> Generated:
     started = clock.mark()
     clock.wait(started)
     recorder.phase(Phase.DECODE)
+    recorder.tokens(1)
     stage_times = _decode(run, clock, started, recorder)
     state, round_ = run.state, run.round
     ids_BT = state.out_BT[:, : state.length].to("cpu", torch.int64)

@@ -1,5 +1,7 @@
 """The graph engine's session: one cell of one loaded model."""
 
+import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,12 +27,26 @@ SCORE_CHUNK = 128
 
 
 class _Silent:
-    """A run nobody measures."""
+    """A run nobody measures. Remembers how far it came."""
 
-    def phase(self, phase: Phase) -> None: ...
-    def tokens(self, produced: int) -> None: ...
+    def __init__(self) -> None:
+        self._phase, self._produced, self._kv_cache_bytes = Phase.PREFILL, 0, lambda: 0
+
+    def phase(self, phase: Phase) -> None:
+        self._phase = phase
+
+    def tokens(self, produced: int) -> None:
+        self._produced = produced
+
     def token_times(self, first_index: int, times_s: list[float]) -> None: ...
-    def watch_cache(self, kv_cache_bytes: object) -> None: ...
+
+    def watch_cache(self, kv_cache_bytes: Callable[[], int]) -> None:
+        self._kv_cache_bytes = kv_cache_bytes
+
+    def tell(self, recorder: Recorder) -> None:
+        recorder.watch_cache(self._kv_cache_bytes)
+        recorder.phase(self._phase)
+        recorder.tokens(self._produced)
 
 
 class GraphSession:
@@ -64,23 +80,26 @@ class GraphSession:
 
     @torch.inference_mode()
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
-        """Compiles, captures, reads the prompt once; a full cache gives its blocks back."""
-        if self._cell.workload == "score":
-            self.score(prompt_BT[0], _Silent())
-            return
-        run = self._prepared(prompt_BT, self._cell.length)
-        run.prefill(prompt_BT.to(self._target.device))
-        run.clear()
+        """Compiles, captures, reads the prompt once; a full cache gives its blocks back.
+
+        What fails here fails again in the run itself, where it is told how far it came: too little memory for a
+        prompt or an output is no fault of the setting up.
+        """
+        with contextlib.suppress(RuntimeError):
+            if self._cell.workload == "score":
+                self.score(prompt_BT[0], _Silent())
+                return
+            run = self._prepared(prompt_BT, self._cell.length, _Silent())
+            run.prefill(prompt_BT.to(self._target.device))
+            run.clear()
 
     @torch.inference_mode()
     def generate(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Generated:
         if self._run is None:
             recorder.phase(Phase.PREPARE)
-        run = self._prepared(prompt_BT, new_tokens)
-        try:
-            return execute(run, prompt_BT.to(self._target.device), recorder)
-        finally:
-            run.clear()
+        run = self._prepared(prompt_BT, new_tokens, recorder)
+        run.clear()  # not afterwards: what the cache held at the end is read then
+        return execute(run, prompt_BT.to(self._target.device), recorder)
 
     @torch.inference_mode()
     def score(self, ids_T: torch.Tensor, recorder: Recorder) -> list[ScoreBucket]:
@@ -94,10 +113,10 @@ class GraphSession:
         cache = self._cache(self._target, 1, len(ids_T))
         return score.logits(self._reader(self._target, cache), ids_T.to(self._target.device))
 
-    def _prepared(self, prompt_BT: torch.Tensor, length: int) -> Run:
+    def _prepared(self, prompt_BT: torch.Tensor, length: int, recorder: Recorder) -> Run:
         """A run of this shape: the one at hand, or a new one."""
         B, T = prompt_BT.shape
-        oracle = self._oracle(prompt_BT, length)
+        oracle = self._oracle(prompt_BT, length, recorder)
         if self._run is None or not self._run.fits(B, T, length, oracle):
             self._run = None  # its memory first
             spec = self._draft is not None
@@ -149,7 +168,7 @@ class GraphSession:
         asked = self._cell.prefill_chunk or default
         return min(asked, cache.longest_pass) if cache.longest_pass is not None else asked
 
-    def _oracle(self, prompt_BT: torch.Tensor, length: int) -> Oracle | None:
+    def _oracle(self, prompt_BT: torch.Tensor, length: int, recorder: Recorder) -> Oracle | None:
         """Where acceptance is injected: the greedy output, recorded once per prompt and length."""
         speculation = self._cell.speculation
         if speculation is None or speculation.acceptance is None or self._draft is None:
@@ -160,14 +179,22 @@ class GraphSession:
                 return oracle
         acceptance = speculation.acceptance
         rates = acceptance if isinstance(acceptance, tuple) else (acceptance,) * speculation.gamma
-        recorded_T = self._record(prompt_BT, length)
+        recorded_T = self._record(prompt_BT, length, recorder)
         oracle = draw_oracle(recorded_T, rates, self._cell.seed, self._target.device)
         self._recording = prompt_BT, oracle
         return oracle
 
-    def _record(self, prompt_BT: torch.Tensor, length: int) -> torch.Tensor:
+    def _record(self, prompt_BT: torch.Tensor, length: int, recorder: Recorder) -> torch.Tensor:
         """Greedy output through the verification pass, its proposal always the same: where rounding depends on
-        the rows of a pass, the recording is what the verification will say."""
+        the rows of a pass, the recording is what the verification will say.
+
+        Where it fails, `recorder` hears how far it came: the run that it is for holds more, and comes no further.
+        """
         self._run = None
         run = self._new_run(1, prompt_BT.shape[1], length, speculative=True, drafting=False, oracle=None)
-        return execute(run, prompt_BT.to(self._target.device), _Silent()).ids_BT[0]
+        heard = _Silent()
+        try:
+            return execute(run, prompt_BT.to(self._target.device), heard).ids_BT[0]
+        except RuntimeError:
+            heard.tell(recorder)
+            raise
