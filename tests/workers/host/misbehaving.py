@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -84,6 +85,20 @@ def hoard() -> None:
     del held
 
 
+def raw_cuda() -> None:
+    """Device memory that torch's allocator knows nothing of: 4 GiB."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    runtime = ctypes.CDLL(next(line.split()[-1] for line in maps if "libcudart" in line))
+    for _ in range(16):
+        runtime.cudaMalloc(ctypes.byref(ctypes.c_void_p()), ctypes.c_size_t(2**28))
+        time.sleep(0.1)
+    time.sleep(600)
+
+
+def device_assert() -> None:
+    torch.zeros(4, device="cuda")[torch.tensor([9], device="cuda")].cpu()
+
+
 def sleep() -> None:
     time.sleep(600)
 
@@ -107,6 +122,8 @@ FAULTS = {
     "spin-in-c": spin_in_c,
     "sleep": sleep,
     "hoard": hoard,
+    "raw-cuda": raw_cuda,
+    "device-assert": device_assert,
     "flood": flood,
     "grandchildren": leave_grandchildren,
     "grandchildren-and-stop": leave_grandchildren_and_stop,

@@ -48,6 +48,7 @@ class _State:
     send: Callable[[Event], None]
     recorder: RunRecorder
     measured: Measured = field(default_factory=Measured)
+    card: limits.EmulatedCard | None = None
     limited_at: ProcessMemory | None = None
     data_peak: DataPeak | None = None
     data_peak_bytes: int | None = None
@@ -69,13 +70,22 @@ def run_cell(request: Request, events_fd: int) -> None:
     def on_phase(phase: Phase) -> None:
         if phase is Phase.PREFILL and request.is_cpu:
             state.data_peak = DataPeak()
+        if state.card is not None:
+            state.card.follow()
+
+    def allocator_bytes() -> tuple[int | None, int | None]:
+        if request.is_cpu:
+            return None, None
+        if state.card is not None:
+            state.card.follow()
+        return _cuda_bytes()
 
     recorder = RunRecorder(
         send,
         request.started_s,
         request.lease.cell.length,
         on_phase,
-        _cpu_bytes if request.is_cpu else _cuda_bytes,
+        allocator_bytes,
     )
     state = _State(request, send, recorder)
     failure: Failure | None
@@ -168,10 +178,9 @@ def _set_up(state: _State) -> torch.device:
         state.send(ContextReady(limits.set_up_cpu(dtype)))
         return torch.device("cpu")
     state.send(Limited(time.monotonic(), 0))
-    context_bytes = limits.set_up_cuda(dtype, request.idle_bytes)
-    state.send(ContextReady(context_bytes))
+    state.send(ContextReady(limits.set_up_cuda(dtype, request.idle_bytes)))
     if budget is not None:
-        limits.limit_cuda(budget, request.reserve_bytes, context_bytes)
+        state.card = limits.EmulatedCard(budget, request.reserve_bytes, request.idle_bytes)
     if request.lease.memory_snapshot:
         torch.cuda.memory._record_memory_history(max_entries=_MAX_HISTORY)
     return torch.device("cuda", 0)
@@ -234,7 +243,7 @@ def _explain(
         failure,
         oom_token_index=recorder.produced if recorder.current is Phase.DECODE else None,
         oom_requested_bytes=report.requested,
-        oom_free_bytes=data_limit - at_failure.data if is_cpu else report.free,
+        oom_free_bytes=data_limit - at_failure.data if is_cpu else _card_free(state, report.free),
         oom_allocated_bytes=allocated,
         oom_reserved_bytes=reserved,
         memory_snapshot=_snapshot() if state.request.lease.memory_snapshot and not is_cpu else None,
@@ -294,13 +303,16 @@ def _sha256(ids_T: torch.Tensor) -> str:
     return hashlib.sha256(ids_T.cpu().numpy().astype(np.dtype("<i4")).tobytes()).hexdigest()
 
 
+def _card_free(state: _State, reported: int | None) -> int | None:
+    """Of the emulated card, where there is one; torch reports the real one's."""
+    return (
+        reported if state.card is None else max(0, state.card.allocator_bytes - torch.cuda.memory_reserved())
+    )
+
+
 def _end_data_peak(state: _State) -> None:
     if state.data_peak is not None and state.limited_at is not None:
         state.data_peak_bytes = state.data_peak.read() - state.limited_at.data
-
-
-def _cpu_bytes() -> tuple[None, None]:
-    return None, None
 
 
 def _cuda_bytes() -> tuple[int, int]:
