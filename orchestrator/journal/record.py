@@ -278,32 +278,33 @@ def cell_columns(cell: Cell) -> dict[str, Any]:
 
 
 def to_attempts(frame: pl.DataFrame) -> list[Attempt]:
-    """The inverse of `to_frame`, for a frame of `SCHEMA` or `LIGHT_SCHEMA` (then without series)."""
-    cells: dict[str, Cell] = {}
-    for text in frame["cell_json"].unique():
-        cells[text] = from_json(json.loads(text))
-    whole = "output_ids" in frame.columns
+    """The inverse of `to_frame`. A column that `frame` lacks leaves its field at the default; the fields of an
+    attempt that have none, and those of its device, must be there.
+    """
+    cells = {text: from_json(json.loads(text)) for text in frame["cell_json"].unique()}
+    there = set(frame.columns)
     parts = {
         "cell": [cells[text] for text in frame["cell_json"]],
         "device": _built(Device, frame, _DEVICE_COLUMNS, "device_", "device_kind"),
         "measured": _measured(frame),
-        "failure": _built(Failure, frame, [name for name in _FAILURE_COLUMNS if name in frame.columns]),
         "outcome": [Outcome(value) for value in frame["outcome"]],
         "phase": [Phase(value) for value in frame["phase"]],
-        **{name: frame[name].to_list() for name in _ATTEMPT_COLUMNS if name not in ("outcome", "phase")},
+        **{name: frame[name].to_list() for name in _ATTEMPT_COLUMNS if name in there - {"outcome", "phase"}},
     }
-    if whole:
+    if "error_type" in there:
+        parts["failure"] = _built(Failure, frame, [name for name in _FAILURE_COLUMNS if name in there])
+    if "output_ids" in there:
         parts["output_ids"] = [tuple(ids or ()) for ids in frame["output_ids"].to_list()]
         parts |= {name: _series(frame, *about) for name, about in _SERIES.items()}
     return [Attempt(**dict(zip(parts, values, strict=True))) for values in zip(*parts.values(), strict=True)]
 
 
 def _measured(frame: pl.DataFrame) -> list[Measured]:
-    effects = _built(InEffect, frame, _EFFECT_COLUMNS, "effective_")
-    columns = [frame[name].to_list() for name in _MEASURED_COLUMNS]
-    names = (*_MEASURED_COLUMNS, "in_effect")
+    columns = {name: frame[name].to_list() for name in _MEASURED_COLUMNS if name in frame.columns}
+    if "cache_class" in frame.columns:
+        columns["in_effect"] = _built(InEffect, frame, _EFFECT_COLUMNS, "effective_")
     return [
-        Measured(**dict(zip(names, values, strict=True))) for values in zip(*columns, effects, strict=True)
+        Measured(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)
     ]
 
 

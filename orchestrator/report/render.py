@@ -37,7 +37,7 @@ def render(folder: str | Path) -> str:
             speed.speed_pictures(found, runs),
             quality.quality(tables.quality),
             quality.text_sanity(found, runs),
-            speculation.speculation(tables.summary, tables.attempts),
+            speculation.speculation(tables.summary),
             growth.growth(found, runs),
             failures.failures(tables.attempts, tables.view),
             method.method(run, tables),

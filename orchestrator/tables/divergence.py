@@ -25,13 +25,15 @@ def divergence(light: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
         & (pl.col("purpose") == "measure")
         & pl.col("output_sha256").is_not_null()
     ).select("row", "length", "new_tokens", "mode", "decoder", *_SAME, *_POLICY, "output_sha256")
-    ids = rows.filter(pl.col("output_ids").list.len() > 0).select("row", "output_ids")
     speculative = pl.col("decoder") == "spec"
     baseline = _twins(facts, facts.filter(pl.col("mode") == "baseline"), _SAME)
     plain = _twins(facts.filter(speculative), facts.filter(~speculative), (*_SAME, *_POLICY))
-    return _compared(ids, baseline).join(
-        _compared(ids, plain), on="row", how="full", coalesce=True, suffix="_plain"
+    found = _compared(
+        rows,
+        pl.concat([baseline.with_columns(against=pl.lit("")), plain.with_columns(against=pl.lit("_plain"))]),
     )
+    one, other = (found.filter(against=against).drop("against") for against in ("", "_plain"))
+    return one.join(other, on="row", how="full", coalesce=True, suffix="_plain")
 
 
 def _twins(facts: pl.DataFrame, candidates: pl.DataFrame, key: tuple[str, ...]) -> pl.DataFrame:
@@ -64,20 +66,25 @@ def _twins(facts: pl.DataFrame, candidates: pl.DataFrame, key: tuple[str, ...]) 
     )
 
 
-def _compared(ids: pl.LazyFrame, twins: pl.DataFrame) -> pl.DataFrame:
-    """`row`, `first_divergence`, `compared_tokens`. The ids are read only where the hashes differ."""
+def _compared(rows: pl.LazyFrame, twins: pl.DataFrame) -> pl.DataFrame:
+    """`row`, `against`, `first_divergence`, `compared_tokens`. Ids are read only where the hashes differ."""
+    unequal = twins.filter(~pl.col("same"))
+    if unequal.is_empty():
+        return twins.select(
+            "row", "against", pl.lit(None, pl.Int64).alias("first_divergence"), "compared_tokens"
+        )
+    ids = rows.filter(pl.col("output_ids").list.len() > 0).select("row", "output_ids")
     shorter = pl.min_horizontal(pl.col("output_ids").list.len(), pl.col("other_ids").list.len())
-    if twins["same"].all():
-        return twins.select("row", pl.lit(None, pl.Int64).alias("first_divergence"), "compared_tokens")
-    pairs = twins.filter(~pl.col("same")).lazy().select("row", "twin", "new_tokens")
     found = (
-        ids.join(pairs, on="row")
+        ids.join(unequal.lazy().select("row", "twin", "new_tokens", "against"), on="row")
         .join(ids.select(twin="row", other_ids="output_ids"), on="twin")
         .with_columns(pl.col("output_ids", "other_ids").list.head(shorter), at=pl.int_ranges(0, shorter))
         .explode("output_ids", "other_ids", "at")
         .filter(pl.col("output_ids") != pl.col("other_ids"))
-        .group_by("row")
+        .group_by("row", "against")
         .agg(first_divergence=(pl.col("at") % pl.col("new_tokens")).min())
         .collect(engine="streaming")
     )
-    return twins.join(found, on="row", how="left").select("row", "first_divergence", "compared_tokens")
+    return twins.join(found, on=["row", "against"], how="left").select(
+        "row", "against", "first_divergence", "compared_tokens"
+    )

@@ -73,6 +73,8 @@ def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
             oom_token_index_min=pl.col("oom_token_index").min(),
             first_divergence_min=pl.col("first_divergence").min(),
             compared_tokens_max=pl.col("compared_tokens").max(),
+            first_divergence_plain_min=pl.col("first_divergence_plain").min(),
+            compared_tokens_plain_max=pl.col("compared_tokens_plain").max(),
             max_positions=pl.col("max_positions").max(),
         )
         .with_columns(_interval("speeds"))

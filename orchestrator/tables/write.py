@@ -64,8 +64,17 @@ def write_tables(run: Run) -> Iterator[Tables]:
         yield tables
 
 
+#: All that a boundary is read from; an attempt's other columns would be rebuilt for nothing.
+_FOR_BOUNDARIES = (
+    *("cell_json", "lease_id", "attempt", "outcome", "phase", "started_at", "duration_s", "context_bytes"),
+    *("device_kind", "device_uuid", "node", "device_total_bytes", "device_reserve_bytes", "driver_version"),
+    *("per_process_memory_visible", "new_tokens", "kv_cache_bytes", "error_type", "error_message"),
+    "oom_token_index",
+)
+
+
 def _boundaries(spec: SweepSpec | None, light: pl.DataFrame) -> list[BoundaryRow]:
     """Without a sweep file nobody knows what was searched: no rows."""
     if spec is None:
         return []
-    return boundaries(spec, to_attempts(light.filter(pl.col("workload") == "generate")))
+    return boundaries(spec, to_attempts(light.filter(workload="generate").select(_FOR_BOUNDARIES)))

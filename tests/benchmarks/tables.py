@@ -6,6 +6,7 @@ thousand devices leaves it, then times tables and report in a fresh process. Pri
 """
 
 import dataclasses
+import random
 import resource
 import subprocess
 import sys
@@ -15,11 +16,10 @@ from pathlib import Path
 
 import polars as pl
 
-from orchestrator.journal.folder import open_run, read_run
+from orchestrator.journal.folder import open_run
 from orchestrator.journal.record import Record
 from orchestrator.plan import expand
 from orchestrator.report import render
-from orchestrator.tables.write import write_tables
 from tests.orchestrator.fake_run import MiB, attempt_of, demo_spec
 from workers.attempt import Sample
 
@@ -33,7 +33,7 @@ _CELLS_PER_REPEAT = 4 * 5 * 5 * 5
 
 def write_journal(folder: Path, attempts: int) -> None:
     spec = demo_spec(repeats=-(-attempts // _CELLS_PER_REPEAT), **_SHAPE)
-    cells, templates = expand(spec)[:attempts], {}
+    cells, templates, rng = expand(spec)[:attempts], {}, random.Random(0)
     with open_run(folder, spec) as run:
         for number in range(0, attempts, PER_PART):
             records = []
@@ -42,7 +42,11 @@ def write_journal(folder: Path, attempts: int) -> None:
                 if key not in templates:
                     whole = attempt_of(key, 0)
                     samples = tuple(
-                        Sample(t_s=0.04 * k, device_used_bytes=k * MiB // 8, process_used_bytes=k * MiB)
+                        Sample(
+                            t_s=0.04 * k + rng.random() / 50,
+                            device_used_bytes=rng.randrange(64 * MiB),
+                            process_used_bytes=rng.randrange(256 * MiB),
+                        )
                         for k in range(SAMPLES)
                     )
                     templates[key] = dataclasses.replace(
@@ -58,20 +62,20 @@ def write_journal(folder: Path, attempts: int) -> None:
 
 def measure(folder: Path) -> None:
     start = time.perf_counter()
-    with write_tables(read_run(folder)) as tables:
-        attempts, tables_s = tables.attempts.height, time.perf_counter() - start
-    start = time.perf_counter()
     render(folder)
-    both_s = time.perf_counter() - start
-    samples = pl.scan_parquet(folder / "tables" / "samples.parquet").select(pl.len()).collect().item()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    wall_s = time.perf_counter() - start
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    lengths = {
+        name: pl.scan_parquet(folder / "tables" / f"{name}.parquet").select(pl.len()).collect().item()
+        for name in ("attempts", "samples")
+    }
     frame = pl.DataFrame(
         {
-            "attempts": attempts,
-            "samples": samples,
-            "tables_s": tables_s,
-            "tables_and_report_s": both_s,
-            "peak_memory_bytes": peak,
+            **lengths,
+            "parts": len(list((folder / "journal").glob("*.parquet"))),
+            "tables_and_report_s": wall_s,
+            "processor_s": usage.ru_utime + usage.ru_stime,
+            "peak_memory_bytes": usage.ru_maxrss * 1024,
         }
     )
     frame.write_parquet(folder / "tables-benchmark.parquet")
@@ -86,7 +90,7 @@ def main() -> None:
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp(prefix="oomline-tables-"))
     start = time.perf_counter()
     write_journal(folder, attempts)
-    print(f"journal of {attempts:,} attempts in {folder}: {time.perf_counter() - start:.0f} s")
+    print(f"journal of {attempts:,} attempts in {folder}: {time.perf_counter() - start:.0f} s", flush=True)
     subprocess.run([sys.executable, "-m", "tests.benchmarks.tables", "measure", str(folder)], check=True)
 
 

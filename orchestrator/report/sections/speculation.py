@@ -1,6 +1,6 @@
 """Speculation, honestly: what was accepted, what it cost, what it gave, and when it would pay."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
@@ -15,14 +15,10 @@ _COLUMNS = (
 )
 
 
-def speculation(summary: pl.DataFrame, attempts: pl.DataFrame) -> Section | None:
+def speculation(summary: pl.DataFrame) -> Section | None:
     found = speculated(summary)
     if not found:
         return None
-    same = {
-        row["cell_id"]: row
-        for row in attempts.filter(pl.col("final") & (pl.col("decoder") == "spec")).to_dicts()
-    }
     blocks: list[Block] = [
         Paragraph([
             "Speed-up: measured, against the same cache policy without speculation. In units of one plain step of the "
@@ -30,7 +26,7 @@ def speculation(summary: pl.DataFrame, attempts: pl.DataFrame) -> Section | None
             "(its excess over gamma·c + v is overhead). Above the break-even acceptance speculation pays; “never”: a "
             "round costs more than it could ever yield. Same text: the output equals the plain twin's, token for token."
         ]),
-        Table(_COLUMNS, [_line(item, list(same.values())) for item in found], "", frozenset(_COLUMNS[2:-1]), group="on"),
+        Table(_COLUMNS, [_line(item) for item in found], "", frozenset(_COLUMNS[2:-1]), group="on"),
     ]  # fmt: skip
     if any(item.row["acceptance_injected"] is not None for item in found):
         blocks.append(
@@ -42,7 +38,7 @@ def speculation(summary: pl.DataFrame, attempts: pl.DataFrame) -> Section | None
     return Section("Speculation", blocks)
 
 
-def _line(item: Speculated, attempts: Sequence[dict[str, object]]) -> list[str]:
+def _line(item: Speculated) -> list[str]:
     row = item.row
     injected = "" if row["acceptance_injected"] is None else f" (injected {row['acceptance_injected']:.2g})"
     draft = f" · {short(row['draft'])}" if row["draft"] else ""
@@ -60,28 +56,12 @@ def _line(item: Speculated, attempts: Sequence[dict[str, object]]) -> list[str]:
         "never"
         if item.round_cost is not None and item.break_even is None
         else words.number(item.break_even, 2),
-        _same_text(row, attempts),
+        _same_text(row),
     ]
 
 
-def _same_text(row: dict[str, object], attempts: Sequence[dict[str, object]]) -> str:
-    keys = (
-        "model",
-        "mode",
-        "engine",
-        "draft",
-        "length",
-        "budget_bytes",
-        "gamma",
-        "acceptance_injected",
-        "prompt_tokens",
-    )
-    mine = [
-        a
-        for a in attempts
-        if all(a[key] == row[key] for key in keys) and a["compared_tokens_plain"] is not None
-    ]
-    if not mine:
+def _same_text(row: dict[str, Any]) -> str:
+    if row["compared_tokens_plain_max"] is None:
         return "no twin"
-    departs = [a["first_divergence_plain"] for a in mine if a["first_divergence_plain"] is not None]
-    return f"departs at {min(departs):,}" if departs else "yes"  # type: ignore[type-var]
+    departs = row["first_divergence_plain_min"]
+    return "yes" if departs is None else f"departs at {departs:,}"
