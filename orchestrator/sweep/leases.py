@@ -4,19 +4,22 @@ import secrets
 
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep.work.item import WorkItem
-from workers.cell import Lease
+from workers.cell import Engine, Lease
 
 _MIN_TIME_LIMIT_S = 600.0
 _TIME_FACTOR = 20.0
-_MIN_STALL_S = 60.0
-#: A load, a long prompt or a compilation reports nothing while it lasts, and may be most of the cell.
-_STALL_FACTOR = 5.0
+#: Fetching a model, reading a corpus and compiling report little while they last.
+_MIN_STALL_S: dict[Engine, float] = {"eager": 120.0, "graph": 300.0}
+_STALL_STEPS = 20.0
 
 
-def lease_for(item: WorkItem, attempt: int, spec: SweepSpec) -> Lease:
-    """Limits are generous: a prediction orders cells well and times them badly. The sweep file overrides them."""
+def lease_for(item: WorkItem, attempt: int, step_s: float, spec: SweepSpec) -> Lease:
+    """`step_s`: predicted time of the slowest step that reports progress.
+
+    Limits are generous: a prediction orders cells well and times them badly. The sweep file overrides them.
+    """
     time_limit = spec.time_limit_s or max(_MIN_TIME_LIMIT_S, _TIME_FACTOR * item.seconds)
-    stall = spec.stall_timeout_s or max(_MIN_STALL_S, _STALL_FACTOR * item.seconds)
+    stall = spec.stall_timeout_s or max(_MIN_STALL_S[item.cell.engine], _STALL_STEPS * step_s)
     return Lease(
         lease_id=f"{item.key.cell_id}.{attempt}.{secrets.token_hex(4)}",
         cell=item.cell,

@@ -161,6 +161,7 @@ class Sweep:
                 device, self._cells, self._questions, self.ledger, self._estimates, self._clock()
             )
         kind = self.kinds[device.kind]
+        kind.given_up = False
         if slot not in kind.slots:
             self._watcher.see(DeviceJoined(slot, device))
         kind.slots[slot], kind.absent_since = device, None
@@ -286,7 +287,8 @@ class Sweep:
         )
 
     def _lend(self, slot: SlotId, device: Device, item: WorkItem) -> None:
-        lease = lease_for(item, self.ledger.standing(item.key).attempts + 1, self._spec)
+        step_s = self._estimates.step_seconds(item.cell, device)
+        lease = lease_for(item, self.ledger.standing(item.key).attempts + 1, step_s, self._spec)
         del self._idle[slot]
         neighbours = [
             loan.lease.lease_id for loan in self._running.values() if loan.device.node == device.node

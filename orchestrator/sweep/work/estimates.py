@@ -4,7 +4,7 @@ from orchestrator.boundary.question import Question
 from orchestrator.boundary.search import Search
 from orchestrator.boundary.start import predicted, search_for, settle
 from orchestrator.predict.device import DeviceProfile
-from orchestrator.predict.duration import predict_seconds
+from orchestrator.predict.duration import predict_seconds, predict_step_seconds
 from orchestrator.predict.memory import UnknownWeightsError, predict
 from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
 from workers.attempt import Device
@@ -27,6 +27,10 @@ class Predictions:
         if target is None:
             return _UNKNOWN_S
         return predict_seconds(cell, target, draft, self._profile(device))
+
+    def step_seconds(self, cell: Cell, device: Device) -> float:
+        target, draft = self._both(cell)
+        return 0.0 if target is None else predict_step_seconds(cell, target, draft, self._profile(device))
 
     def peak_bytes(self, cell: Cell, device: Device) -> int | None:
         target, draft = self._both(cell)

@@ -24,6 +24,9 @@ class Estimates(Protocol):
     def seconds(self, cell: Cell, device: Device) -> float:
         """How long the cell should take on the device, load included."""
 
+    def step_seconds(self, cell: Cell, device: Device) -> float:
+        """How long the slowest step that reports progress should take."""
+
     def peak_bytes(self, cell: Cell, device: Device) -> int | None:
         """Predicted peak of device memory; None when the model's shape cannot be read."""
 

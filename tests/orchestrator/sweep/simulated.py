@@ -192,6 +192,9 @@ class FlatEstimates:
     def seconds(self, cell: Cell, device: Device) -> float:
         return self._seconds(cell)
 
+    def step_seconds(self, cell: Cell, device: Device) -> float:
+        return 0.1
+
     def peak_bytes(self, cell: Cell, device: Device) -> int | None:
         return None
 
