@@ -50,10 +50,11 @@ def test_eos_is_noted_and_not_taken() -> None:
                 assert generated.eos_at == free.index(eos)
 
 
-@pytest.mark.parametrize("policy", ["baseline", "streaming"])
-@pytest.mark.parametrize("penalty", [1.0, 1.2])
-@pytest.mark.parametrize("family", ["neox", "llama"])
-def test_speculative_equals_plain(policy: str, penalty: float, family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "policy", "penalty"),
+    [("neox", "baseline", 1.2), ("neox", "streaming", 1.0), ("llama", "baseline", 1.0), ("llama", "streaming", 1.2)],
+)  # fmt: skip
+def test_speculative_equals_plain(family: str, policy: str, penalty: float) -> None:
     """Drafts that agree never, sometimes (the target with noise) and always; gamma 1 .. 8; beyond the ring."""
     target, prompt_1T = build(family, torch.float32, layers=2), tokens(9)
     noisy = build(family, torch.float32, layers=2)
@@ -61,13 +62,13 @@ def test_speculative_equals_plain(policy: str, penalty: float, family: str) -> N
         parameter.data.add_(torch.randn_like(parameter) * 0.02)
     stranger = build(family, torch.float32, layers=1, seed=5)
     plain = open_session(cell(policy, window=8, repetition_penalty=penalty), target, None)
-    expected_BT = plain.generate(prompt_1T, 100, Heard()).ids_BT
+    expected_BT = plain.generate(prompt_1T, 60, Heard()).ids_BT
     accepted = []
     for gamma, draft in ((1, noisy), (3, noisy), (8, noisy), (5, stranger), (2, target), (4, target)):
         asked = cell(
             f"{policy}+spec", window=8, repetition_penalty=penalty, speculation=Speculation(gamma=gamma)
         )
-        generated = open_session(asked, target, draft).generate(prompt_1T, 100, Heard())
+        generated = open_session(asked, target, draft).generate(prompt_1T, 60, Heard())
         assert torch.equal(generated.ids_BT, expected_BT), f"gamma {gamma}"
         assert generated.drafted == generated.rounds * gamma
         accepted.append(generated.accepted / generated.drafted)
@@ -79,7 +80,7 @@ def test_speculative_equals_plain(policy: str, penalty: float, family: str) -> N
 
 @pytest.mark.parametrize("policy", ["baseline", "streaming"])
 def test_injected_acceptance_is_lossless_and_as_asked(policy: str) -> None:
-    target, draft = build("neox", torch.float32), build("neox", torch.float32, layers=1, seed=1)
+    target, draft = build("neox", torch.float32, layers=1), build("neox", torch.float32, layers=1, seed=1)
     prompt_1T = tokens(9)
     expected_BT = open_session(cell(policy), target, None).generate(prompt_1T, 120, Heard()).ids_BT
     per_round = []
@@ -125,14 +126,14 @@ def test_what_is_reported(mode: str) -> None:
 def test_streaming_memory_is_constant_and_full_grows_by_blocks() -> None:
     target, sizes = build("neox", torch.float32, layers=1), {}
     for mode in ("streaming", "baseline"):
-        for length in (10, 700):
+        for length in (10, 300):
             heard = Heard()
             seen: list[int] = []
             heard.phase = lambda phase, heard=heard, seen=seen: seen.append(heard.kv_bytes())  # type: ignore[method-assign]
             heard.tokens = lambda known, heard=heard, seen=seen: seen.append(heard.kv_bytes())  # type: ignore[method-assign]
             open_session(cell(mode), target, None).generate(tokens(9), length, heard)
             sizes[mode, length] = seen[-1]
-    assert sizes["streaming", 10] == sizes["streaming", 700] > 0
+    assert sizes["streaming", 10] == sizes["streaming", 300] > 0
     block = 1 * 2 * 4 * 64 * 12 * 4
     assert sizes["baseline", 10] == block
-    assert sizes["baseline", 700] == -(-708 // 64) * block
+    assert sizes["baseline", 300] == -(-308 // 64) * block
