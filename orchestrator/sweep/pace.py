@@ -24,7 +24,7 @@ class Pace:
         return min(_LINGER_SHARE * self.spent_s / self.returned, _MAX_LINGER_S)
 
     def eta_s(self, predicted_left_s: float, devices: int) -> float | None:
-        """None before the first attempt came back, or without devices."""
-        if not devices or self.foretold_s <= 0:
+        """None before the first attempt came back, without devices, and when all that is left is overdue."""
+        if not devices or self.foretold_s <= 0 or predicted_left_s <= 0:
             return None
         return predicted_left_s / devices * self.spent_s / self.foretold_s

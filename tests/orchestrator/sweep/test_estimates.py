@@ -1,0 +1,55 @@
+"""Predictions as the loop asks for them, also for a model that the driver cannot read."""
+
+import dataclasses
+
+from orchestrator.boundary.question import questions
+from orchestrator.plan import expand
+from orchestrator.sweep.pace import Pace
+from orchestrator.sweep.work.estimates import Predictions
+from tests.orchestrator.sweep.simulated import device, spec
+from workers.cell import ModelRef
+
+CARD = device("card", kind="NVIDIA H100 80GB HBM3")
+
+
+def test_a_known_model_is_timed_and_weighed() -> None:
+    estimates = Predictions()
+    short, long = (
+        next(
+            cell for cell in expand(spec(models=[{"target": "random:pythia-2.8b"}])) if cell.length == length
+        )
+        for length in (1000, 2000)
+    )
+    assert (
+        estimates.seconds(long, CARD)
+        > estimates.seconds(short, CARD)
+        > estimates.step_seconds(short, CARD)
+        > 0
+    )
+    assert estimates.peak_bytes(long, CARD) - estimates.peak_bytes(short, CARD) >= 1000 * 327_680
+
+
+def test_a_model_that_cannot_be_read_is_run_and_searched_all_the_same() -> None:
+    estimates = Predictions()
+    asked = spec(
+        models=[{"target": "/nowhere"}], boundary={"resolution": 32, "max_length": 4096, "confirm": 1}
+    )
+    cell = expand(asked)[0]
+    assert estimates.seconds(cell, CARD) > 0
+    assert estimates.peak_bytes(cell, CARD) is None
+    question, search = estimates.start(questions(asked)[0], CARD)
+    assert [probe.value for probe in search.next_probes(1)] == [32]
+    draftless = dataclasses.replace(cell, model=ModelRef(target="random:pythia-14m", draft="/nowhere"))
+    assert estimates.peak_bytes(draftless, CARD) is None
+    assert question.max_value == 4096
+
+
+def test_the_time_left_is_scaled_by_how_predictions_did() -> None:
+    pace = Pace()
+    assert pace.eta_s(100, 2) is None
+    pace.note(20.0, 10.0)
+    assert pace.eta_s(100, 2) == 100
+    assert pace.eta_s(100, 0) is None
+    assert pace.eta_s(0, 2) is None
+    assert pace.linger_s(8) == 0
+    assert pace.linger_s(1000) == 0.2
