@@ -25,7 +25,7 @@ def render(folder: str | Path) -> str:
         runs = longest_runs(found, tables.view)
         engines = len({scene.engine for scene in found}) > 1
         telling = max(
-            (place for place in runs if runs[place]),
+            (place for place in runs if any(run.by_token.height for run in runs[place])),
             key=lambda place: (sum(r.attempt.outcome.is_device_oom for r in runs[place]), -place),
             default=None,
         )

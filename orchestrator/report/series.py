@@ -87,8 +87,8 @@ def _thin(frame: pl.DataFrame, by: str) -> pl.DataFrame:
     return pl.concat([frame.head(1), highest, frame.tail(1)]).unique(by).sort(by)
 
 
-def _speed(steps: pl.DataFrame, batch_size: int, stretches: int = 40) -> pl.DataFrame:
-    """Tokens per second over about 40 stretches of the run."""
+def _speed(steps: pl.DataFrame, batch_size: int, stretches: int = 25) -> pl.DataFrame:
+    """Tokens per second over about 25 stretches of the run."""
     every = max(1, -(-steps.height // stretches))
     kept = steps.gather_every(every)
     passed = pl.col("t_s").diff()

@@ -27,6 +27,7 @@ def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
     """One row per model, mode, engine, device kind, budget, prompt, batch and length (and whatever else sets cells
     apart: draft, gamma, penalty, ...) over the repeats of the measured generation cells.
 
+    `generation_s`: prompt and decoding, without load, capture and warm-up.
     `n`: attempts that count, `n_ok` of them ok; speeds are of those. `tokens_per_s_ci_low`, `_ci_high`: 95 %, by
     Student's t from the raw values (with three repeats an order-statistic interval of the median would cover 75 %
     at most), null for one. `speedup`: against the baseline of the same engine and conditions, null where that
@@ -56,6 +57,7 @@ def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
                     *("tpot_p50_s", "tpot_p95_s", "tpot_p99_s", "draft_step_s", "verify_step_s"),
                 )
             },
+            generation_s_median=(pl.col("prefill_s") + pl.col("decode_s")).filter(ok).median(),
             speeds=pl.col("tokens_per_s").filter(ok).drop_nulls(),
             **{
                 f"{name}_max": pl.col(name).max()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import altair as alt
 import polars as pl
 
-from orchestrator.report.pictures.theme import COLOURS, SOFT
+from orchestrator.report.pictures.theme import COLOURS, PAPER, SOFT
 
 _GAP_PX = 15.0  # between the names of two curves
 
@@ -53,6 +53,7 @@ class Panel:
     curves: Sequence[Curve]
     limits: Sequence[Limit] = field(default=())
     points: bool = False
+    steps: bool = False  # a value holds until the next one
     width: int = 700
     height: int = 320
 
@@ -60,14 +61,18 @@ class Panel:
 def draw(panel: Panel) -> alt.LayerChart:
     curves = [curve for curve in panel.curves if curve.x]
     scale = _Scale.of(panel, curves)
-    x = alt.X("x:Q", title=panel.x.title, scale=alt.Scale(domain=scale.x, nice=False, type=_type(panel.x)))
+    x = alt.X("x:Q", title=panel.x.title, scale=alt.Scale(domain=scale.x, nice=False))
     x = x.axis(format=panel.x.format, tickCount=max(3, panel.width // 100))
-    y = alt.Y("y:Q", title=panel.y.title, scale=alt.Scale(domain=scale.y, nice=False, type=_type(panel.y)))
+    y = alt.Y(
+        "y:Q",
+        title=panel.y.title,
+        scale=alt.Scale(domain=scale.y, nice=False, type="log" if panel.y.log else "linear"),
+    )
     ticks = {"values": _decades(*scale.y)} if panel.y.log else {"tickCount": 6}
     y = y.axis(format=panel.y.format, **ticks)
     layers = [
         *_limits(panel, scale, x, y),
-        *_lines(curves, x, y, panel.points),
+        *_lines(panel, curves, x, y),
         *_names(panel, curves, scale, x, y),
     ]
     return alt.layer(*layers, title=panel.title).properties(width=panel.width, height=panel.height)
@@ -85,19 +90,15 @@ class _Scale:
         xs += [limit.x for limit in panel.limits if limit.x is not None]
         ys += [limit.y for limit in panel.limits if limit.y is not None]
         above = 1.0 + 0.07 * (1 + sum(curve.out_of_memory for curve in curves))
-        x = [min(xs) / 1.1, max(xs) * 1.1] if panel.x.log else [0.0, (max(xs) or 1.0) * 1.01]
-        y = [min(ys) / 1.25, max(ys) * 1.25] if panel.y.log else [0.0, (max(ys) or 1.0) * above]
-        return cls(x, y)
+        low, high = min([0.0, *xs]), max([0.0, *xs]) * 1.01
+        y = [min(ys) / 1.25, max(ys) * 1.25] if panel.y.log else [0.0, max([0.0, *ys]) * above or 1.0]
+        return cls([low, high if high > low else 1.0], y)
 
 
 def _decades(low: float, high: float) -> list[float]:
     """1, 2, 5, 10, 20, ... between the two."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [tick for power in powers for digit in (1, 2, 5) if low <= (tick := digit * 10.0**power) <= high]
-
-
-def _type(axis: Axis) -> str:
-    return "log" if axis.log else "linear"
 
 
 def _limits(panel: Panel, scale: _Scale, x: alt.X, y: alt.Y) -> list[alt.Chart]:
@@ -115,7 +116,7 @@ def _limits(panel: Panel, scale: _Scale, x: alt.X, y: alt.Y) -> list[alt.Chart]:
     return layers
 
 
-def _lines(curves: Sequence[Curve], x: alt.X, y: alt.Y, points: bool) -> list[alt.Chart]:
+def _lines(panel: Panel, curves: Sequence[Curve], x: alt.X, y: alt.Y) -> list[alt.Chart]:
     layers = []
     for curve in curves:
         colour = COLOURS[curve.policy]
@@ -127,14 +128,19 @@ def _lines(curves: Sequence[Curve], x: alt.X, y: alt.Y, points: bool) -> list[al
             columns |= {"low": list(curve.low), "high": list(curve.high)}
         frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
         dash = [6, 3] if curve.speculative else [1, 0]
-        layers.append(alt.Chart(frame).mark_line(color=colour, strokeDash=dash).encode(x=x, y=y, order="x:Q"))
+        shape = "step-after" if panel.steps else "linear"
+        layers.append(
+            alt.Chart(frame)
+            .mark_line(color=colour, strokeDash=dash, interpolate=shape)
+            .encode(x=x, y=y, order="x:Q")
+        )
         if curve.low and frame.drop_nulls().height:
             whole = frame.drop_nulls()
             bar = alt.Chart(whole).mark_rule(color=colour, strokeWidth=1.2, opacity=0.7)
             from_low = y.copy()
             from_low.shorthand = "low:Q"
             layers.append(bar.encode(x=x, y=from_low, y2="high:Q"))
-        if points:
+        if panel.points:
             layers.append(
                 alt.Chart(frame).mark_point(color=colour, filled=True, size=34, opacity=1).encode(x=x, y=y)
             )
@@ -145,26 +151,30 @@ def _lines(curves: Sequence[Curve], x: alt.X, y: alt.Y, points: bool) -> list[al
     return layers
 
 
-def _names(panel: Panel, curves: Sequence[Curve], scale: _Scale, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+def _names(panel: Panel, curves: Sequence[Curve], scale: _Scale, x: alt.X, y: alt.Y) -> list[alt.LayerChart]:
     """Beside the last point; above the cross where memory ran out. Names give way to each other upwards."""
     layers = []
     survivors = [curve for curve in curves if not curve.out_of_memory]
     for curve, place in zip(survivors, _spread([c.y[-1] for c in survivors], panel, scale), strict=True):
         layers.append(_name(curve, curve.x[-1], place, x, y, align="left", dx=9))
+    ceiling = max((limit.y for limit in panel.limits if limit.y is not None), default=0.0)
     fallen = sorted((curve for curve in curves if curve.out_of_memory), key=lambda curve: -curve.x[-1])
     for step, curve in enumerate(fallen):
-        top = curve.y[-1] + (step + 0.75) * _GAP_PX * (scale.y[1] - scale.y[0]) / panel.height
+        top = max(curve.y[-1], ceiling) + (step + 0.75) * _GAP_PX * (scale.y[1] - scale.y[0]) / panel.height
         align = "right" if curve.x[-1] > 0.6 * scale.x[1] else "left"
         layers.append(_name(curve, curve.x[-1], top, x, y, align=align, dx=-8 if align == "right" else 8))
     return layers
 
 
-def _name(curve: Curve, at: float, height: float, x: alt.X, y: alt.Y, *, align: str, dx: int) -> alt.Chart:
+def _name(
+    curve: Curve, at: float, height: float, x: alt.X, y: alt.Y, *, align: str, dx: int
+) -> alt.LayerChart:
+    """With a margin of paper around it, so that it stays legible across other curves."""
     frame = pl.DataFrame({"x": [float(at)], "y": [float(height)], "name": [curve.name]})
-    text = alt.Chart(frame).mark_text(
-        align=align, baseline="middle", dx=dx, color=COLOURS[curve.policy], fontWeight=600
-    )
-    return text.encode(x=x, y=y, text="name:N")
+    style = {"align": align, "baseline": "middle", "dx": dx, "fontWeight": 600}
+    chart = alt.Chart(frame).encode(x=x, y=y, text="name:N")
+    margin = chart.mark_text(color=PAPER, stroke=PAPER, strokeWidth=4, strokeJoin="round", **style)
+    return alt.layer(margin, chart.mark_text(color=COLOURS[curve.policy], **style))
 
 
 def _spread(values: Sequence[float], panel: Panel, scale: _Scale) -> list[float]:

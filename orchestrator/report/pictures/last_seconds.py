@@ -38,6 +38,7 @@ def last_seconds(attempt: Attempt) -> Picture | None:
         Axis(f"memory ({name})"),
         [curve],
         limits,
+        steps=True,
         width=520,
         height=180,
     )

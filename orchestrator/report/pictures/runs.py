@@ -36,12 +36,19 @@ def memory_by_time(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
     curves = [_curve(run, run.by_time, "t_s", unit, run.name) for run in runs]
     where = scene.words(engine=engine)
     panel = Panel(
-        f"Memory against time: {where}", Axis("seconds since the process started"), Axis(f"memory ({name})"), curves,
+        f"Memory against time: {where}",
+        Axis("seconds since the process started"),
+        Axis(f"memory ({name})"),
+        curves,
         _budget(scene, unit),
-    )  # fmt: skip
+        steps=True,
+    )
     return picture(
-        f"memory-by-time-{scene.slug()}", draw(panel), "The same runs: load, prompt, generation.", f"Memory against time on {where}"
-    )  # fmt: skip
+        f"memory-by-time-{scene.slug()}",
+        draw(panel),
+        "The same runs: load, prompt, generation.",
+        f"Memory against time on {where}",
+    )
 
 
 def speed_by_length(scene: Scene, engine: bool) -> Picture:

@@ -18,9 +18,9 @@ def lengths(scenes: Sequence[Scene]) -> Section | None:
     engines = len({scene.engine for scene in scenes}) > 1
     blocks: list[Block] = [
         Paragraph([
-            "Medians over the repeats; ± is half of a 95 % confidence interval. Speed-up is against the baseline of the "
-            "same engine at the same length, and missing where that ran out of memory. Load, warm-up, capture and "
-            "compilation are not part of a time."
+            "Medians over the repeats; ± is half of a 95 % confidence interval. Time: prompt and generation, without "
+            "load, warm-up, capture and compilation. Speed-up: against the baseline of the same engine at the same "
+            "length, missing where that ran out of memory."
         ])
     ]  # fmt: skip
     for scene in scenes:
@@ -43,7 +43,7 @@ def _table(caption: str, condition: Condition) -> Table:
             for row in found.iter_rows(named=True):
                 low, high = row["tokens_per_s_ci_low"], row["tokens_per_s_ci_high"]
                 line = [
-                    f"{length:,} tokens", condition.name(variant), words.duration(row["duration_s_median"]),
+                    f"{length:,} tokens", condition.name(variant), words.duration(row["generation_s_median"]),
                     words.number(row["tokens_per_s_median"]), words.number(None if low is None else (high - low) / 2),
                     words.times(row["speedup"]), words.number(row["tokens_per_step_median"], 2),
                     words.size(_peak(row)), outcome(row),
