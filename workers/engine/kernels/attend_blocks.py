@@ -1,5 +1,7 @@
 """Attention of M new tokens over the full cache: write their keys, then read what is filled, block by block."""
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional
 
@@ -76,8 +78,16 @@ def ungrouped(attended_BKRD: torch.Tensor, tokens: int) -> torch.Tensor:
     return attended_BKRD.reshape(B, K, tokens, R // tokens, D).transpose(1, 2).reshape(B, tokens, -1)
 
 
-#: Blocks one program reads.
-SPAN_BLOCKS = 4
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """`blocks`: that one program reads, one after the other, `stages` of them on their way."""
+
+    blocks: int
+    warps: int
+    stages: int
+
+
+CUT = Cut(blocks=4, warps=4, stages=3)
 
 
 @jit(do_not_specialize=["M", "layer"])
@@ -99,20 +109,23 @@ def _attend_blocks(
         here = (layer * 2).to(tl.int64) * to_v + bk * BLOCK * D
 
         # The blocks of a split belong to it alone, so it writes the new keys that fall there before it reads.
-        for j0 in range(0, M, 16):
-            j = j0 + tl.arange(0, 16)
-            position = first + j
-            mine = (j < M) & (position >= low) & (position < low + SPAN_BLOCKS * BLOCK)
-            row = b * M + j
-            k_JD = load_rotated(k, row * k_row + head * k_head, mine, cos, sin, j, D, F, BLOCK_D)
-            inside = mine[:, None] & (d < D)[None, :]
-            v_JD = tl.load(v + (row * v_row + head * v_head)[:, None] + d[None, :], mask=inside, other=0.0)
-            address = tl.load(table + position // BLOCK, mask=mine, other=0)
-            block_J = address.to(tl.pointer_type(q.dtype.element_ty))
-            place = block_J[:, None] + here + (position % BLOCK)[:, None] * D + d[None, :]
-            tl.store(place, k_JD, mask=inside)
-            tl.store(place + to_v, v_JD, mask=inside)
-        tl.debug_barrier()
+        if low + SPAN_BLOCKS * BLOCK > first:
+            for j0 in range(0, M, 16):
+                j = j0 + tl.arange(0, 16)
+                position = first + j
+                mine = (j < M) & (position >= low) & (position < low + SPAN_BLOCKS * BLOCK)
+                row = b * M + j
+                k_JD = load_rotated(k, row * k_row + head * k_head, mine, cos, sin, j, D, F, BLOCK_D)
+                inside = mine[:, None] & (d < D)[None, :]
+                v_JD = tl.load(
+                    v + (row * v_row + head * v_head)[:, None] + d[None, :], mask=inside, other=0.0
+                )
+                address = tl.load(table + position // BLOCK, mask=mine, other=0)
+                block_J = address.to(tl.pointer_type(q.dtype.element_ty))
+                place = block_J[:, None] + here + (position % BLOCK)[:, None] * D + d[None, :]
+                tl.store(place, k_JD, mask=inside)
+                tl.store(place + to_v, v_JD, mask=inside)
+            tl.debug_barrier()
 
         r = tl.arange(0, BLOCK_R)
         m = group * QUERIES + r // G
@@ -181,13 +194,14 @@ def attend_blocks(
     layer: int,
     start: torch.Tensor,
     angles: Angles,
+    cut: Cut = CUT,
 ) -> torch.Tensor:
     """`attend_blocks_plain` in two launches: the splits, their merge."""
     B, M, H, D = q_BMHD.shape
     K, F, N = k_BMKD.shape[2], angles.cos_MF.shape[1], B * M * H
     rows = query_rows(H // K)
     queries = rows // (H // K)
-    splits = ceil_div(cache.grid_tokens, SPAN_BLOCKS * BLOCK)
+    splits = ceil_div(cache.grid_tokens, cut.blocks * BLOCK)
     partial = torch.empty(splits, N, D, dtype=torch.float32, device=q_BMHD.device)
     stats = torch.empty(splits, 2, N, dtype=torch.float32, device=q_BMHD.device)
     out = torch.empty(B, M, H * D, dtype=q_BMHD.dtype, device=q_BMHD.device)
@@ -195,9 +209,9 @@ def attend_blocks(
     _attend_blocks[(splits, B * K, ceil_div(M, queries))](
         q_BMHD, k_BMKD, v_BMKD, *strides(q_BMHD), *strides(k_BMKD), *strides(v_BMKD),
         cache.table, layer, start, angles.cos_MF, angles.sin_MF, partial, stats, M, D**-0.5,
-        B, H, K, D, F, queries, BLOCK, SPAN_BLOCKS, rows, block_d, num_warps=4, num_stages=3,
+        B, H, K, D, F, queries, BLOCK, cut.blocks, rows, block_d, num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip
-    _merge[(N,)](partial, stats, start, out, M, N, D, SPAN_BLOCKS * BLOCK, 16, block_d, num_warps=4)
+    _merge[(N,)](partial, stats, start, out, M, N, D, cut.blocks * BLOCK, 16, block_d, num_warps=4)
     return out
 
 

@@ -1,11 +1,13 @@
 """Attention of M new tokens over sinks and ring: write their keys, then score the window with the query at its
 absolute position and the sinks with the query at min(t, S + R - 1)."""
 
+from dataclasses import dataclass
+
 import torch
 
 from workers.engine.kernels.attend_blocks import grouped, query_rows, strides, ungrouped
 from workers.engine.kernels.jit import ceil_div, jit, power_of_two, tl
-from workers.engine.kernels.tiles import absorb, load_rotated
+from workers.engine.kernels.tiles import load_rotated
 from workers.engine.ring import RingCache
 from workers.engine.rope import Angles, rotate, working
 
@@ -44,8 +46,15 @@ def attend_ring_plain(
     return ungrouped(attended_BKRD, M).to(q_BMHD.dtype)
 
 
-#: Slots one program reads, and slots of one product.
-SPAN, SLOTS = 128, 64
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """`span`: slots that one program reads, in one product. More programs hide more of each other's waiting."""
+
+    span: int
+    warps: int
+
+
+CUT = Cut(span=64, warps=4)
 
 
 @jit(do_not_specialize=["M"])
@@ -54,66 +63,71 @@ def _attend_ring(
     cos, sin, far_cos, far_sin, partial, stats, arrived, out, M, scale,
     B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr,
     S: tl.constexpr, P: tl.constexpr, REACH: tl.constexpr, SPLITS: tl.constexpr, QUERIES: tl.constexpr,
-    SPAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
+    SPAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One program: one split of the slots, one key/value head of one sequence, QUERIES of the M queries."""
     split, bk, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     G: tl.constexpr = H // K
     b, head = bk // K, bk % K
     d = tl.arange(0, BLOCK_D)
-    first = tl.load(start)
     low = split * SPAN
+    slot = low + tl.arange(0, SPAN)
+    place = (bk * (S + P) + slot)[:, None] * D + d[None, :]
+    inside = (slot < S + P)[:, None] & (d < D)[None, :]
+    k_CD = tl.load(k_cache + place, mask=inside, other=0.0)
+    v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
 
-    # The slots of a split belong to it alone, so it writes the new keys that fall there before it reads.
+    # The slots of a split belong to it alone, so it writes the new keys that fall there, and reads again.
     # Several groups of queries write the same bytes.
-    for j0 in range(0, M, 16):
-        j = j0 + tl.arange(0, 16)
-        turned = (first + j - S) % P
-        slot = tl.where(first + j < S, first + j, S + tl.where(turned < 0, turned + P, turned))
-        mine = (j < M) & (slot >= low) & (slot < low + SPAN)
-        row = b * M + j
-        k_JD = load_rotated(k, row * k_row + head * k_head, mine, cos, sin, j, D, F, BLOCK_D)
-        inside = mine[:, None] & (d < D)[None, :]
-        v_JD = tl.load(v + (row * v_row + head * v_head)[:, None] + d[None, :], mask=inside, other=0.0)
-        place = (bk * (S + P) + slot)[:, None] * D + d[None, :]
-        tl.store(k_cache + place, k_JD, mask=inside)
-        tl.store(v_cache + place, v_JD, mask=inside)
-    tl.debug_barrier()
+    first = tl.load(start)
+    last = first + M - 1 - S
+    last_place = (last % P).to(tl.int32)
+    oldest_place = last_place - (M - 1)
+    in_ring = (S + last_place >= low) & (S + oldest_place < low + SPAN)
+    wrapped = (oldest_place < 0) & (S + oldest_place + P < low + SPAN)
+    if in_ring | wrapped | ((first < S) & (low < S)):
+        for j0 in range(0, M, 16):
+            j = j0 + tl.arange(0, 16)
+            turned = (first + j - S) % P
+            new = tl.where(first + j < S, first + j, S + tl.where(turned < 0, turned + P, turned))
+            mine = (j < M) & (new >= low) & (new < low + SPAN)
+            row = b * M + j
+            k_JD = load_rotated(k, row * k_row + head * k_head, mine, cos, sin, j, D, F, BLOCK_D)
+            written = mine[:, None] & (d < D)[None, :]
+            v_JD = tl.load(v + (row * v_row + head * v_head)[:, None] + d[None, :], mask=written, other=0.0)
+            new_place = (bk * (S + P) + new)[:, None] * D + d[None, :]
+            tl.store(k_cache + new_place, k_JD, mask=written)
+            tl.store(v_cache + new_place, v_JD, mask=written)
+        tl.debug_barrier()
+        k_CD = tl.load(k_cache + place, mask=inside, other=0.0)
+        v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
 
     r = tl.arange(0, BLOCK_R)
     m = group * QUERIES + r // G
     asks = (r < QUERIES * G) & (m < M)
     q_R = (b * M + m) * q_row + (head * G + r % G) * q_head
     near_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, BLOCK_D)
-    far_RD = load_rotated(q, q_R, asks, far_cos, far_sin, m, D, F, BLOCK_D)
+    k_DC = tl.trans(k_CD)
+    scores_RC = tl.dot(near_RD, k_DC, input_precision="ieee")
+    if low < S:
+        far_RD = load_rotated(q, q_R, asks, far_cos, far_sin, m, D, F, BLOCK_D)
+        far_RC = tl.dot(far_RD, k_DC, input_precision="ieee")
+        scores_RC = tl.where((slot < S)[None, :], far_RC, scores_RC)
 
     # Slot S + j holds position S + last - ((last - j) mod P): `ring.Ring.held`.
-    last = first + M - 1 - S
-    last_place = (last % P).to(tl.int32)
     held_at_most = tl.minimum(last, 1073741824).to(tl.int32)
     sees_sinks = tl.minimum(first + m, S).to(tl.int32)
-    peak_R = tl.full((BLOCK_R,), float("-inf"), tl.float32)
-    total_R = tl.zeros((BLOCK_R,), tl.float32)
-    sum_RD = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
-    for c0 in range(low, low + SPAN, BLOCK_C):
-        slot = c0 + tl.arange(0, BLOCK_C)
-        place = (bk * (S + P) + slot)[:, None] * D + d[None, :]
-        inside = (slot < S + P)[:, None] & (d < D)[None, :]
-        k_CD = tl.load(k_cache + place, mask=inside, other=0.0)
-        v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
-        k_DC = tl.trans(k_CD)
-        scores_RC = tl.dot(near_RD, k_DC, input_precision="ieee")
-        if c0 < S:
-            far_RC = tl.dot(far_RD, k_DC, input_precision="ieee")
-            scores_RC = tl.where((slot < S)[None, :], far_RC, scores_RC)
-        behind = last_place - (slot - S)
-        behind = tl.where(behind < 0, behind + P, behind)
-        age_RC = behind[None, :] - (M - 1 - m)[:, None]
-        in_window = ((slot >= S) & (slot < S + P) & (behind <= held_at_most))[None, :]
-        visible = in_window & (age_RC >= 0) & (age_RC < REACH)
-        visible = visible | ((slot < S)[None, :] & (slot[None, :] <= sees_sinks[:, None]))
-        scores_RC = tl.where(visible, scores_RC * scale, float("-inf"))
-        peak_R, total_R, sum_RD = absorb(scores_RC, v_CD, peak_R, total_R, sum_RD)
+    behind = last_place - (slot - S)
+    behind = tl.where(behind < 0, behind + P, behind)
+    age_RC = behind[None, :] - (M - 1 - m)[:, None]
+    in_window = ((slot >= S) & (slot < S + P) & (behind <= held_at_most))[None, :]
+    visible = in_window & (age_RC >= 0) & (age_RC < REACH)
+    visible = visible | ((slot < S)[None, :] & (slot[None, :] <= sees_sinks[:, None]))
+    scores_RC = tl.where(visible, scores_RC * scale, float("-inf"))
+    peak_R = tl.max(scores_RC, axis=1)
+    weight_RC = tl.exp(scores_RC - tl.where(peak_R == float("-inf"), 0.0, peak_R)[:, None])
+    total_R = tl.sum(weight_RC, axis=1)
+    sum_RD = tl.dot(weight_RC.to(v_CD.dtype), v_CD, input_precision="ieee")
 
     # The splits of a row meet in the program that comes last, in their order, whichever that is.
     N = B * M * H
@@ -162,13 +176,14 @@ def attend_ring(
     layer: int,
     start: torch.Tensor,
     angles: Angles,
+    cut: Cut = CUT,
 ) -> torch.Tensor:
     """`attend_ring_plain` in one launch."""
     B, M, H, D = q_BMHD.shape
     K, ring, F = k_BMKD.shape[2], cache.ring, angles.cos_MF.shape[1]
     rows = query_rows(H // K)
     queries = rows // (H // K)
-    splits = ceil_div(ring.sinks + ring.slots, SPAN)
+    splits = ceil_div(ring.sinks + ring.slots, cut.span)
     partial = torch.empty(splits, B * M * H, D, dtype=torch.float32, device=q_BMHD.device)
     stats = torch.empty(splits, 2, B * M * H, dtype=torch.float32, device=q_BMHD.device)
     out = torch.empty(B, M, H * D, dtype=q_BMHD.dtype, device=q_BMHD.device)
@@ -177,6 +192,6 @@ def attend_ring(
         cache.k_LBKCD[layer], cache.v_LBKCD[layer], start,
         angles.cos_MF, angles.sin_MF, angles.far_cos_MF, angles.far_sin_MF, partial, stats, cache.arrived, out,
         M, D**-0.5, B, H, K, D, F, ring.sinks, ring.slots, ring.reach, splits, queries,
-        SPAN, rows, SLOTS, max(16, power_of_two(D)), num_warps=4, num_stages=2,
+        cut.span, rows, max(16, power_of_two(D)), num_warps=cut.warps,
     )  # fmt: skip
     return out
