@@ -11,7 +11,15 @@ from orchestrator.plan import expand
 from orchestrator.sweep.run import conduct
 from orchestrator.sweep.summary import Summary
 from orchestrator.watch import DeviceLost, Notice
-from tests.orchestrator.sweep.simulated import Fate, MemoryJournal, device, simulate, spec
+from tests.orchestrator.sweep.simulated import (
+    Clock,
+    Fate,
+    MemoryJournal,
+    SimulatedFleet,
+    device,
+    simulate,
+    spec,
+)
 from workers.attempt import Device, Outcome
 from workers.cell import Lease
 
@@ -304,3 +312,17 @@ def test_a_full_disk_ends_the_sweep_with_what_was_recorded(monkeypatch: pytest.M
     assert len(played.fleet.leases) == 3  # the one that could not be recorded was not followed by another
     assert summaries[0].exit_status == 1
     assert summaries[0].troubles == ("no room",)
+
+
+def test_a_released_device_that_never_comes_back_does_not_keep_the_sweep_for_ever() -> None:
+    asked = spec(lengths=[1000, 100_000], modes=["baseline"])
+
+    def world(lease: Lease, on: Device) -> Fate:
+        return Fate(500, lost=True, gone=True, node_lost=True) if lease.cell.length == 100_000 else Fate(10)
+
+    def forget(fleet: SimulatedFleet, clock: Clock) -> None:
+        fleet.recall = fleet.released.clear  # type: ignore[method-assign]
+
+    played = simulate(asked, expand(asked), [device("a"), device("b")], world, prepare=forget)
+    assert played.sweep.summary().exit_status == 1
+    assert "no H100 device is left" in played.sweep.summary().troubles[-1]
