@@ -112,12 +112,21 @@ def _start(temp_dir: str | None, cpus: int | None) -> None:
     ray.init(
         address="local",
         num_cpus=cpus,
+        num_gpus=slices(os.environ),
         include_dashboard=False,
         object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
         log_to_driver=False,
         logging_level=logging.ERROR,
         _temp_dir=temp_dir,
     )
+
+
+def slices(environ: Mapping[str, str]) -> int | None:
+    """How many MIG slices CUDA_VISIBLE_DEVICES names; None when none, and Ray's own count of cards is right."""
+    named = [
+        name for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip().startswith("MIG-")
+    ]
+    return len(named) or None
 
 
 def _running_here() -> str | None:

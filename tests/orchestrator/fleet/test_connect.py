@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from orchestrator.fleet.connect import ConnectError, Target, connected, probe, resolve
+from orchestrator.fleet.connect import ConnectError, Target, connected, probe, resolve, slices
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,12 @@ def test_who_says_where_ray_is(option: str | None, environ: dict[str, str], expe
 def test_an_address_that_a_driver_cannot_use_is_refused_with_the_remedy(address: str) -> None:
     with pytest.raises(ConnectError, match="host:port"):
         resolve(address, {})
+
+
+def test_mig_slices_are_counted_by_name() -> None:
+    assert slices({"CUDA_VISIBLE_DEVICES": "MIG-1a2b,MIG-3c4d, MIG-5e6f"}) == 3
+    assert slices({"CUDA_VISIBLE_DEVICES": "0,1"}) is None
+    assert slices({}) is None
 
 
 def test_auto_without_a_running_ray_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
