@@ -64,7 +64,16 @@ class Folded:
     blocks: Sequence["Block"]
 
 
-Block = Paragraph | Bullets | Table | Picture | Verbatim | Folded
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file beside the report. `name`: its path in the run folder; `what`: what it is, and what opens it."""
+
+    name: str
+    data: bytes
+    what: str
+
+
+Block = Paragraph | Bullets | Table | Picture | Verbatim | Folded | Attachment
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +92,20 @@ class Document:
     warnings: Sequence[str] = field(default=())
 
 
-def pictures(document: Document) -> list[Picture]:
-    """Every picture of a document once, in order."""
-    found: dict[str, Picture] = {}
+def files(document: Document) -> dict[str, bytes]:
+    """What lies beside the report, by its path in the run folder: pictures and attachments."""
+    found: dict[str, bytes] = {}
 
     def walk(blocks: Sequence[Block]) -> None:
         for block in blocks:
             if isinstance(block, Picture):
-                found[block.name] = block
+                found[f"plots/{block.name}.svg"] = block.svg.encode()
+                found[f"plots/{block.name}.png"] = block.png
+            elif isinstance(block, Attachment):
+                found[block.name] = block.data
             elif isinstance(block, Folded):
                 walk(block.blocks)
 
     for section in document.sections:
         walk(section.blocks)
-    return list(found.values())
+    return found

@@ -5,6 +5,7 @@ from html import escape
 from importlib import resources
 
 from orchestrator.report.document import (
+    Attachment,
     Block,
     Bullets,
     Code,
@@ -72,6 +73,8 @@ def _block(block: Block) -> str:
             )
         case Verbatim():
             return f"<pre>{escape(block.text)}</pre>"
+        case Attachment():
+            return f"<p>{escape(block.what)}: <code>{escape(block.name)}</code></p>"
         case Folded():
             inner = "\n".join(_block(inner) for inner in block.blocks)
             return f"<details><summary>{escape(block.title)}</summary>\n{inner}\n</details>"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from orchestrator.report.document import (
+    Attachment,
     Block,
     Bullets,
     Code,
@@ -58,6 +59,8 @@ def _block(block: Block) -> str:
             return f"![{escape(_round(block.alt))}](plots/{block.name}.svg)\n\n*{escape(block.caption)}*"
         case Verbatim():
             return _fence(block.text)
+        case Attachment():
+            return f"{escape(block.what)}: {_code(block.name)}"
         case Folded():
             return "\n\n".join([f"#### {escape(block.title)}", *(_block(inner) for inner in block.blocks)])
 

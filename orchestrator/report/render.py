@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from orchestrator.journal.folder import read_run
-from orchestrator.report.document import Document, pictures
+from orchestrator.report.document import Document, files
 from orchestrator.report.html import to_html
 from orchestrator.report.markdown import to_markdown
 from orchestrator.report.pictures.runs import memory_by_tokens
@@ -48,9 +48,8 @@ def render(folder: str | Path) -> str:
             sections=[section for section in sections if section is not None],
             warnings=method.warnings(run, tables),
         )
-    for picture in pictures(document):
-        run.store.write(f"plots/{picture.name}.svg", picture.svg.encode())
-        run.store.write(f"plots/{picture.name}.png", picture.png)
+    for name, data in files(document).items():
+        run.store.write(name, data)
     run.store.write("report.html", to_html(document).encode())
     run.store.write("report.md", to_markdown(document).encode())
     return f"{run.store.url.rstrip('/')}/report.md"

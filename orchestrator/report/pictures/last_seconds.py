@@ -24,7 +24,7 @@ def last_seconds(attempt: Attempt) -> Picture | None:
     curve = Curve(
         "",
         policy,
-        cell.mode_spec.speculative,
+        False,
         [t for t, _ in kept],
         [used / unit for _, used in kept],
         out_of_memory=True,

@@ -7,7 +7,17 @@ import polars as pl
 from orchestrator.explain.breakdown import explain
 from orchestrator.journal.journal import View
 from orchestrator.report import words
-from orchestrator.report.document import Block, Folded, Paragraph, Section, Span, Strong, Table, Verbatim
+from orchestrator.report.document import (
+    Attachment,
+    Block,
+    Folded,
+    Paragraph,
+    Section,
+    Span,
+    Strong,
+    Table,
+    Verbatim,
+)
 from orchestrator.report.pictures.last_seconds import last_seconds
 from orchestrator.report.scene import short
 from workers.attempt import Attempt
@@ -102,6 +112,11 @@ def _evidence(attempt: Attempt, pictured: bool) -> list[Block]:
         facts += [f", exit code {failure.exit_code}"] if failure.exit_code is not None else []
         inner += [Paragraph(facts), Verbatim(failure.error_message[:4000])]
         inner += _output("last output", failure.last_output) + _output("stack", failure.stack_dump)
+        if failure.memory_snapshot is not None:
+            name = f"snapshots/{cell.cell_id}.pickle"
+            inner.append(
+                Attachment(name, failure.memory_snapshot, "Memory snapshot, for pytorch.org/memory_viz")
+            )
     where = f"{short(cell.model.target)} {cell.mode} ({cell.engine}), {cell.prompt_tokens:,} + {cell.length:,} tokens"
     title = (
         f"{str(attempt.outcome).replace('_', ' ')}: {where}, {words.card(cell.budget)}, cell {cell.cell_id}"

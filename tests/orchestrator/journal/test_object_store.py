@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 import boto3
+import polars as pl
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -12,6 +13,7 @@ from orchestrator.journal.folder import FolderError, open_run, read_run
 from orchestrator.journal.lock import FolderInUse, LeaseLock, LockLost
 from orchestrator.journal.record import Record
 from orchestrator.journal.store import ObjectStore, StoreError, open_store
+from orchestrator.report import render
 from tests.orchestrator.fake_run import demo_attempts, demo_spec
 
 ATTEMPTS = demo_attempts()[:3]
@@ -53,6 +55,11 @@ def test_a_run_in_a_bucket_is_written_resumed_and_read(bucket: str) -> None:
         folder.finish("finished")
 
     run = read_run(bucket)
+    assert render(bucket) == f"{bucket}/report.md"
+    store = ObjectStore(bucket)
+    assert b"finished: 3" in store.read("report.md")
+    assert pl.read_parquet(store.read("tables/attempts.parquet")).height == 3
+    assert len(store.names("plots")) >= 2
     assert run.journal.whole(ATTEMPTS[2].lease_id) == ATTEMPTS[2]
     assert len(run.journal.history()) == 3
     with pytest.raises(FolderError, match="another sweep"):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from orchestrator.report.document import (
+    Attachment,
     Bullets,
     Code,
     Document,
@@ -94,6 +95,7 @@ def _document(text: str) -> Document:
         Bullets([[f"b{text}"], ["x", Code(text)]]),
         Table(["k", f"h{text}"], [[f"g{text}", f"v{text}"], ["w", text]], f"t{text}", group="k"),
         Verbatim(text),
+        Attachment("name", b"", f"w{text}"),
         Picture("name", "<svg></svg>", b"", f"p{text}", f"a{text}"),
     ]
     return Document(

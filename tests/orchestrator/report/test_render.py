@@ -119,6 +119,7 @@ def test_a_crash_is_told_with_its_evidence_and_a_retry_is_counted(tmp_path: Path
     crash = Failure(
         error_type="Killed",
         error_message="the child ended on <signal> 11",
+        memory_snapshot=b"a snapshot",
         signal=11,
         last_output="Fatal Python error: Segmentation fault ```",
         stack_dump="Thread 0x1 (most recent call first)",
@@ -136,6 +137,9 @@ def test_a_crash_is_told_with_its_evidence_and_a_retry_is_counted(tmp_path: Path
     assert "signal 11" in text
     assert "Segmentation fault ```" in text
     assert "Thread 0x1 (most recent call first)" in text
+    snapshot = re.search(r"<code>(snapshots/[0-9a-f]{16}\.pickle)</code>", text)
+    assert snapshot is not None
+    assert (tmp_path / snapshot[1]).read_bytes() == b"a snapshot"
     assert "1 attempt failed and the cell was tried again" in text
 
 
