@@ -58,5 +58,5 @@ def totals(tick: Tick) -> str:
     eta = f", about {duration(tick.eta_s)} left" if tick.eta_s is not None else ""
     return (
         f"{tick.done} done{f' ({outcomes})' if outcomes else ''}, {tick.running} running on {tick.devices} "
-        f"devices, {tick.queued} queued{searching}{eta}"
+        f"device{'' if tick.devices == 1 else 's'}, {tick.queued} queued{searching}{eta}"
     )

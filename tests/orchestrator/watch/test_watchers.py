@@ -115,7 +115,7 @@ def test_a_silent_log_gets_a_heartbeat_after_30_s() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
     assert (
-        "3 done (3 ok), 1 running on 1 devices, 20 queued, 2 searches open, about 1 h 02 min left" in lines[0]
+        "3 done (3 ok), 1 running on 1 device, 20 queued, 2 searches open, about 1 h 02 min left" in lines[0]
     )
 
 
