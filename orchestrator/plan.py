@@ -57,7 +57,7 @@ def build_cell(
 
 def expand(spec: SweepSpec) -> list[Cell]:
     """Every measured cell once. Repeats are the outermost axis, so that modes interleave across them."""
-    cells = {}
+    cells: dict[str, Cell] = {}
     axes = product(
         range(spec.repeats),
         spec.budgets,
