@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 #: How far beyond and below the prediction the first two probes aim: the error that a prediction may have and
 #: still cost no more than four probes. A run that ends at its own OOM costs the same however far it aimed.
 MARGIN = 0.1
+#: Resolutions by which a run's own account may miss: it counts what it held when it failed.
+_NEARBY = 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -229,11 +231,12 @@ class Search:
             if passed or reached is None:
                 continue
             below = min(reached, probe.value - 1) // self.resolution * self.resolution
-            above = self._next_above(below)
             if below > 0 and below not in tallies:
                 ok.add(below)
-            if above < probe.value and above not in tallies and above > highest_ok:
-                oom.add(above)
+            if highest_ok - below <= _NEARBY * self.resolution:
+                above = self._next_above(max(below, highest_ok))
+                if above < probe.value and above not in tallies:
+                    oom.add(above)
         high = min(oom, default=None)
         low = max((value for value in ok if high is None or value < high), default=0)
         return low, high
