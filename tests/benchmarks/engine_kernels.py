@@ -12,6 +12,10 @@ from workers.engine import open_session
 from workers.engine.decode import Rules
 from workers.engine.full_cache import FullCache
 from workers.engine.kernels import FUSED, PLAIN
+from workers.engine.kernels.attend_blocks import Cut as BlockCut
+from workers.engine.kernels.attend_blocks import attend_blocks
+from workers.engine.kernels.attend_ring import Cut as RingCut
+from workers.engine.kernels.attend_ring import attend_ring
 from workers.engine.kernels.gate import gate
 from workers.engine.kernels.linear import Job, Tile, head, linear
 from workers.engine.kernels.mix import mix
@@ -22,12 +26,17 @@ from workers.engine.weights import Weights
 TILES = [
     Tile(outputs, depth, warps, stages, rows)
     for outputs, depth, warps, stages, rows in (
-        (16, 256, 4, 3, 16), (16, 256, 4, 4, 16), (16, 256, 4, 3, 8), (16, 512, 4, 3, 16), (16, 512, 8, 3, 16),
-        (32, 128, 4, 4, 16), (32, 256, 4, 3, 16), (32, 256, 4, 3, 8), (32, 256, 8, 3, 16), (32, 512, 4, 2, 8),
-        (64, 64, 4, 6, 16), (64, 128, 4, 4, 16), (64, 128, 4, 4, 8), (64, 256, 4, 3, 8), (64, 256, 8, 3, 16),
-        (128, 64, 4, 5, 16), (128, 128, 4, 4, 8),
+        (32, 128, 4, 4, 16), (32, 256, 4, 3, 8), (64, 64, 4, 6, 16), (64, 64, 4, 8, 16), (64, 128, 4, 4, 8),
+        (128, 64, 4, 5, 16),
     )
 ]  # fmt: skip
+
+
+RING_CUTS = [RingCut(*cut) for cut in ((32, 4), (64, 4), (64, 8), (128, 4), (128, 8))]
+BLOCK_CUTS = [
+    BlockCut(*cut)
+    for cut in ((2, 4, 2), (4, 4, 2), (4, 4, 3), (4, 4, 4), (8, 4, 3), (8, 4, 4), (4, 8, 3), (16, 4, 4))
+]
 
 
 def say(what: str, **values: Any) -> None:
@@ -183,18 +192,22 @@ def _small_kernels(weights: Weights, M: int, timed: Callable[..., None]) -> None
         return lambda: [function(index) for index in range(count)] and None
 
     timed(f"begin, M={M}", each(lambda _: FUSED.begin(weights, tokens_1M, start, 600)), 0, count)
-    timed(
-        f"attend ring, M={M}",
-        each(lambda i: FUSED.attend_ring(q, k, k, ring, i, start, turn)),
-        ring.nbytes(),
-        count,
-    )
-    timed(
-        f"attend {context}, M={M}",
-        each(lambda i: FUSED.attend_blocks(q, k, k, full, i, start, turn)),
-        nbytes,
-        count,
-    )
+    for cut in RING_CUTS:
+        timed(
+            f"attend ring, M={M}",
+            each(lambda i, cut=cut: attend_ring(q, k, k, ring, i, start, turn, cut)),
+            ring.nbytes(),
+            count,
+            cut=str(cut),
+        )
+    for block_cut in BLOCK_CUTS:
+        timed(
+            f"attend {context}, M={M}",
+            each(lambda i, cut=block_cut: attend_blocks(q, k, k, full, i, start, turn, cut)),
+            nbytes,
+            count,
+            cut=str(block_cut),
+        )
     norms = (layer.attention_norm, layer.mlp_norm)
     timed(f"finish, M={M}", each(lambda _: FUSED.finish(x_NE, partial, (), norms)), 0, count)
     rules = Rules(1.2, (0,))

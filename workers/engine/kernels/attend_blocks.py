@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional
 
 from workers.engine.full_cache import BLOCK, FullCache
-from workers.engine.kernels.jit import ceil_div, jit, power_of_two, tl
-from workers.engine.kernels.tiles import absorb, load_rotated
+from workers.engine.kernels.jit import EARLY, ceil_div, jit, launch_options, power_of_two, tl
+from workers.engine.kernels.tiles import absorb, fetch, follow, load_rotated
 from workers.engine.rope import Angles, rotate, working
 
 
@@ -108,6 +108,16 @@ def _attend_blocks(
         to_v: tl.constexpr = B * K * BLOCK * D
         here = (layer * 2).to(tl.int64) * to_v + bk * BLOCK * D
 
+        # A line is 128 bytes; a head's keys in a block lie side by side, and so do its values.
+        if EARLY:
+            index_A = tl.minimum(split * SPAN_BLOCKS + tl.arange(0, SPAN_BLOCKS), (first + M - 1) // BLOCK)
+            block_A = tl.load(table + index_A).to(tl.pointer_type(q.dtype.element_ty)) + here
+            per_line: tl.constexpr = 1024 // q.dtype.element_ty.primitive_bitwidth
+            line_N = tl.minimum(tl.arange(0, BLOCK * BLOCK_D // per_line) * per_line, BLOCK * D - 1)
+            fetch(block_A[:, None] + line_N[None, :])
+            fetch(block_A[:, None] + to_v + line_N[None, :])
+        follow()
+
         # The blocks of a split belong to it alone, so it writes the new keys that fall there before it reads.
         if low + SPAN_BLOCKS * BLOCK > first:
             for j0 in range(0, M, 16):
@@ -165,6 +175,7 @@ def _merge(
     D: tl.constexpr, SPAN: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One program: one row, its splits in their order. Splits a row does not see weigh nothing."""
+    follow()
     row = tl.program_id(0)
     d = tl.arange(0, BLOCK_D)
     splits = tl.cdiv(tl.load(start).to(tl.int32) + M, SPAN)
@@ -209,9 +220,11 @@ def attend_blocks(
     _attend_blocks[(splits, B * K, ceil_div(M, queries))](
         q_BMHD, k_BMKD, v_BMKD, *strides(q_BMHD), *strides(k_BMKD), *strides(v_BMKD),
         cache.table, layer, start, angles.cos_MF, angles.sin_MF, partial, stats, M, D**-0.5,
-        B, H, K, D, F, queries, BLOCK, cut.blocks, rows, block_d, num_warps=cut.warps, num_stages=cut.stages,
+        B, H, K, D, F, queries, BLOCK, cut.blocks, rows, block_d, num_warps=cut.warps, num_stages=cut.stages, **launch_options(),
     )  # fmt: skip
-    _merge[(N,)](partial, stats, start, out, M, N, D, cut.blocks * BLOCK, 16, block_d, num_warps=4)
+    _merge[(N,)](
+        partial, stats, start, out, M, N, D, cut.blocks * BLOCK, 16, block_d, num_warps=4, **launch_options()
+    )
     return out
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from workers.engine.kernels.attend_blocks import grouped, query_rows, strides, ungrouped
-from workers.engine.kernels.jit import ceil_div, jit, power_of_two, tl
-from workers.engine.kernels.tiles import load_rotated
+from workers.engine.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
+from workers.engine.kernels.tiles import follow, load_rotated
 from workers.engine.ring import RingCache
 from workers.engine.rope import Angles, rotate, working
 
@@ -79,6 +79,7 @@ def _attend_ring(
 
     # The slots of a split belong to it alone, so it writes the new keys that fall there, and reads again.
     # Several groups of queries write the same bytes.
+    follow()
     first = tl.load(start)
     last = first + M - 1 - S
     last_place = (last % P).to(tl.int32)
@@ -192,6 +193,6 @@ def attend_ring(
         cache.k_LBKCD[layer], cache.v_LBKCD[layer], start,
         angles.cos_MF, angles.sin_MF, angles.far_cos_MF, angles.far_sin_MF, partial, stats, cache.arrived, out,
         M, D**-0.5, B, H, K, D, F, ring.sinks, ring.slots, ring.reach, splits, queries,
-        cut.span, rows, max(16, power_of_two(D)), num_warps=cut.warps,
+        cut.span, rows, max(16, power_of_two(D)), num_warps=cut.warps, **launch_options(),
     )  # fmt: skip
     return out

@@ -2,7 +2,8 @@
 
 import torch
 
-from workers.engine.kernels.jit import jit, power_of_two, tl
+from workers.engine.kernels.jit import jit, launch_options, power_of_two, tl
+from workers.engine.kernels.tiles import follow
 from workers.engine.rope import Angles, angles
 from workers.engine.weights import Weights
 
@@ -22,6 +23,7 @@ def _begin(
     embedding, tokens, start, inv_freq, scaling, far_limit, x, cos, sin, far_cos, far_sin, M,
     E: tl.constexpr, F: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
 ):  # fmt: skip
+    follow()
     row = tl.program_id(0)
     m = row % M
     e = tl.arange(0, BLOCK_E)
@@ -49,5 +51,6 @@ def begin(
     _begin[(tokens_BM.numel(),)](
         weights.embedding_VE, tokens_BM.contiguous(), start, weights.inv_freq_F, weights.rope_scaling,
         far_limit, x_NE, cos, sin, far_cos, far_sin, M, E, F, power_of_two(E), power_of_two(F), num_warps=4,
+        **launch_options(),
     )  # fmt: skip
     return x_NE, Angles(cos, sin, far_cos, far_sin)

@@ -3,7 +3,8 @@
 import torch
 from torch.nn import functional
 
-from workers.engine.kernels.jit import jit, power_of_two, tl
+from workers.engine.kernels.jit import jit, launch_options, power_of_two, tl
+from workers.engine.kernels.tiles import follow
 from workers.engine.rope import working
 from workers.engine.weights import Norm
 
@@ -53,6 +54,7 @@ def _finish(
     E: tl.constexpr, SPLITS: tl.constexpr, BIASES: tl.constexpr, NORMS: tl.constexpr, RMS: tl.constexpr,
     NBIAS: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
+    follow()
     row = tl.program_id(0)
     e = tl.arange(0, BLOCK_E)
     inside = e < E
@@ -88,6 +90,6 @@ def finish(
     _finish[(N,)](
         x_NE, partial_SNE, b0, b1, moved_NE, *norm_args, N,
         E, partial_SNE.shape[0], len(biases), len(norms), norms[0].rms, norms[0].bias_E is not None,
-        power_of_two(E), num_warps=8,
+        power_of_two(E), num_warps=8, **launch_options(),
     )  # fmt: skip
     return moved_NE, outs

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from workers.engine.kernels.jit import ceil_div, jit, power_of_two, tl
+from workers.engine.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
 from workers.engine.kernels.linear import TILE, Tile, activate, product
 from workers.engine.kernels.tiles import activate as activate_tile
 from workers.engine.weights import Linear
@@ -43,6 +43,6 @@ def gate(x_NE: torch.Tensor, gate: Linear, up: Linear, activation: str, tile: Ti
         x_NE, gate.weight_OI, y_NO if gate.bias_O is None else gate.bias_O,
         up.weight_OI, y_NO if up.bias_O is None else up.bias_O, y_NO, OUT, N,
         E, gate.bias_O is not None, up.bias_O is not None, activation, E % depth == 0,
-        tile.outputs, depth, tile.rows, num_warps=tile.warps, num_stages=tile.stages,
+        tile.outputs, depth, tile.rows, **launch_options(), num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return y_NO

@@ -6,14 +6,24 @@ try:
 
     jit = triton.jit
     AVAILABLE = True
+    #: Programmatic dependent launch (CUDA programming guide): a kernel is set up while the one before it ends.
+    EARLY = tl.constexpr(False)
 except ModuleNotFoundError:
     AVAILABLE = False
 
     class tl:  # type: ignore[no-redef]  # noqa: N801  (stands in for the module in annotations alone)
         constexpr = None
+        value = False
+
+    EARLY = tl
 
     def jit(function=None, **_options):
         return function if function is not None else lambda decorated: decorated
+
+
+def launch_options() -> dict[str, bool]:
+    """Of every launch: each kernel waits (`tiles.follow`) before it reads what another one wrote."""
+    return {"launch_pdl": True} if EARLY.value else {}
 
 
 def ceil_div(a: int, b: int) -> int:

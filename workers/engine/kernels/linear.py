@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from workers.engine.kernels.jit import ceil_div, jit, power_of_two, tl
+from workers.engine.kernels.jit import AVAILABLE, ceil_div, jit, launch_options, power_of_two, tl
 from workers.engine.kernels.tiles import activate as activate_tile
+from workers.engine.kernels.tiles import fetch, follow
 from workers.engine.rope import working
 from workers.engine.weights import Linear
 
@@ -59,6 +60,10 @@ class Tile:
 TILE = Tile(outputs=64, depth=64, warps=4, stages=6)
 
 
+#: Tiles of its matrix that a program asks for while the kernel before it still runs.
+FETCHED = tl.constexpr(4) if AVAILABLE else 4
+
+
 @jit
 def product(
     x,
@@ -78,6 +83,9 @@ def product(
     """[BLOCK_O, BLOCK_R] of w x^T over columns `from_depth .. to_depth`. A row's sum does not depend on how many
     rows there are: plain and speculative decoding round alike."""
     sum_OR = tl.zeros((BLOCK_O, BLOCK_R), tl.float32)
+    w_O = w + tl.minimum(outputs_O, out_of - 1).to(tl.int64) * IN
+    fetch(w_O[:, None] + tl.minimum(from_depth + tl.arange(0, FETCHED) * BLOCK_I, to_depth - 1)[None, :])
+    follow()
     w_O = w + outputs_O.to(tl.int64) * IN
     x_R = x + rows_R * IN
     for depth in range(from_depth, to_depth, BLOCK_I):
@@ -167,5 +175,5 @@ def _launch(jobs: tuple[Job, ...], outs: tuple[torch.Tensor, ...], tile: Tile) -
     depth = min(tile.depth, max(16, power_of_two(IN)))
     _linear[(tiles, ceil_div(N, tile.rows))](
         *args, biased, N, IN, len(jobs), *activations, IN % depth == 0, tile.outputs, depth, tile.rows,
-        num_warps=tile.warps, num_stages=tile.stages,
+        num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from workers.engine.kernels.jit import ceil_div, jit, power_of_two, tl
+from workers.engine.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
 from workers.engine.kernels.linear import TILE, Tile, product
 from workers.engine.rope import working
 from workers.engine.weights import Linear
@@ -55,6 +55,6 @@ def mix(parts: tuple[tuple[torch.Tensor, Linear], ...], tile: Tile = TILE) -> to
     _mix[(ceil_div(OUT, tile.outputs), sum(counts), ceil_div(N, tile.rows))](
         x0, linear0.weight_OI, x1, linear1.weight_OI, y_SNO, OUT, N,
         depths[0], depths[-1], counts[0], splits[0], splits[-1], all(IN % depth == 0 for IN in depths),
-        tile.outputs, depth, tile.rows, num_warps=tile.warps, num_stages=tile.stages,
+        tile.outputs, depth, tile.rows, num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
     )  # fmt: skip
     return y_SNO

@@ -4,7 +4,8 @@ import functools
 
 import torch
 
-from workers.engine.kernels.jit import ceil_div, jit, power_of_two, tl
+from workers.engine.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
+from workers.engine.kernels.tiles import follow
 
 
 def pick_plain(
@@ -52,6 +53,7 @@ def _pick_chunk(
     SEEN: tl.constexpr, EOS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Of one row and one chunk of the vocabulary: the best token that is no EOS, and the best EOS."""
+    follow()
     row, chunk = tl.program_id(0), tl.program_id(1)
     index = chunk * CHUNK + tl.arange(0, CHUNK)
     score = tl.load(logits + row.to(tl.int64) * V + index, mask=index < V, other=float("-inf")).to(tl.float32)
@@ -75,6 +77,7 @@ def _pick_chunk(
 
 @jit
 def _pick_row(peaks, places, token, would_stop, CHUNKS: tl.constexpr, BLOCK: tl.constexpr):
+    follow()
     row = tl.program_id(0)
     chunk = tl.arange(0, BLOCK)
     at = (row * CHUNKS + chunk) * 2
@@ -107,9 +110,17 @@ def pick(
     _pick_chunk[(N, chunks)](
         logits_NV, read_BM.contiguous(), logits_NV if seen_BV is None else seen_BV.view(torch.uint8), penalty,
         _eos_tensor(eos_ids, device), peaks, places, M, V, seen_BV is not None, len(eos_ids), CHUNK, num_warps=4,
+        **launch_options(),
     )  # fmt: skip
     _pick_row[(N,)](
-        peaks, places, token_BM, would_stop_BM.view(torch.uint8), chunks, power_of_two(chunks), num_warps=1
+        peaks,
+        places,
+        token_BM,
+        would_stop_BM.view(torch.uint8),
+        chunks,
+        power_of_two(chunks),
+        num_warps=1,
+        **launch_options(),
     )
     return token_BM, would_stop_BM
 

@@ -1,6 +1,28 @@
 """What several kernels share, on the device: rotated rows, activations, one step of an online softmax."""
 
-from workers.engine.kernels.jit import jit, tl
+from workers.engine.kernels.jit import EARLY, jit, tl
+
+
+@jit
+def follow():
+    """Wait until the kernel before this one is done and its writes are seen; let the next one be set up."""
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@jit
+def fetch(pointers):
+    """Bring what will be read, and no kernel nearby writes, into the L2 cache, a line per pointer."""
+    if EARLY:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
+            "=r,l",
+            [pointers.to(tl.int64, bitcast=True)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
 
 
 @jit
