@@ -1,7 +1,10 @@
 """What sampling memory 200 times a second costs the run that is measured: `python -m tests.benchmarks.sampling`.
 
 One long streaming run (its cost per token is constant); meanwhile the sampler is held and released in turns. Each
-pair of neighbouring turns gives one ratio of throughput with to throughput without, so that drift cancels.
+pair of neighbouring turns gives one ratio of throughput, sampled over not sampled, so that drift cancels. Two
+ratios: tokens per second, which on a machine shared with others is mostly the others; and tokens per second of the
+run's own processor time, which others cannot touch. `host_cpu_fraction`: of one core, all that the watching process
+used, half of the time without its sampler.
 """
 
 import argparse
@@ -10,18 +13,20 @@ import os
 import statistics
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from workers.attempt import Attempt, Outcome
 from workers.cell import Cell, Lease, ModelRef, Streaming
+from workers.host import processes
 from workers.host.device_host import DeviceHost
 from workers.meters import Meter, Reading
 
 GiB = 2**30
-_EDGE = 0.1  # of a turn: dropped at each end
 
 
 class HeldMeter:
@@ -37,70 +42,68 @@ class HeldMeter:
         return self._meter.read()
 
 
-@dataclass(frozen=True)
-class Turn:
-    start_s: float
-    end_s: float
-    sampled: bool
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Between two turns. `cpu_s`: processor time of the run so far; None while there is no run."""
+
+    at_s: float
+    cpu_s: float | None
 
 
-def measure(host: DeviceHost, lease: Lease, turn_s: float) -> tuple[Attempt, list[Turn]]:
-    """Turn times are since the child's start, as the attempt's steps are."""
-    sampler = host._sampler
-    meter = sampler._meter = HeldMeter(sampler._meter)
-    turns: list[Turn] = []
-    over = threading.Event()
-    began = time.monotonic()
+class Turns:
+    """Holds and releases the sampler of `host` in turns while a lease runs."""
 
-    def take_turns() -> None:
-        sampled = True
-        start = time.monotonic()
-        while not over.wait(turn_s):
-            now = time.monotonic()
-            turns.append(Turn(start - began, now - began, sampled))
-            sampled, start = not sampled, now
-            meter.released.set() if sampled else meter.released.clear()
+    def __init__(self, host: DeviceHost, turn_s: float) -> None:
+        self._server = host._server.pid
+        self._turn_s = turn_s
+        self._meter = host._sampler._meter = HeldMeter(host._sampler._meter)
+        self._over = threading.Event()
+        self.edges: list[Edge] = []  # even turns are sampled
 
-    thread = threading.Thread(target=take_turns)
-    thread.start()
-    try:
-        attempt = host.run(lease)
-    finally:
-        over.set()
-        thread.join()
-        meter.released.set()
-    return attempt, turns
+    def run(self, host: DeviceHost, lease: Lease) -> Attempt:
+        began_s = time.monotonic()
+        thread = threading.Thread(target=self._take_turns, args=(began_s,))
+        thread.start()
+        try:
+            return host.run(lease)
+        finally:
+            self._over.set()
+            thread.join()
+            self._meter.released.set()
+
+    def _take_turns(self, began_s: float) -> None:
+        for sampled in itertools.cycle((True, False)):
+            self.edges.append(Edge(time.monotonic() - began_s, self._cpu_s()))
+            self._meter.released.set() if sampled else self._meter.released.clear()
+            if self._over.wait(self._turn_s):
+                return
+
+    def _cpu_s(self) -> float | None:
+        for pid in processes.children(self._server):
+            try:
+                return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+            except (FileNotFoundError, ProcessLookupError):
+                return None
+        return None
 
 
-def throughput(attempt: Attempt, turns: list[Turn]) -> pl.DataFrame:
-    """One row per turn that lies within the decode: sampled, tokens_per_s."""
-    steps = pl.DataFrame(
-        {"t_s": [s.t_s for s in attempt.steps], "token": [s.token_index for s in attempt.steps]}
-    )
-    rows = []
-    for index, turn in enumerate(turns):
-        edge = _EDGE * (turn.end_s - turn.start_s)
-        inside = steps.filter(pl.col("t_s").is_between(turn.start_s + edge, turn.end_s - edge))
-        if turn.start_s < attempt.steps[0].t_s or len(inside) < 5:
+def throughputs(attempt: Attempt, edges: list[Edge]) -> Iterator[tuple[int, float, float]]:
+    """(turn, tokens per second, tokens per processor second) of each turn that lies within the decode."""
+    times = [step.t_s for step in attempt.steps]
+    tokens = [step.token_index for step in attempt.steps]
+    for turn, (start, end) in enumerate(itertools.pairwise(edges)):
+        if start.cpu_s is None or end.cpu_s is None or start.at_s < times[0] or end.at_s > times[-1]:
             continue
-        first, last = inside.row(0), inside.row(-1)
-        rows.append(
-            {
-                "turn": index,
-                "sampled": turn.sampled,
-                "tokens_per_s": (last[1] - first[1]) / (last[0] - first[0]),
-            }
-        )
-    return pl.DataFrame(rows, schema={"turn": pl.Int64, "sampled": pl.Boolean, "tokens_per_s": pl.Float64})
+        produced = np.interp(end.at_s, times, tokens) - np.interp(start.at_s, times, tokens)
+        yield turn, float(produced / (end.at_s - start.at_s)), float(produced / (end.cpu_s - start.cpu_s))
 
 
-def ratios(turns: pl.DataFrame) -> list[float]:
+def ratios(turns: list[tuple[int, float, float]], column: int) -> list[float]:
     """Sampled over not sampled, of neighbouring turns."""
     found = []
-    for before, after in itertools.pairwise(turns.iter_rows(named=True)):
-        if after["turn"] == before["turn"] + 1:
-            with_, without = (before, after) if before["sampled"] else (after, before)
-            found.append(with_["tokens_per_s"] / without["tokens_per_s"])
+    for before, after in itertools.pairwise(turns):
+        sampled, held = (before, after) if before[0] % 2 == 0 else (after, before)
+        found.append(sampled[column] / held[column])
     return found
 
 
@@ -109,7 +112,7 @@ def main() -> None:
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--tokens", type=int, default=20_000)
-    parser.add_argument("--turn-s", type=float, default=3.0)
+    parser.add_argument("--turn-s", type=float, default=2.0)
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/sampling.parquet"))
     options = parser.parse_args()
@@ -128,31 +131,40 @@ def main() -> None:
         lease = Lease(
             lease_id="sampling.1.0", cell=cell, attempt=1, time_limit_s=3600.0, stall_timeout_s=300.0
         )
-        attempt, turns = measure(host, lease, options.turn_s)
+        wall_s, cpu_s = time.monotonic(), time.process_time()
+        measurement = Turns(host, options.turn_s)
+        attempt = measurement.run(host, lease)
+        host_cpu_fraction = (time.process_time() - cpu_s) / (time.monotonic() - wall_s)
     finally:
         host.close()
     if attempt.outcome is not Outcome.OK:
         raise SystemExit(f"the run ended {attempt.outcome}: {attempt.failure}")
-    per_turn = throughput(attempt, turns)
-    found = ratios(per_turn)
-    quantiles = statistics.quantiles(found, n=20)
-    by_state = dict(per_turn.group_by("sampled").agg(pl.col("tokens_per_s").median()).iter_rows())
-    table = pl.DataFrame(
-        {
-            "device": device.kind,
-            "cores": os.cpu_count(),
-            "pairs": len(found),
-            "tokens_per_s_sampled": by_state.get(True),
-            "tokens_per_s_not_sampled": by_state.get(False),
-            "ratio_median": statistics.median(found),
-            "ratio_p5": quantiles[0],
-            "ratio_p95": quantiles[-1],
-            "interval_p50_s": attempt.sample_interval_p50_s,
-        }
-    )
+    turns = list(throughputs(attempt, measurement.edges))
+    if len(turns) < 3:
+        raise SystemExit(f"only {len(turns)} turns: more --tokens or a shorter --turn-s")
+    rows = []
+    for column, name in ((1, "tokens per second"), (2, "tokens per processor second")):
+        found = ratios(turns, column)
+        p5, *_, p95 = statistics.quantiles(found, n=20)
+        rows.append(
+            {
+                "device": device.kind,
+                "cores": os.cpu_count(),
+                "measure": name,
+                "pairs": len(found),
+                "sampled": statistics.median(turn[column] for turn in turns if turn[0] % 2 == 0),
+                "not_sampled": statistics.median(turn[column] for turn in turns if turn[0] % 2 == 1),
+                "ratio_median": statistics.median(found),
+                "ratio_p5": p5,
+                "ratio_p95": p95,
+                "host_cpu_fraction": host_cpu_fraction,
+                "interval_p50_s": attempt.sample_interval_p50_s,
+            }
+        )
+    table = pl.DataFrame(rows)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     table.write_parquet(options.out)
-    with pl.Config(tbl_cols=-1, tbl_width_chars=200):
+    with pl.Config(tbl_cols=-1, tbl_width_chars=220, fmt_str_lengths=40):
         print(table)
 
 

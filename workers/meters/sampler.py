@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from workers.meters import Meter, Reading
 
-#: 100 kB of pickled samples: what Ray hands back inline.
-MAX_SAMPLES = 2048
+#: 50 kB pickled: an attempt of 8,000 tokens stays below the 100 kB that Ray hands back inline.
+MAX_SAMPLES = 1536
 #: Smaller moves are a process's noise (a driver counts device memory in 2 MiB): seen, not kept, unless a maximum.
 GRAIN_BYTES = 65536
 HEARTBEAT_S = 1.0
