@@ -153,8 +153,8 @@ def main() -> None:
         rows = fleet_real.measure()
     else:
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(simulated(chosen.devices, chosen.cells, (5, 300), f"{folder}/large"))
             rows.append(simulated(8, 2000, (5, 60), f"{folder}/small"))
+            rows.append(simulated(chosen.devices, chosen.cells, (5, 300), f"{folder}/large"))
     show(rows, chosen.out / f"fleet-benchmark{'-real' if chosen.real else ''}.parquet")
 
 
