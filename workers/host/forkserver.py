@@ -121,6 +121,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {
         **environ,
         "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONHASHSEED": "0",  # what a cell inherits, and so what it has to take itself, alike in every server
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",

@@ -3,8 +3,9 @@
 On a CPU the budget is the process's own data limit and every tensor counts by the page: malloc is told to map
 blocks of 128 KiB and more, and to hand freed memory back at once. glibc's defaults let that threshold drift to
 32 MiB and keep holes: a cache that grows by concatenation then held 1.4 to 2.6 times its size, differently in every
-run, where mapped blocks are within 1 %. The price is page faults: concatenating 16 MiB tensors took 1.35 times as
-long (with `glibc.malloc.hugetlb`, which the fork server sets; 4.5 times without), 4 MiB ones 6 times.
+run, where mapped blocks are exact to the page. Smaller blocks share a heap, whose holes are worth up to about
+1 MiB more or less from one fork server to the next. The price is page faults: concatenating 16 MiB tensors took 1.35
+times as long (with `glibc.malloc.hugetlb`, which the fork server sets; 4.5 times without), 4 MiB ones 6 times.
 """
 
 import ctypes
