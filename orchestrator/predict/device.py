@@ -39,7 +39,7 @@ _UNKNOWN_GPU = 0.5e12
 
 #: Device memory of a CUDA context with cuBLAS and first kernels loaded, until it was measured: of an H200,
 #: driver 580, torch 2.11. Other cards of the last years hold 0.4 to 0.7 GiB.
-_CONTEXT_BYTES = 685 * MiB
+_CONTEXT_BYTES = 693 * MiB
 
 #: The workspace that torch hands cuBLAS from its own allocator, by default
 #: (aten/src/ATen/cuda/CublasHandlePool.cpp).
@@ -47,7 +47,9 @@ _CUBLAS_BYTES, _CUBLAS_HOPPER_BYTES = 4096 * 2**10 * 2 + 16 * 2**10 * 8, 4096 * 
 _HOPPER = ("NVIDIA H100", "NVIDIA H200", "NVIDIA H20", "NVIDIA H800", "NVIDIA GH200")
 #: A CPU process's own growth while a model is built and runs: objects, the math library's buffers, holes in
 #: the heap.
-_PROCESS_BYTES = 7 * MiB // 2
+_PROCESS_BYTES = MiB
+#: What an emulated card keeps free for kernels that load later (`workers.host.child.limits`).
+_LATER_KERNELS = 16 * MiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,10 @@ class DeviceProfile:
 
     def capacity(self, budget: int | None) -> int:
         """Bytes a process may hold, its context included, on the (emulated) card."""
-        return min(self.total_bytes if budget is None else budget, self.total_bytes) - self.reserve_bytes
+        if budget is None:
+            return self.total_bytes - self.reserve_bytes
+        held_back = _LATER_KERNELS if self.allocator == "cuda" else 0
+        return min(budget - held_back, self.total_bytes) - self.reserve_bytes
 
 
 def bandwidth(kind: str) -> float:

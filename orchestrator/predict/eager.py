@@ -73,13 +73,19 @@ def _cache(cell: Cell, shape: ModelShape, tokens: int, rows: int, what: str) -> 
 
 def _pass(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> tuple[Live, ...]:
     """Activations of one pass over `rows` tokens per sequence, `tokens` in the cache afterwards: what lives
-    through every layer, and the hungriest of three places within one."""
+    through every layer, and the hungriest of four places within one."""
     row = cell.batch_size * rows * dtype_bytes(cell.model.dtype)
     queries, keys = shape.heads * shape.key_dim, shape.kv_heads * shape.key_dim
-    # The projections, and the rotated copies being made of them.
-    projections = Live("attention: queries, keys, values and their rotation", row * (4 * queries + 2 * keys))
+    # While keys are rotated (after the queries; three temporaries), this layer's are not in the cache yet.
+    rotation = max(4 * queries + 2 * keys, 2 * queries + 5 * keys) - 2 * keys
+    if (
+        cell.mode_spec.policy.bounded
+    ):  # queries twice, keys once, in one tensor, and three of its size to rotate it
+        rotation = queries + 2 * keys + 4 * (2 * queries + keys)
+    projections = Live("attention: queries, keys, values", row * (2 * queries + 2 * keys))
     inner = (3 if shape.gated_mlp else 2) * shape.intermediate
     places = (
+        (Live("attention: projections and their rotation", row * rotation),),
         (projections, *_copy(cell, shape, tokens, rows)),
         (projections, *_scores(cell, shape, tokens, rows)),
         (Live("MLP: its inner projections", row * (inner + shape.parallel_residual * shape.hidden)),),
@@ -106,7 +112,8 @@ def _scores(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> list[Live]
     if cell.mode_spec.policy.bounded:
         slots = cached_tokens(cell, None, tokens, rows)
         scores = cell.batch_size * shape.heads * rows * slots
-        return [Live("scores of the ring, float32, with their sum and softmax", scores * _FLOAT32, 3)]
+        # Near and far scores of every slot, their sum with the mask, its softmax.
+        return [Live("scores of the ring, float32", scores * _FLOAT32, 4)]
     live = []
     eager = cell.model.attn_implementation == "eager"
     if eager:

@@ -156,8 +156,8 @@ def smallest_budget(
     cell: Cell, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
 ) -> int:
     """Bytes of the smallest card on which the first token of `cell` would fit."""
-    first = dataclasses.replace(cell, length=1)
-    return predict(first, shape, draft_shape, device).peak_bytes + device.reserve_bytes
+    first = dataclasses.replace(cell, length=1, budget=0)
+    return predict(first, shape, draft_shape, device).peak_bytes - device.capacity(first.budget)
 
 
 def _weights(name: str, ref: ModelRef, shape: ModelShape) -> list[tuple[int, int]]:

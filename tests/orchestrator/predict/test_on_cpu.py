@@ -1,0 +1,143 @@
+"""Predictions beside real processes under real data limits: peaks, boundaries, and the search that finds
+them.
+
+The model has wide keys and values, so that a few hundred tokens weigh more than its weights.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.boundary.question import Question, questions
+from orchestrator.boundary.rows import BoundaryRow, boundaries
+from orchestrator.boundary.start import predicted, search_for, settle
+from orchestrator.predict.device import DeviceProfile
+from orchestrator.predict.memory import predict
+from orchestrator.predict.shape import shape_for
+from orchestrator.spec import SweepSpec
+from workers.attempt import Attempt, Outcome
+from workers.cell import Cell, Lease, ModelRef, Streaming
+from workers.host.device_host import DeviceHost
+
+GiB = 2**30
+WIDE = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "head_dim": 256,
+    "vocab_size": 2048,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[DeviceHost]:
+    host = DeviceHost("predict", cpu_total_bytes=4 * GiB)
+    yield host
+    host.close()
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("wide")
+    (folder / "config.json").write_text(json.dumps(WIDE))
+    return f"random:{folder}"
+
+
+def run(host: DeviceHost, asked: Cell) -> Attempt:
+    return host.run(Lease(lease_id="l", cell=asked, attempt=1, time_limit_s=120, stall_timeout_s=60))
+
+
+REAL: dict[str, dict[str, object]] = {
+    "decode": {"length": 100},
+    "whole prompt": {"prompt_tokens": 700, "length": 2},
+    "chunked prompt": {"prompt_tokens": 700, "length": 2, "prefill_chunk": 128},
+    "batch": {"length": 30, "batch_size": 4},
+    "graph": {"length": 100, "engine": "graph"},
+    "streaming": {
+        "length": 4,
+        "mode": "streaming",
+        "streaming": Streaming(sinks=4, window=256),
+        "prompt_tokens": 300,
+    },
+}
+
+
+@pytest.mark.parametrize("case", REAL)
+def test_predicted_peak_of_a_real_process_within_five_percent(host: DeviceHost, wide: str, case: str) -> None:
+    ref = ModelRef(target=wide, dtype="float32")
+    asked = Cell(
+        model=ref,
+        mode="baseline",
+        engine="eager",
+        purpose="probe",
+        prompt_tokens=16,
+        length=100,
+        budget=GiB,
+    )
+    asked = dataclasses.replace(asked, **REAL[case])  # type: ignore[arg-type]
+    attempt = run(host, asked)
+    assert attempt.outcome is Outcome.OK, attempt.failure
+    assert attempt.peak_device_bytes is not None
+    profile = DeviceProfile.of(host.describe(), attempt.context_bytes)
+    prediction = predict(asked, shape_for(wide, ref), None, profile)
+    assert attempt.measured.weights_bytes == prediction.weights_bytes
+    assert prediction.peak_bytes == pytest.approx(attempt.peak_device_bytes, rel=0.05)
+
+
+def sweep(wide: str, **boundary: object) -> SweepSpec:
+    return SweepSpec.model_validate(
+        {
+            "name": "t",
+            "models": [{"target": wide, "dtype": "float32"}],
+            "modes": ["baseline"],
+            "prompt_tokens": [16],
+            "budgets": ["56MiB"],
+            "boundary": {"resolution": 16, "max_length": 1000, "confirm": 1, **boundary},
+        }
+    )
+
+
+def answer(host: DeviceHost, asked: SweepSpec) -> BoundaryRow:
+    (question,) = questions(asked)
+    attempts = list(_search(host, question))
+    (row,) = boundaries(asked, attempts)
+    assert row.confirmed_oom == 1
+    assert row.error_pct is not None
+    return row
+
+
+def _search(host: DeviceHost, question: Question) -> Iterator[Attempt]:
+    ref = question.cell.model
+    shape, profile = shape_for(ref.target, ref), DeviceProfile.of(host.describe())
+    question = settle(question, shape, None, profile)
+    search = search_for(question, predicted(question, shape, None, profile))
+    while not search.done:
+        (probe,) = search.next_probes(1)
+        attempt = run(host, question.probe(probe.value, probe.confirmation))
+        reading = question.read(attempt)
+        assert reading is not None, attempt.failure
+        search.observe(probe, reading.passed, reading.reached)
+        yield attempt
+
+
+def test_a_decode_boundary_is_bracketed_and_predicted_within_five_percent(
+    host: DeviceHost, wide: str
+) -> None:
+    """And reaching it by chunked prefill finds the same place."""
+    decoded = answer(host, sweep(wide))
+    assert decoded.last_ok is not None
+    assert decoded.first_oom is not None
+    assert decoded.first_oom - decoded.last_ok <= 16
+    assert abs(decoded.error_pct or 0) <= 5
+    assert decoded.probes <= 2 + 4
+    assert decoded.bytes_per_token == pytest.approx(decoded.analytic_bytes_per_token, rel=0.02)
+    reached = answer(host, sweep(wide, reach="prefill", prefill_chunk=8))
+    assert reached.prefill_reach
+    assert reached.last_ok == pytest.approx(decoded.last_ok, abs=16)
