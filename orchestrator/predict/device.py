@@ -47,7 +47,7 @@ _CUBLAS_BYTES, _CUBLAS_HOPPER_BYTES = 4096 * 2**10 * 2 + 16 * 2**10 * 8, 4096 * 
 _HOPPER = ("NVIDIA H100", "NVIDIA H200", "NVIDIA H20", "NVIDIA H800", "NVIDIA GH200")
 #: A CPU process's own growth while a model is built and runs: objects, the math library's buffers, holes in
 #: the heap.
-_PROCESS_BYTES = MiB
+_PROCESS_BYTES = 5 * MiB // 2
 #: What an emulated card keeps free for kernels that load later (`workers.host.child.limits`).
 _LATER_KERNELS = 16 * MiB
 

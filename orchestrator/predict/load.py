@@ -7,8 +7,8 @@ from workers.cell import Cell
 from workers.models.source import RANDOM
 
 #: What reading files leaves behind in a CPU process: stacks of transformers' four loader threads (512 KiB
-#: each, see `workers.host.child.limits`), which libc keeps, and holes in the heap. Measured: 4 to 5 MiB.
-_READING = 9 * 2**19
+#: each, see `workers.host.child.limits`), which libc keeps, and holes in the heap. Measured.
+_READING = 3 * 2**20
 
 
 def loading(cell: Cell, shape: ModelShape, draft: ModelShape | None, device: DeviceProfile) -> Moment:

@@ -55,11 +55,11 @@ def run(host: DeviceHost, asked: Cell) -> Attempt:
 
 
 REAL: dict[str, dict[str, object]] = {
-    "decode": {"length": 100},
+    "decode": {"length": 100, "batch_size": 4},
     "whole prompt": {"prompt_tokens": 700, "length": 2},
     "chunked prompt": {"prompt_tokens": 700, "length": 2, "prefill_chunk": 128},
-    "batch": {"length": 30, "batch_size": 4},
-    "graph": {"length": 100, "engine": "graph"},
+    "one sequence": {"length": 50, "prompt_tokens": 500},
+    "graph": {"length": 100, "engine": "graph", "batch_size": 4},
     "streaming": {
         "length": 4,
         "mode": "streaming",
@@ -98,7 +98,8 @@ def sweep(wide: str, **boundary: object) -> SweepSpec:
             "models": [{"target": wide, "dtype": "float32"}],
             "modes": ["baseline"],
             "prompt_tokens": [16],
-            "budgets": ["56MiB"],
+            "batch_sizes": [4],
+            "budgets": ["96MiB"],
             "boundary": {"resolution": 16, "max_length": 1000, "confirm": 1, **boundary},
         }
     )
@@ -109,7 +110,6 @@ def answer(host: DeviceHost, asked: SweepSpec) -> BoundaryRow:
     attempts = list(_search(host, question))
     (row,) = boundaries(asked, attempts)
     assert row.confirmed_oom == 1
-    assert row.error_pct is not None
     return row
 
 
@@ -135,7 +135,8 @@ def test_a_decode_boundary_is_bracketed_and_predicted_within_five_percent(
     assert decoded.last_ok is not None
     assert decoded.first_oom is not None
     assert decoded.first_oom - decoded.last_ok <= 16
-    assert abs(decoded.error_pct or 0) <= 5
+    assert decoded.first_oom_index is not None
+    assert decoded.predicted == pytest.approx(decoded.first_oom_index, rel=0.05)
     assert decoded.probes <= 2 + 4
     assert decoded.bytes_per_token == pytest.approx(decoded.analytic_bytes_per_token, rel=0.02)
     reached = answer(host, sweep(wide, reach="prefill", prefill_chunk=8))
