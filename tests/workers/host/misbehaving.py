@@ -56,7 +56,7 @@ def flood() -> None:
 
 def leave_grandchildren() -> None:
     """One in another session, one stopped; both would outlive their parent."""
-    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)", f"left by {os.getppid()}"]
     subprocess.Popen(sleep, start_new_session=True)
     os.kill(subprocess.Popen(sleep).pid, signal.SIGSTOP)
 

@@ -59,10 +59,13 @@ def test_nothing_outlives_a_killed_host(model):
 
 
 def test_leftovers_of_a_cell_end_with_it(host, model):
-    before = {process.pid for process in descendants(os.getpid())}
+    host.describe()
+    (server,) = psutil.Process().children()
     attempt = host.run(lease(model, fault="grandchildren@decode"))
     assert attempt.outcome is Outcome.OK
-    assert {process.pid for process in descendants(os.getpid())} <= before
+    assert not [
+        p for p in psutil.process_iter(["cmdline"]) if f"left by {server.pid}" in (p.info["cmdline"] or ())
+    ]
 
 
 def test_dead_fork_server_is_replaced(host, model):
