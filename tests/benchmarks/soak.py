@@ -34,6 +34,7 @@ from workers.attempt import Attempt, Outcome
 
 NODES = 3
 MARK = "OOMLINE_SOAK"  # in the environment of every process of this soak, wherever it is reparented to
+_SERVER = "workers.host.forkserver_main"  # Ray's dashboard has fork servers of its own
 KINDS = ("cell", "actor", "raylet", "driver")
 
 
@@ -123,7 +124,7 @@ def marked(token: str) -> list[psutil.Process]:
 
 
 def fork_servers(token: str) -> list[psutil.Process]:
-    return [process for process in marked(token) if "forkserver" in " ".join(_cmdline(process))]
+    return [process for process in marked(token) if _SERVER in " ".join(_cmdline(process))]
 
 
 def _cmdline(process: psutil.Process) -> list[str]:
@@ -241,7 +242,7 @@ def main() -> None:
     left_over = [
         process
         for process in marked(token)
-        if "ray::" in (line := " ".join(_cmdline(process))) or "forkserver" in line
+        if "ray::" in (line := " ".join(_cmdline(process))) or _SERVER in line
     ]
     _, orphans = psutil.wait_procs(left_over, timeout=120)  # Ray's own agents take a minute
     differing = [

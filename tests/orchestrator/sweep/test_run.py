@@ -60,7 +60,11 @@ class Driver:
 
 def family() -> list[psutil.Process]:
     """The device actors, their fork servers and the cells, wherever they live under this session's Ray."""
-    servers = [p for p in psutil.Process().children(recursive=True) if "forkserver" in " ".join(p.cmdline())]
+    servers = [
+        p
+        for p in psutil.Process().children(recursive=True)
+        if "workers.host.forkserver_main" in " ".join(p.cmdline())
+    ]
     return [
         process
         for server in servers
