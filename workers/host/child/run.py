@@ -231,7 +231,7 @@ def _explain(
     traceback.print_exc()
     if outcome is not Outcome.GPU_FAULT:  # every call would fail once more
         state.note(**_cuda_peaks(state))
-    state.note(new_tokens=recorder.produced)
+    state.note(new_tokens=recorder.produced, kv_cache_bytes=recorder.kv_cache_bytes())
     failure = Failure(error_type=raised.types[0], error_message=raised.message[:_MAX_MESSAGE])
     if not verdict.is_memory_error(raised):
         return outcome, failure
