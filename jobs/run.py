@@ -39,7 +39,7 @@ def run_command(spec: SweepSpec, out: str, *, address: str | None, cpu_slots: in
             raise
         state = "stopped" if summary.stopped or summary.left else "finished"
         folder.finish(state, "; ".join(summary.troubles))
-        print(f"{summary.sentence()}, in {time.monotonic() - started:.0f} s")
+        print(f"took {time.monotonic() - started:.0f} s")
         for trouble in summary.troubles:
             print(f"note: {trouble}")
         print(f"report: {render(out)}")

@@ -1,6 +1,7 @@
 """The manifests people copy: valid where a schema ships offline, consistent with the project everywhere."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,17 @@ def test_the_job_submits_a_sweep_file_that_exists() -> None:
     words = read_yaml("rayjob.yaml")["spec"]["entrypoint"].split()
     assert words[:4] == ["python", "-m", "jobs", "run"]
     assert (ROOT / words[4]).is_file()
+
+
+def test_the_dashboard_asks_only_for_metrics_that_the_run_exports() -> None:
+    exported = set(
+        re.findall(r'"(oomline_\w+)"', (ROOT / "orchestrator" / "fleet" / "metrics.py").read_text())
+    )
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"ray_(oomline_\w+)", target["expr"])
+    }
+    assert asked == exported
