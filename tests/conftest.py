@@ -1,9 +1,9 @@
 """What every room's tests share: one Ray head for the whole session, started when the first test asks for it."""
 
-import atexit
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -19,7 +19,23 @@ os.environ.pop("RAY_ADDRESS", None)
 os.environ["RAY_metrics_report_interval_ms"] = "500"  # noqa: SIM112 - the name is Ray's
 # Short, as socket paths must stay below 107 bytes; and our own, so that no other Ray's record is overwritten.
 _TEMP_DIR = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="oomt-", dir="/tmp")
-atexit.register(shutil.rmtree, _TEMP_DIR, ignore_errors=True)
+_STATUS = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End here, with pytest's verdict: a process that has joined and left Ray many times may crash in the
+    destructors of Ray's own log at interpreter exit ("ray_log_sink std::bad_alloc"), after every test has passed.
+    """
+    shutil.rmtree(_TEMP_DIR, ignore_errors=True)
+    if _STATUS in config.stash and "ray" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[_STATUS])
 
 
 @pytest.fixture(scope="session")
