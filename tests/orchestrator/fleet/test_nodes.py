@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import ray
+
 from orchestrator.fleet import Finished, SlotLost, SlotReady
 from tests.orchestrator.fleet.actors import GpuActor, lease
 from tests.orchestrator.fleet.test_ray_fleet import count, fleet_of, gather, slots
@@ -16,12 +18,21 @@ if TYPE_CHECKING:
 
 @contextmanager
 def node(cluster: "Cluster", **resources: int) -> Iterator[Any]:
+    before = alive()
     added = cluster.add_node(object_store_memory=80 * 2**20, **resources)
     try:
         yield added
     finally:
         if added in cluster.list_all_nodes():
             cluster.remove_node(added, allow_graceful=True)
+        until = time.monotonic() + 60
+        while alive() > before:  # a killed raylet reads alive for a while: the next test must not meet it
+            assert time.monotonic() < until
+            time.sleep(0.2)
+
+
+def alive() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def test_every_gpu_is_a_slot_and_cpus_are_left_alone(ray_cluster: "Cluster", ray_driver: str) -> None:
