@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -20,6 +21,10 @@ os.environ["RAY_metrics_report_interval_ms"] = "500"  # noqa: SIM112 - the name 
 # Short, as socket paths must stay below 107 bytes; and our own, so that no other Ray's record is overwritten.
 _TEMP_DIR = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="oomt-", dir="/tmp")
 _STATUS = pytest.StashKey[int]()
+
+# How long an example takes says something of the machine, not of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

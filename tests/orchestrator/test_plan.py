@@ -47,7 +47,7 @@ def test_scored_cells_have_no_prompt_and_no_penalty() -> None:
     assert (cell.prompt_tokens, cell.repetition_penalty) == (0, 1.0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     modes=st.lists(
         st.sampled_from([m for m in MODES if "generate" in MODES[m].workloads]), min_size=1, unique=True

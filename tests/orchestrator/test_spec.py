@@ -139,20 +139,20 @@ NESTED = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.dictionaries(st.sampled_from(KEYS), anything, max_size=4))
 def test_any_yaml_value_in_any_place_is_a_spec_or_one_message(extra: dict[str, object]) -> None:
     raw = yaml.safe_load(MINIMAL) | extra
     assert_spec_or_message(yaml.safe_dump(raw), [])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(NESTED), anything)
 def test_any_value_at_a_nested_key_is_a_spec_or_one_message(key: str, value: object) -> None:
     assert_spec_or_message(MINIMAL, [f"{key}={yaml.safe_dump(value, default_flow_style=True)}"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda b: b.decode("latin1")))
 def test_any_text_is_a_spec_or_one_message(text: str) -> None:
     assert_spec_or_message(text, [])

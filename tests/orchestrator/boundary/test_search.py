@@ -77,7 +77,7 @@ def assert_brackets(bracket: Bracket, threshold: int, resolution: int, max_value
     assert bracket.non_monotone == ()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     threshold=st.integers(0, 250_000),
     factor=st.floats(0.1, 10),
@@ -100,7 +100,7 @@ def test_the_bracket_holds_the_threshold_even_when_the_prediction_is_wrong_by_te
     assert search.probes == len(card.runs) == len(set(card.runs))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     threshold=st.integers(64, 180_000),
     error=st.floats(-0.1, 0.1),
@@ -116,7 +116,7 @@ def test_at_most_four_probes_beyond_the_confirmations_when_the_prediction_is_wit
     assert search.probes <= 2 * confirm + 4
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(threshold=st.integers(64, 180_000), error=st.floats(-0.1, 0.1), resolution=resolutions)
 def test_runs_that_cannot_tell_cost_a_bisection_of_the_predicted_interval(
     threshold: int, error: float, resolution: int
@@ -128,7 +128,7 @@ def test_runs_that_cannot_tell_cost_a_bisection_of_the_predicted_interval(
     assert search.probes <= 2 + 5 + math.ceil(math.log2(interval / resolution))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(threshold=st.integers(50_000, 100_000), k=st.integers(2, 8))
 def test_k_devices_cut_the_interval_in_more_than_two(threshold: int, k: int) -> None:
     """Counted in rounds of k probes, it takes about log(interval) to the base k + 1."""
@@ -147,7 +147,7 @@ def test_k_devices_cut_the_interval_in_more_than_two(threshold: int, k: int) -> 
     assert rounds(k) < rounds(1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), threshold=st.integers(0, 30_000), confirm=st.integers(1, 4), tells=st.booleans())
 def test_noise_that_flips_runs_terminates_with_each_value_run_at_most_2k_minus_1_times(
     data: st.DataObject, threshold: int, confirm: int, tells: bool
@@ -170,7 +170,7 @@ def test_noise_that_flips_runs_terminates_with_each_value_run_at_most_2k_minus_1
         assert bracket.confirmed_oom == confirm
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     flips=st.dictionaries(st.integers(0, 60), st.just(0), max_size=6),
     threshold=st.integers(300, 30_000),
@@ -199,7 +199,7 @@ def test_a_minority_of_wrong_runs_does_not_move_the_bracket(
     assert all((value <= threshold) == (value == bracket.last_ok) for value in honest)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     islands=st.lists(st.integers(1, 300), min_size=1, max_size=40, unique=True),
     k=workers,
@@ -251,7 +251,7 @@ def interruptions(
         yield list(journal)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     threshold=st.integers(0, 120_000),
     factor=st.floats(0.2, 5),
@@ -286,7 +286,7 @@ def _end(search: Search, card: Card) -> Bracket:
     return search.bracket
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(threshold=st.integers(0, 50_000), lost=st.sets(st.integers(0, 40), max_size=15), k=workers)
 def test_lost_probes_are_handed_out_again(threshold: int, lost: set[int], k: int) -> None:
     search = build(threshold, threshold, 64, 2, max_value=40_000)

@@ -80,7 +80,7 @@ def test_a_torn_part_is_set_aside_with_a_warning_that_names_it(
     assert _parts(tmp_path)[-1].name.startswith("part-000003"), "a number is never given twice"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_happens_to_its_files_reading_never_raises_and_never_invents_a_row(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -147,7 +147,7 @@ def test_unknown_weights_are_said_so() -> None:
 SEGMENT = 20 * MiB
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     length=st.integers(1, 300_000),
     more=st.integers(1, 1000),

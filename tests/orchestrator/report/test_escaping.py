@@ -103,13 +103,11 @@ def _document(text: str) -> Document:
     )
 
 
-@settings(deadline=None)
 @given(_TEXT)
 def test_html_has_the_same_elements_whatever_the_text(text: str) -> None:
     assert _read(to_html(_document(text))).tags == _read(to_html(_document("plain"))).tags
 
 
-@settings(deadline=None)
 @given(_TEXT)
 def test_html_shows_the_text_itself(text: str) -> None:
     page = _read(to_html(Document("t", "", [Section("s", [Verbatim(text)])])))
@@ -117,7 +115,6 @@ def test_html_shows_the_text_itself(text: str) -> None:
     assert text.replace("\r\n", "\n").replace("\r", "\n") in shown
 
 
-@settings(deadline=None)
 @given(_TEXT)
 def test_markdown_has_the_same_structure_whatever_the_text(text: str) -> None:
     reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -136,7 +133,7 @@ def test_markdown_has_the_same_structure_whatever_the_text(text: str) -> None:
     assert structure(to_markdown(_document(text))) == structure(to_markdown(_document("plain")))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(_TEXT)
 def test_a_picture_with_any_name_in_it_is_one_element_tree(text: str) -> None:
     curves = [Curve(text or "x", "full", False, [0, 1], [1, 2])]

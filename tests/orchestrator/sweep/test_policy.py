@@ -1,6 +1,6 @@
 """Whose fault, and what next: as rules over any history, not as cases."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.sweep.policy import Blame, Limits, Standing, Strikes, Verdict, judge, recall
@@ -34,7 +34,6 @@ histories = st.lists(
 
 
 @given(histories)
-@settings(deadline=None)
 def test_every_cell_comes_to_an_end_within_its_limits(history: list[tuple[Outcome, int, Blame]]) -> None:
     standing, ran = Standing(), 0
     for outcome, on, blame in history:
@@ -58,7 +57,6 @@ def test_a_result_is_never_run_again_whatever_came_before() -> None:
 
 
 @given(st.lists(st.sampled_from([*MACHINE, Outcome.CRASHED, Outcome.CANCELLED]), max_size=12))
-@settings(deadline=None)
 def test_a_resumed_cell_goes_on_where_it_stood(outcomes: list[Outcome]) -> None:
     attempts = [POOL[outcome, 0] for outcome in outcomes]
     standing, final = recall(attempts, LIMITS)
@@ -77,7 +75,6 @@ def test_the_first_of_two_results_counts() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2), st.booleans()), max_size=60))
-@settings(deadline=None)
 def test_a_device_is_retired_for_three_cells_of_its_own_in_a_row(story: list[tuple[int, int, bool]]) -> None:
     """Against a model that keeps the whole story."""
     strikes = Strikes(LIMITS.strikes)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.plan import expand
@@ -35,7 +35,6 @@ items = st.lists(
 
 
 @given(items, st.data())
-@settings(deadline=None)
 def test_every_item_comes_out_once_whatever_is_taken_and_pruned(
     some: list[WorkItem], data: st.DataObject
 ) -> None:
@@ -58,7 +57,6 @@ def test_every_item_comes_out_once_whatever_is_taken_and_pruned(
 
 
 @given(items)
-@settings(deadline=None)
 def test_urgent_first_then_the_longest(some: list[WorkItem]) -> None:
     queue = WorkQueue(some)
     order = [queue.take(CARD) for _ in some]

@@ -14,7 +14,7 @@ from workers.engine.ring import Ring, ring_of
     spare=st.integers(0, 4),
     rounds=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_query_finds_exactly_what_it_may_see(
     sinks: int, window: int, gamma: int, spare: int, rounds: list[tuple[int, int]]
 ) -> None:

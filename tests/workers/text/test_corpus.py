@@ -49,7 +49,7 @@ def test_records_are_documents_that_end(tmp_path: Path) -> None:
     assert first == LINES[0]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(start=st.integers(0, 9000), count=st.integers(0, 900))
 def test_any_part_is_a_part_of_the_whole(start: int, count: int) -> None:
     whole = ids_of("builtin", 0, 10_000)
