@@ -26,7 +26,7 @@ from workers.engine.weights import Weights
 TILES = [
     Tile(outputs, depth, warps, stages, rows)
     for outputs, depth, warps, stages, rows in (
-        (32, 128, 4, 4, 16), (32, 256, 4, 3, 8), (64, 64, 4, 6, 16), (64, 64, 4, 8, 16), (64, 128, 4, 4, 8),
+        (32, 128, 4, 4, 16), (32, 256, 4, 3, 8), (64, 64, 4, 4, 16), (64, 64, 4, 6, 16), (64, 128, 4, 4, 8),
         (128, 64, 4, 5, 16),
     )
 ]  # fmt: skip
@@ -35,7 +35,7 @@ TILES = [
 RING_CUTS = [RingCut(*cut) for cut in ((32, 4), (64, 4), (64, 8), (128, 4), (128, 8))]
 BLOCK_CUTS = [
     BlockCut(*cut)
-    for cut in ((2, 4, 2), (4, 4, 2), (4, 4, 3), (4, 4, 4), (8, 4, 3), (8, 4, 4), (4, 8, 3), (16, 4, 4))
+    for cut in ((4, 4, 3), (8, 4, 4), (12, 4, 4), (12, 4, 5), (16, 4, 4), (16, 8, 4), (24, 4, 4))
 ]
 
 

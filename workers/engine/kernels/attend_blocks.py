@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional
 
 from workers.engine.full_cache import BLOCK, FullCache
-from workers.engine.kernels.jit import EARLY, ceil_div, jit, launch_options, power_of_two, tl
-from workers.engine.kernels.tiles import absorb, fetch, follow, load_rotated
+from workers.engine.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
+from workers.engine.kernels.tiles import absorb, follow, load_rotated
 from workers.engine.rope import Angles, rotate, working
 
 
@@ -87,7 +87,7 @@ class Cut:
     stages: int
 
 
-CUT = Cut(blocks=4, warps=4, stages=3)
+CUT = Cut(blocks=12, warps=4, stages=4)
 
 
 @jit(do_not_specialize=["M", "layer"])
@@ -96,9 +96,11 @@ def _attend_blocks(
     partial, stats, M, scale,
     B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, QUERIES: tl.constexpr,
     BLOCK: tl.constexpr, SPAN_BLOCKS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """One program: SPAN_BLOCKS blocks, one key/value head of one sequence, QUERIES of the M queries."""
     split, bk, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    follow(EARLY)
     first = tl.load(start).to(tl.int32)
     low = split * SPAN_BLOCKS * BLOCK
     if low < first + M:
@@ -107,16 +109,6 @@ def _attend_blocks(
         d = tl.arange(0, BLOCK_D)
         to_v: tl.constexpr = B * K * BLOCK * D
         here = (layer * 2).to(tl.int64) * to_v + bk * BLOCK * D
-
-        # A line is 128 bytes; a head's keys in a block lie side by side, and so do its values.
-        if EARLY:
-            index_A = tl.minimum(split * SPAN_BLOCKS + tl.arange(0, SPAN_BLOCKS), (first + M - 1) // BLOCK)
-            block_A = tl.load(table + index_A).to(tl.pointer_type(q.dtype.element_ty)) + here
-            per_line: tl.constexpr = 1024 // q.dtype.element_ty.primitive_bitwidth
-            line_N = tl.minimum(tl.arange(0, BLOCK * BLOCK_D // per_line) * per_line, BLOCK * D - 1)
-            fetch(block_A[:, None] + line_N[None, :])
-            fetch(block_A[:, None] + to_v + line_N[None, :])
-        follow()
 
         # The blocks of a split belong to it alone, so it writes the new keys that fall there before it reads.
         if low + SPAN_BLOCKS * BLOCK > first:
@@ -172,10 +164,10 @@ def _attend_blocks(
 @jit(do_not_specialize=["M", "N"])
 def _merge(
     partial, stats, start, out, M, N,
-    D: tl.constexpr, SPAN: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
+    D: tl.constexpr, SPAN: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One program: one row, its splits in their order. Splits a row does not see weigh nothing."""
-    follow()
+    follow(EARLY)
     row = tl.program_id(0)
     d = tl.arange(0, BLOCK_D)
     splits = tl.cdiv(tl.load(start).to(tl.int32) + M, SPAN)

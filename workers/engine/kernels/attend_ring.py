@@ -63,7 +63,7 @@ def _attend_ring(
     cos, sin, far_cos, far_sin, partial, stats, arrived, out, M, scale,
     B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr,
     S: tl.constexpr, P: tl.constexpr, REACH: tl.constexpr, SPLITS: tl.constexpr, QUERIES: tl.constexpr,
-    SPAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+    SPAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One program: one split of the slots, one key/value head of one sequence, QUERIES of the M queries."""
     split, bk, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -78,8 +78,8 @@ def _attend_ring(
     v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
 
     # The slots of a split belong to it alone, so it writes the new keys that fall there, and reads again.
-    # Several groups of queries write the same bytes.
-    follow()
+    # Several groups of queries write the same bytes. What it has read by now may lack a key of this pass alone.
+    follow(EARLY)
     first = tl.load(start)
     last = first + M - 1 - S
     last_place = (last % P).to(tl.int32)
@@ -193,6 +193,6 @@ def attend_ring(
         cache.k_LBKCD[layer], cache.v_LBKCD[layer], start,
         angles.cos_MF, angles.sin_MF, angles.far_cos_MF, angles.far_sin_MF, partial, stats, cache.arrived, out,
         M, D**-0.5, B, H, K, D, F, ring.sinks, ring.slots, ring.reach, splits, queries,
-        cut.span, rows, max(16, power_of_two(D)), num_warps=cut.warps, **launch_options(),
+        cut.span, rows, max(16, power_of_two(D)), num_warps=cut.warps, num_stages=1, **launch_options(),
     )  # fmt: skip
     return out

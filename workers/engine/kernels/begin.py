@@ -21,9 +21,9 @@ def begin_plain(
 @jit(do_not_specialize=["M", "far_limit"])
 def _begin(
     embedding, tokens, start, inv_freq, scaling, far_limit, x, cos, sin, far_cos, far_sin, M,
-    E: tl.constexpr, F: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr,
+    E: tl.constexpr, F: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    follow()
+    follow(EARLY)
     row = tl.program_id(0)
     m = row % M
     e = tl.arange(0, BLOCK_E)

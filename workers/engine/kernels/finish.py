@@ -33,44 +33,45 @@ def norm_plain(x_NE: torch.Tensor, norm: Norm) -> torch.Tensor:
     return functional.layer_norm(x, x.shape[-1:], norm.weight_E.to(x.dtype), bias_E, norm.eps).to(x_NE.dtype)
 
 
-@jit
-def _norm(x, out, weight, bias, row, e, E: tl.constexpr, eps, RMS: tl.constexpr, BIAS: tl.constexpr):
-    inside = e < E
-    weight_E = tl.load(weight + e, mask=inside, other=0.0).to(tl.float32)
-    if RMS:
-        scaled = x / tl.sqrt(tl.sum(x * x, axis=0) / E + eps)
-        y = weight_E * scaled.to(out.dtype.element_ty).to(tl.float32)
-    else:
-        centred = tl.where(inside, x - tl.sum(x, axis=0) / E, 0.0)
-        y = centred / tl.sqrt(tl.sum(centred * centred, axis=0) / E + eps) * weight_E
-        if BIAS:
-            y += tl.load(bias + e, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * E + e, y.to(out.dtype.element_ty), mask=inside)
-
-
 @jit(do_not_specialize=["rows"])
 def _finish(
     x, partial, b0, b1, moved, weight0, nbias0, eps0, out0, weight1, nbias1, eps1, out1, rows,
     E: tl.constexpr, SPLITS: tl.constexpr, BIASES: tl.constexpr, NORMS: tl.constexpr, RMS: tl.constexpr,
-    NBIAS: tl.constexpr, BLOCK_E: tl.constexpr,
+    NBIAS: tl.constexpr, BLOCK_E: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    follow()
     row = tl.program_id(0)
     e = tl.arange(0, BLOCK_E)
     inside = e < E
+    # Weights and biases are written by no kernel.
+    bias_E = tl.load(b0 + e, mask=inside & (BIASES >= 1), other=0.0).to(tl.float32)
+    bias_E += tl.load(b1 + e, mask=inside & (BIASES == 2), other=0.0).to(tl.float32)
+    weight0_E = tl.load(weight0 + e, mask=inside, other=0.0).to(tl.float32)
+    nbias0_E = tl.load(nbias0 + e, mask=inside & NBIAS, other=0.0).to(tl.float32)
+    weight1_E = tl.load(weight1 + e, mask=inside & (NORMS == 2), other=0.0).to(tl.float32)
+    nbias1_E = tl.load(nbias1 + e, mask=inside & NBIAS & (NORMS == 2), other=0.0).to(tl.float32)
+    follow(EARLY)
     total = tl.load(x + row * E + e, mask=inside, other=0.0).to(tl.float32)
     for split in tl.static_range(SPLITS):
         total += tl.load(partial + (split * rows + row) * E + e, mask=inside, other=0.0)
-    if BIASES >= 1:
-        total += tl.load(b0 + e, mask=inside, other=0.0).to(tl.float32)
-    if BIASES == 2:
-        total += tl.load(b1 + e, mask=inside, other=0.0).to(tl.float32)
-    rounded = total.to(moved.dtype.element_ty)
+    rounded = (total + bias_E).to(moved.dtype.element_ty)
     tl.store(moved + row * E + e, rounded, mask=inside)
-    rounded_f = rounded.to(tl.float32)
-    _norm(rounded_f, out0, weight0, nbias0, row, e, E, eps0, RMS, NBIAS)
+    centred = rounded.to(tl.float32)
+    if not RMS:
+        centred = tl.where(inside, centred - tl.sum(centred, axis=0) / E, 0.0)
+    spread = tl.sum(centred * centred, axis=0) / E
+    y_E = _scaled(centred, spread + eps0, weight0_E, nbias0_E, out0.dtype.element_ty, RMS)
+    tl.store(out0 + row * E + e, y_E, mask=inside)
     if NORMS == 2:
-        _norm(rounded_f, out1, weight1, nbias1, row, e, E, eps1, RMS, NBIAS)
+        y_E = _scaled(centred, spread + eps1, weight1_E, nbias1_E, out1.dtype.element_ty, RMS)
+        tl.store(out1 + row * E + e, y_E, mask=inside)
+
+
+@jit
+def _scaled(centred, square, weight_E, bias_E, DTYPE: tl.constexpr, RMS: tl.constexpr):
+    y = centred / tl.sqrt(square)
+    if RMS:
+        return (weight_E * y.to(DTYPE).to(tl.float32)).to(DTYPE)
+    return (y * weight_E + bias_E).to(DTYPE)
 
 
 def finish(

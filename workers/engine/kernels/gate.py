@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from workers.engine.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
-from workers.engine.kernels.linear import TILE, Tile, activate, product
+from workers.engine.kernels.linear import TILE, Tile, activate, ahead, product
 from workers.engine.kernels.tiles import activate as activate_tile
 from workers.engine.weights import Linear
 
@@ -20,11 +20,16 @@ def _gate(
     x, gate_w, gate_b, up_w, up_b, y, OUT, rows,
     IN: tl.constexpr, GATE_BIAS: tl.constexpr, UP_BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
+    AHEAD: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     outputs_O = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
     rows_R = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
-    gate_OR = product(x, gate_w, outputs_O, OUT, rows_R, rows, 0, IN, IN, EVEN, BLOCK_O, BLOCK_I, BLOCK_R)
-    up_OR = product(x, up_w, outputs_O, OUT, rows_R, rows, 0, IN, IN, EVEN, BLOCK_O, BLOCK_I, BLOCK_R)
+    gate_OR = product(
+        x, gate_w, outputs_O, OUT, rows_R, rows, 0, IN, IN, EVEN, BLOCK_O, BLOCK_I, BLOCK_R, AHEAD, EARLY
+    )
+    up_OR = product(
+        x, up_w, outputs_O, OUT, rows_R, rows, 0, IN, IN, EVEN, BLOCK_O, BLOCK_I, BLOCK_R, AHEAD, EARLY
+    )
     if GATE_BIAS:
         gate_OR += tl.load(gate_b + outputs_O, mask=outputs_O < OUT, other=0.0).to(tl.float32)[:, None]
     if UP_BIAS:
@@ -43,6 +48,6 @@ def gate(x_NE: torch.Tensor, gate: Linear, up: Linear, activation: str, tile: Ti
         x_NE, gate.weight_OI, y_NO if gate.bias_O is None else gate.bias_O,
         up.weight_OI, y_NO if up.bias_O is None else up.bias_O, y_NO, OUT, N,
         E, gate.bias_O is not None, up.bias_O is not None, activation, E % depth == 0,
-        tile.outputs, depth, tile.rows, **launch_options(), num_warps=tile.warps, num_stages=tile.stages,
+        tile.outputs, depth, tile.rows, ahead(x_NE), **launch_options(), num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return y_NO

@@ -1,29 +1,36 @@
 """Triton where there is one. Where there is none (no wheel, no GPU) the plain-torch twins serve."""
 
+import functools
+
+import torch
+
 try:
     import triton
     import triton.language as tl
 
     jit = triton.jit
     AVAILABLE = True
-    #: Programmatic dependent launch (CUDA programming guide): a kernel is set up while the one before it ends.
-    EARLY = tl.constexpr(False)
 except ModuleNotFoundError:
     AVAILABLE = False
 
     class tl:  # type: ignore[no-redef]  # noqa: N801  (stands in for the module in annotations alone)
         constexpr = None
-        value = False
-
-    EARLY = tl
 
     def jit(function=None, **_options):
         return function if function is not None else lambda decorated: decorated
 
 
+@functools.cache
 def launch_options() -> dict[str, bool]:
-    """Of every launch: each kernel waits (`tiles.follow`) before it reads what another one wrote."""
-    return {"launch_pdl": True} if EARLY.value else {}
+    """Of every launch. EARLY: a kernel is set up, and what no kernel writes is read, while the ones before it still
+    run (programmatic dependent launch, CUDA programming guide; from Hopper on); `tiles.follow` is where it waits.
+    """
+    early = (
+        torch.cuda.is_available()
+        and torch.cuda.get_device_capability() >= (9, 0)
+        and not triton.knobs.runtime.interpret
+    )
+    return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from workers.engine.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
-from workers.engine.kernels.linear import TILE, Tile, product
+from workers.engine.kernels.linear import TILE, Tile, ahead, product
 from workers.engine.rope import working
 from workers.engine.weights import Linear
 
@@ -16,8 +16,8 @@ def mix_plain(parts: tuple[tuple[torch.Tensor, Linear], ...]) -> torch.Tensor:
     )
 
 
-#: Programs wanted at least: four for each of an H100's 132 multiprocessors.
-PROGRAMS = 528
+#: Programs wanted at least: two for each of an H100's 132 multiprocessors, so that all run, and read ahead, at once.
+PROGRAMS = 264
 
 
 @jit(do_not_specialize=["rows"])
@@ -25,6 +25,7 @@ def _mix(
     x0, w0, x1, w1, y, OUT, rows,
     IN0, IN1, SPLITS0, SPLIT0, SPLIT1,
     EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
+    AHEAD: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     outputs_O = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
     split = tl.program_id(1)
@@ -36,7 +37,9 @@ def _mix(
     if split >= SPLITS0:
         x, w, depth, begin, length = x1, w1, IN1, (split - SPLITS0) * SPLIT1, SPLIT1
     end = tl.minimum(begin + length, depth)
-    sum_OR = product(x, w, outputs_O, OUT, rows_R, rows, begin, end, depth, EVEN, BLOCK_O, BLOCK_I, BLOCK_R)
+    sum_OR = product(
+        x, w, outputs_O, OUT, rows_R, rows, begin, end, depth, EVEN, BLOCK_O, BLOCK_I, BLOCK_R, AHEAD, EARLY
+    )
     tl.store(y_OR, sum_OR, mask=inside)
 
 
@@ -55,6 +58,6 @@ def mix(parts: tuple[tuple[torch.Tensor, Linear], ...], tile: Tile = TILE) -> to
     _mix[(ceil_div(OUT, tile.outputs), sum(counts), ceil_div(N, tile.rows))](
         x0, linear0.weight_OI, x1, linear1.weight_OI, y_SNO, OUT, N,
         depths[0], depths[-1], counts[0], splits[0], splits[-1], all(IN % depth == 0 for IN in depths),
-        tile.outputs, depth, tile.rows, num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
+        tile.outputs, depth, tile.rows, ahead(x0), num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
     )  # fmt: skip
     return y_SNO

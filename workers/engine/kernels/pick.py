@@ -50,10 +50,10 @@ def _best(score, index, NEVER: tl.constexpr):
 @jit(do_not_specialize=["M"])
 def _pick_chunk(
     logits, read, seen, penalty, eos, peaks, places, M, V,
-    SEEN: tl.constexpr, EOS: tl.constexpr, CHUNK: tl.constexpr,
+    SEEN: tl.constexpr, EOS: tl.constexpr, CHUNK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Of one row and one chunk of the vocabulary: the best token that is no EOS, and the best EOS."""
-    follow()
+    follow(EARLY)
     row, chunk = tl.program_id(0), tl.program_id(1)
     index = chunk * CHUNK + tl.arange(0, CHUNK)
     score = tl.load(logits + row.to(tl.int64) * V + index, mask=index < V, other=float("-inf")).to(tl.float32)
@@ -76,8 +76,10 @@ def _pick_chunk(
 
 
 @jit
-def _pick_row(peaks, places, token, would_stop, CHUNKS: tl.constexpr, BLOCK: tl.constexpr):
-    follow()
+def _pick_row(
+    peaks, places, token, would_stop, CHUNKS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr
+):
+    follow(EARLY)
     row = tl.program_id(0)
     chunk = tl.arange(0, BLOCK)
     at = (row * CHUNKS + chunk) * 2

@@ -1,28 +1,18 @@
 """What several kernels share, on the device: rotated rows, activations, one step of an online softmax."""
 
-from workers.engine.kernels.jit import EARLY, jit, tl
+from workers.engine.kernels.jit import jit, tl
 
 
 @jit
-def follow():
-    """Wait until the kernel before this one is done and its writes are seen; let the next one be set up."""
+def follow(EARLY: tl.constexpr):
+    """Let the next kernel be set up; wait until the one before this one is done and its writes are seen.
+
+    Every kernel waits before it writes or reads anything that a kernel writes, so the end of one is the end of all
+    before it, however many of them are set up at once.
+    """
     if EARLY:
-        tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
-
-
-@jit
-def fetch(pointers):
-    """Bring what will be read, and no kernel nearby writes, into the L2 cache, a line per pointer."""
-    if EARLY:
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
-            "=r,l",
-            [pointers.to(tl.int64, bitcast=True)],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
+        tl.extra.cuda.gdc_wait()
 
 
 @jit
