@@ -2,7 +2,8 @@
 
 The text is the running Python's own (`jobs.pocket.text`): no network. `--corpus-out FILE` only writes it; `--corpus
 FILE` trains on such a file, so that a machine with another Python trains on the same text. The same seed on the same
-kind of device gives the same pair.
+kind of device gives the same pair. On an H200 target and draft take 37 and 59 s; two CPU cores need about 8 s for one
+of the target's steps (an estimate from its processor time), so that an hour there is `--steps 200`.
 """
 
 import argparse

@@ -6,25 +6,39 @@ from dataclasses import dataclass
 import polars as pl
 
 from orchestrator.journal.record import SCORE_COLUMNS
+from workers.modes import MODES
 
 _RUN = ("model", "dtype", "mode", "engine", "corpus", "seed", "sinks", "window")
 
 
 def quality(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Mean negative log-likelihood (nats) per position bucket, over corpora and seeds; of each, the longest run."""
+    """Mean negative log-likelihood (nats) per position bucket, over corpora and seeds; of each, the longest run.
+
+    `scored_to`: the last position scored; `tokens_per_s`: median of the runs. Both are the same in all of a mode's rows.
+    """
     runs = rows.filter(pl.col("score_num_tokens").list.len() > 0).select(
-        *_RUN, *SCORE_COLUMNS, "max_positions", scored=pl.col("score_num_tokens").list.sum()
+        *_RUN, *SCORE_COLUMNS, "max_positions", "tokens_per_s", scored=pl.col("score_num_tokens").list.sum()
     )
     longest = runs.sort("scored", descending=True, maintain_order=True).unique(
         list(_RUN), keep="first", maintain_order=True
     )
-    buckets = longest.explode(*SCORE_COLUMNS).rename(SCORE_COLUMNS)
+    mode = ("model", "mode", "engine")
+    buckets = (
+        longest.with_columns(
+            scored_to=pl.col("scored").max().over(mode),
+            tokens_per_s=pl.col("tokens_per_s").median().over(mode),
+        )
+        .explode(*SCORE_COLUMNS)
+        .rename(SCORE_COLUMNS)
+    )
     return (
-        buckets.group_by("model", "mode", "engine", "position_start", "position_end")
+        buckets.group_by(*mode, "position_start", "position_end")
         .agg(
             nll_mean=pl.col("nll_sum").sum() / pl.col("num_tokens").sum(),
             num_tokens=pl.col("num_tokens").sum(),
             max_positions=pl.col("max_positions").max(),
+            scored_to=pl.col("scored_to").first(),
+            tokens_per_s=pl.col("tokens_per_s").first(),
         )
         .sort("model", "engine", "mode", "position_start")
     )
@@ -47,17 +61,18 @@ class QualityBoundary:
     beyond: float | None
     departs_at: int | None
     scored_to: int
+    tokens_per_s: float | None
 
 
 def quality_boundaries(table: pl.DataFrame) -> list[QualityBoundary]:
-    """One per model, engine and mode of the `quality` table."""
+    """One per model, engine and mode of the `quality` table, modes in their own order."""
     found = []
     for (model, engine, mode), rows in table.group_by("model", "engine", "mode", maintain_order=True):
         peers = table.filter(model=model, engine=engine)
         baseline = _in_context(peers.filter(mode="baseline"))
         reference = _in_context(rows) if baseline is None else baseline
         found.append(_boundary(str(model), str(mode), str(engine), rows.sort("position_start"), reference))
-    return found
+    return sorted(found, key=lambda row: (row.model, row.engine, list(MODES).index(row.mode)))
 
 
 def _boundary(
@@ -79,7 +94,8 @@ def _boundary(
         in_context=None if reference is None else math.exp(reference),
         beyond=None if beyond is None else math.exp(min(beyond, 700.0)),
         departs_at=departs,
-        scored_to=max(rows["position_end"].to_list()),
+        scored_to=rows["scored_to"].item(0),
+        tokens_per_s=rows["tokens_per_s"].item(0),
     )
 
 

@@ -209,7 +209,11 @@ def _scored(cell: Cell, number: int, device: Device, started_at: float) -> Attem
         device=device,
         started_at=started_at,
         duration_s=40.0,
-        measured=Measured(new_tokens=cell.length, max_positions=CONTEXT, tokens_per_s=800.0),
+        measured=Measured(
+            new_tokens=cell.length,
+            max_positions=CONTEXT,
+            tokens_per_s=20.0 if cell.mode == "recompute" else 800.0,
+        ),
         scores=scores,
     )
 

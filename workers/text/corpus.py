@@ -19,17 +19,22 @@ __all__ = ["CorpusError", "decode", "held_out_tokens", "token_ids"]
 #: The smallest cached prefix of a corpus, in tokens; longer ones double.
 _PREFIX = 2**20
 
+#: Of what is kept: ids of another layout are another entry of the node's cache.
+_LAYOUT = 2
+
 
 def token_ids(corpus: str, tokenizer_of: str, ref: ModelRef, start: int, count: int) -> np.ndarray:
     """`count` ids from token `start` on: int32 [count], in the vocabulary of model `tokenizer_of`.
 
-    Documents are separated by the tokenizer's end-of-text token, where it has one. A corpus is tokenised only as
-    far as has been asked for (to the next power of two). Raises `CorpusError`, and `LoadError` for the tokenizer.
+    Token 0 is what the tokenizer puts before a text, where it puts anything (Llama's begin-of-text): models are trained
+    to find it there, and it is their attention sink. Documents are separated by the tokenizer's end-of-text token,
+    where it has one. A corpus is tokenised only as far as has been asked for (to the next power of two).
+    Raises `CorpusError`, and `LoadError` for the tokenizer.
     """
     source = sources.resolve(corpus)
     capacity = max(_PREFIX, 1 << (start + count - 1).bit_length())
     key = hashlib.sha256(
-        f"{source.identity}\n{tokenizer_key(tokenizer_of, ref)}\n{capacity}".encode()
+        f"{source.identity}\n{tokenizer_key(tokenizer_of, ref)}\n{capacity}\n{_LAYOUT}".encode()
     ).hexdigest()[:24]
 
     def build(folder: Path) -> None:
@@ -62,8 +67,9 @@ def decode(ids: Sequence[int], tokenizer_of: str, ref: ModelRef) -> str:
 def held_out_tokens(tokenizer_of: str, ref: ModelRef) -> int:
     """How many tokens at the start of `builtin` the pocket pair was not trained on."""
     tokenizer = load_tokenizer(tokenizer_of, ref)
-    separators = len(builtin.held_out_documents()) * (tokenizer.eos_token_id is not None)
-    return separators + sum(len(ids) for ids in _encode(tokenizer, builtin.held_out_documents()))
+    documents = builtin.held_out_documents()
+    special = len(_beginning(tokenizer)) + len(documents) * (tokenizer.eos_token_id is not None)
+    return special + sum(len(ids) for ids in _encode(tokenizer, documents))
 
 
 def _tokenise(
@@ -71,14 +77,22 @@ def _tokenise(
 ) -> np.ndarray:
     tokenizer = load_tokenizer(tokenizer_of, ref)
     separator = [] if source.lines or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    parts: list[np.ndarray] = []
-    total = 0
+    parts = [np.array(_beginning(tokenizer), dtype=np.int32)]
+    total = len(parts[0])
     for ids in _encode(tokenizer, sources.documents(corpus, source)):
         parts.append(np.array(ids + separator, dtype=np.int32))
         total += len(parts[-1])
         if total >= capacity:
             break
-    return np.concatenate(parts)[:capacity] if parts else np.zeros(0, dtype=np.int32)
+    return np.concatenate(parts)[:capacity]
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer puts before a text, and not what it may put behind one."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    marked = tokenizer("a", add_special_tokens=True)["input_ids"]
+    before = next(at for at in range(len(marked)) if marked[at : at + len(bare)] == bare)
+    return list(marked[:before])
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]) -> Iterator[list[int]]:

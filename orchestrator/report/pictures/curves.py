@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import altair as alt
 import polars as pl
@@ -12,11 +13,22 @@ from orchestrator.report.pictures.theme import COLOURS, PAPER, SOFT
 _GAP_PX = 15.0  # between the names of two curves
 
 
+class Dash(NamedTuple):
+    """In pixels along the line: drawn, left out, and where the pattern begins."""
+
+    on: float
+    off: float
+    offset: float
+
+
+_SOLID, _SPECULATIVE = Dash(1, 0, 0), Dash(6, 3, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """`x`, `y`: the points, in the axes' units. `low`, `high`: an interval at each point, if there is one.
 
-    `out_of_memory`: the last point is where memory ran out.
+    `out_of_memory`: the last point is where memory ran out. `dash`: None for that of its kind.
     """
 
     name: str
@@ -27,6 +39,7 @@ class Curve:
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
     out_of_memory: bool = False
+    dash: Dash | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +140,11 @@ def _lines(panel: Panel, curves: Sequence[Curve], x: alt.X, y: alt.Y) -> list[al
         if curve.low:
             columns |= {"low": list(curve.low), "high": list(curve.high)}
         frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
-        dash = [6, 3] if curve.speculative else [1, 0]
+        dash = curve.dash or (_SPECULATIVE if curve.speculative else _SOLID)
         shape = "step-after" if panel.steps else "linear"
         layers.append(
             alt.Chart(frame)
-            .mark_line(color=colour, strokeDash=dash, interpolate=shape)
+            .mark_line(color=colour, strokeDash=dash[:2], strokeDashOffset=dash.offset, interpolate=shape)
             .encode(x=x, y=y, order="x:Q")
         )
         if curve.low and frame.drop_nulls().height:

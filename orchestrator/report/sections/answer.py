@@ -53,7 +53,7 @@ def _sentence(group: Sequence[Scene]) -> list[Span]:
 def _understanding(found: Sequence[QualityBoundary]) -> list[list[Span]]:
     """One sentence per model and engine: up to where each mode's perplexity stays sane."""
     models: dict[tuple[str, str], list[QualityBoundary]] = {}
-    for row in sorted(found, key=lambda row: list(MODES).index(row.mode)):
+    for row in found:
         models.setdefault((row.model, row.engine), []).append(row)
     sentences: list[list[Span]] = []
     for (model, engine), rows in models.items():
@@ -73,8 +73,19 @@ def _understanding(found: Sequence[QualityBoundary]) -> list[list[Span]]:
             )
         if lost:
             phrases.append(f"it passes twice its in-context {known:,.1f} for {words.listing(lost)}")
-        sentences.append([*where, f"{'; '.join(phrases)}."])
+        sentences.append([*where, f"{'; '.join(phrases + _price(rows))}."])
     return sentences
+
+
+def _price(rows: Sequence[QualityBoundary]) -> list[str]:
+    """What reading every window again costs, against keeping a window."""
+    speed = {row.mode: row.tokens_per_s for row in rows}
+    streaming, recompute = speed.get("streaming"), speed.get("recompute")
+    return (
+        [f"recompute is {streaming / recompute:,.0f}× slower than streaming"]
+        if streaming and recompute
+        else []
+    )
 
 
 def _against(row: QualityBoundary, known: float) -> str:

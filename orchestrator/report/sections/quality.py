@@ -7,12 +7,15 @@ import polars as pl
 
 from orchestrator.report import words
 from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table, Verbatim
-from orchestrator.report.pictures.curves import Axis, Curve, Limit, Panel, draw
+from orchestrator.report.pictures.curves import Axis, Curve, Dash, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
 from orchestrator.report.scene import Scene, short
 from orchestrator.report.series import Run
 from orchestrator.tables.quality import quality_boundaries
-from workers.modes import MODES
+from workers.modes import MODES, CachePolicy
+
+#: The controls' dashes leave room for each other and for the curve below: modes that agree lie on one another.
+_CONTROLS = {CachePolicy.WINDOW: Dash(5, 10, 0), CachePolicy.RECOMPUTE: Dash(5, 10, 5)}
 
 
 def quality(table: pl.DataFrame) -> Section | None:
@@ -22,12 +25,14 @@ def quality(table: pl.DataFrame) -> Section | None:
     blocks: list[Block] = []
     for model, engine in table.select("model", "engine").unique().sort("model", "engine").iter_rows():
         blocks.append(_picture(model, engine, table.filter(model=model, engine=engine)))
-    columns = ["model", "mode", "engine", "perplexity in context", "after it", "departs at", "scored to"]
+    columns = [
+        "model", "mode", "engine", "perplexity in context", "after it", "departs at", "scored to", "tokens/s",
+    ]  # fmt: skip
     lines = [
         [
             short(row.model), row.mode, row.engine, words.number(row.in_context, 2), words.number(row.beyond, 2),
             words.NOTHING if row.in_context is None else "never" if row.departs_at is None else f"{row.departs_at:,}",
-            words.count(row.scored_to),
+            words.count(row.scored_to), words.number(row.tokens_per_s, 1),
         ]
         for row in quality_boundaries(table)
     ]  # fmt: skip
@@ -36,8 +41,9 @@ def quality(table: pl.DataFrame) -> Section | None:
     )
     blocks.append(
         Paragraph([
-            "Perplexity of real text read token by token under each cache policy. In context: over the positions the "
-            "model was trained on, of the baseline where it was scored. Departs: the first position from which "
+            "Perplexity of real text, every token predicted from what its cache policy keeps; the same tokens for every "
+            "mode. In context: over the positions the model was trained on, of the baseline where it was scored; these "
+            "are other tokens than those after it, and some stretches of a text are harder than others. Departs: the first position from which "
             "perplexity exceeds twice that value, over three buckets together, so that one odd stretch of text is "
             "no boundary."
         ])
@@ -50,6 +56,7 @@ def _picture(model: str, engine: str, table: pl.DataFrame) -> Picture:
         Curve(
             mode, str(MODES[mode].policy), False,
             ((rows["position_start"] + rows["position_end"]) / 2).to_list(), [math.exp(min(nll, 50.0)) for nll in rows["nll_mean"]],
+            dash=_CONTROLS.get(MODES[mode].policy),
         )
         for mode in sorted(set(table["mode"]), key=list(MODES).index)
         if (rows := table.filter(mode=mode).sort("position_start")).height
@@ -61,7 +68,7 @@ def _picture(model: str, engine: str, table: pl.DataFrame) -> Picture:
         Axis("perplexity (log scale)", log=True), curves, limits,
     )  # fmt: skip
     return picture(
-        f"quality-{short(model)}-{engine}", draw(panel), "Lower is better; a bucket of positions per point.",
+        f"quality-{short(model)}-{engine}", draw(panel), "Lower is better; a bucket of positions per point. The controls, window and recompute, are dashed.",
         f"Perplexity against position for {short(model)}",
     )  # fmt: skip
 

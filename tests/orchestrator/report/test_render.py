@@ -96,8 +96,19 @@ def test_quality_runs_show_the_third_boundary(tmp_path: Path) -> None:
         r"stays below twice its in-context [\d.]+ for streaming \([+-]\d+ % beyond it, to 8,000\)", answer
     )
     assert "window from position 256" in answer
-    assert re.search(r"\| pocket \| streaming \| eager \| [\d.]+ \| [\d.]+ \| never \| 8,000 \|", text)
-    assert re.search(r"\| pocket \| window \| eager \| [\d.]+ \| [\d.]+ \| 256 \| 8,000 \|", text)
+    assert re.search(
+        r"\| pocket \| streaming \| eager \| [\d.]+ \| [\d.]+ \| never \| 8,000 \| 800\.0 \|", text
+    )
+    assert re.search(r"\| pocket \| window \| eager \| [\d.]+ \| [\d.]+ \| 256 \| 8,000 \| [\d.]+ \|", text)
+    modes = re.findall(r"^\| pocket \| (\w+) \| eager \| [\d.]+ \| [\d.]+ \|", text, re.MULTILINE)
+    assert modes == ["baseline", "streaming", "window", "recompute"]
+    assert "recompute is 40× slower than streaming" in answer
+    # Streaming, window and recompute may lie on one another: thirds of one pattern leave all three visible.
+    drawn = re.findall(
+        r'stroke-dasharray="5,10"(?: stroke-dashoffset="(\d+)")?',
+        (tmp_path / "plots" / "quality-pocket-eager.svg").read_text(),
+    )
+    assert sorted(int(offset or 0) for offset in drawn) == [0, 5]
 
 
 def test_injected_acceptance_and_random_weights_are_said_loudly(tmp_path: Path) -> None:

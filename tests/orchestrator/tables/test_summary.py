@@ -138,3 +138,11 @@ def test_the_third_boundary(tmp_path: Path) -> None:
     assert found["window"].beyond > 2 * found["window"].in_context
     assert found["window"].departs_at == 256
     assert found["baseline"].scored_to == 8000
+
+
+def test_a_text_that_ends_inside_a_bucket_is_scored_to_its_end(tmp_path: Path) -> None:
+    attempts = demo_attempts(demo_spec(workload="score", modes=["streaming"], lengths=[8000]))
+    *whole, last = attempts[0].scores
+    cut = dataclasses.replace(last, position_end=last.position_start + 256)
+    found = quality_boundaries(_quality(tmp_path, [dataclasses.replace(attempts[0], scores=(*whole, cut))]))
+    assert [row.scored_to for row in found] == [8000]

@@ -9,6 +9,8 @@ import polars
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from tests.workers.models.folders import save
 from workers.cell import ModelRef
@@ -47,6 +49,26 @@ def test_records_are_documents_that_end(tmp_path: Path) -> None:
     end = load_tokenizer("pocket", REF).eos_token_id
     first = decode(ids[: int(np.argmax(ids == end))].tolist(), "pocket", REF)
     assert first == LINES[0]
+
+
+@pytest.mark.parametrize("template", ["$A", "<s> $A", "<s> $A </s>"])
+def test_a_text_begins_once_with_what_its_tokenizer_puts_there(tmp_path: Path, template: str) -> None:
+    """As Llama's tokenizer begins a text, and as some end one, too."""
+    tokenizer = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "one": 2, "two": 3, "a": 4}, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(
+        save(tmp_path / "model")
+    )
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"text": "one two"}\n{"text": "two"}\n')
+    text = [2, 3, 1, 3, 1]
+    assert (
+        ids_of(path, 0, 5, str(tmp_path / "model")).tolist()
+        == ([0, *text] if "<s>" in template else text)[:5]
+    )
 
 
 @settings(max_examples=20)
