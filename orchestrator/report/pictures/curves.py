@@ -127,12 +127,11 @@ def _lines(panel: Panel, curves: Sequence[Curve], x: alt.X, y: alt.Y) -> list[al
         if curve.low:
             columns |= {"low": list(curve.low), "high": list(curve.high)}
         frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
-        dash = [6, 3] if curve.speculative else [1, 0]
+        # A line without dashes has no dash pattern: one of [1, 0] costs the rasteriser a stroke per pixel.
+        dash = {"strokeDash": [6, 3]} if curve.speculative else {}
         shape = "step-after" if panel.steps else "linear"
         layers.append(
-            alt.Chart(frame)
-            .mark_line(color=colour, strokeDash=dash, interpolate=shape)
-            .encode(x=x, y=y, order="x:Q")
+            alt.Chart(frame).mark_line(color=colour, interpolate=shape, **dash).encode(x=x, y=y, order="x:Q")
         )
         if curve.low and frame.drop_nulls().height:
             whole = frame.drop_nulls()
