@@ -6,7 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.explain.devices import devices_needed
 from orchestrator.forecast import CellForecast, Forecast
+from orchestrator.predict.device import DeviceProfile
 from orchestrator.spec import SweepSpec
 
 
@@ -59,7 +61,7 @@ def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
             cell.engine,
             _size(forecast.peak_bytes),
             f"{forecast.bytes_per_token:,}",
-            _boundary(forecast),
+            _boundary(forecast, outlook.device),
         )
     for table in tables.values():
         console.print(table)
@@ -100,11 +102,13 @@ def _beyond(forecast: CellForecast) -> bool:
     return forecast.max_positions is not None and reach > forecast.max_positions
 
 
-def _boundary(forecast: CellForecast) -> str:
+def _boundary(forecast: CellForecast, device: DeviceProfile) -> str:
     if forecast.boundary is None:
         return "none"
     if forecast.boundary == 0:
-        return "does not load"
+        overhead = device.reserve_bytes + device.context_bytes
+        needed = devices_needed(forecast.peak_bytes, forecast.budget_bytes, overhead)
+        return "does not load" if needed is None else f"does not load: {needed} devices at least"
     return f"{forecast.boundary:,} tokens"
 
 

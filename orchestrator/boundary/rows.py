@@ -113,11 +113,11 @@ def boundaries(spec: SweepSpec, attempts: Iterable[Attempt]) -> list[BoundaryRow
 
 
 def _by_kind(attempts: Iterable[Attempt]) -> dict[str, list[Attempt]]:
-    last: dict[tuple[str, str], Attempt] = {}
+    last: dict[tuple[str, Cell], Attempt] = {}
     for attempt in attempts:
         if attempt.device is None:
             continue
-        key = attempt.device.kind, attempt.cell.cell_id
+        key = attempt.device.kind, attempt.cell
         if key not in last or attempt.attempt >= last[key].attempt:
             last[key] = attempt
     kinds: dict[str, list[Attempt]] = {}

@@ -59,17 +59,29 @@ class View:
     duplicates: pl.DataFrame
     _parts: Mapping[int, Part]  # by the row that each begins with
 
+    def beside(self, chosen: Sequence[int]) -> pl.LazyFrame:
+        """`rows`, but only of the parts that hold the chosen ones: of a large journal most stay closed."""
+        starts = list(self._by_part(chosen))
+        rows = [start + index for start in starts for index in range(self._parts[start].rows)]
+        numbers = pl.LazyFrame({"row": rows}, schema={"row": self.light.schema["row"]}).with_row_index("at")
+        opened = scan([self._parts[start] for start in starts]).with_row_index("at")
+        return opened.join(numbers, on="at", maintain_order="left").drop("at")
+
     def whole(self, chosen: Sequence[int]) -> dict[int, Attempt]:
         """The attempts of these rows with all their series. Only the parts that hold them are read."""
+        found: dict[int, Attempt] = {}
+        for start, rows in self._by_part(chosen).items():
+            frame = scan([self._parts[start]]).collect()[[row - start for row in rows]]
+            found |= zip(rows, to_attempts(frame), strict=True)
+        return found
+
+    def _by_part(self, chosen: Sequence[int]) -> dict[int, list[int]]:
+        """The chosen rows in ascending order, by the row that their part begins with."""
         starts = sorted(self._parts)
         wanted: dict[int, list[int]] = {}
         for row in sorted(set(chosen)):
             wanted.setdefault(starts[bisect_right(starts, row) - 1], []).append(row)
-        found: dict[int, Attempt] = {}
-        for start, rows in wanted.items():
-            frame = scan([self._parts[start]]).collect()[[row - start for row in rows]]
-            found |= zip(rows, to_attempts(frame), strict=True)
-        return found
+        return wanted
 
 
 _IDENTITY = (
@@ -177,12 +189,15 @@ def _view(parts: Sequence[Part], columns: Sequence[str]) -> View:
     """The first of equal leases wins, then the first of equal attempts at a cell on a kind of device."""
     parts = sorted(parts, key=lambda part: part.version)  # as `scan` orders them
     rows = scan(parts).with_row_index("row")
-    everything = rows.select("row", *dict.fromkeys((*_IDENTITY, *columns))).collect()
-    light = everything.unique("lease_id", keep="first", maintain_order=True).unique(
+    # One chunk per column: everything that follows would go through a chunk per part.
+    light = rows.select("row", *dict.fromkeys((*_IDENTITY, *columns))).collect().rechunk()
+    identity = light.select("row", *_IDENTITY)
+    first = identity.unique("lease_id", keep="first", maintain_order=True).unique(
         ["cell_id", "device_kind", "attempt"], keep="first", maintain_order=True
     )
-    late = everything.select("row", *_IDENTITY).join(light, on="row", how="anti")
+    late = identity.join(first, on="row", how="anti")
     if late.height:
+        light = light.filter(pl.col("row").is_in(first["row"].implode()))
         rows = rows.filter(~pl.col("row").is_in(late["row"].implode()))
     starts = accumulate((part.rows for part in parts), initial=0)
     return View(light, rows, late.drop("row"), dict(zip(starts, parts, strict=False)))

@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from orchestrator.journal.journal import View
 from orchestrator.journal.record import SAMPLE_COLUMNS, STEP_COLUMNS
 from orchestrator.tables.divergence import divergence
 
@@ -40,17 +41,17 @@ _CONTRACT = (
 _NAME = ("cell_id", "attempt", "device_kind")
 
 
-def attempts(light: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
+def attempts(view: View) -> pl.DataFrame:
     """One row per attempt: the contract's columns, then everything else the journal knows of it but series.
 
-    `light`, `rows`: of a journal's `View`. `final`: the last attempt of its cell on its kind of device, the one that
+    `final`: the last attempt of its cell on its kind of device, the one that
     counts. `started_at`: UTC. `first_divergence` and its company: see `divergence`.
     """
     known = pl.col("device_kind").is_not_null()
     last = pl.col("attempt") == pl.col("attempt").max().over("cell_id", "device_kind")
     started = pl.from_epoch((pl.col("started_at") * 1e6).cast(pl.Int64), time_unit="us")
     return (
-        light.join(divergence(light, rows), on="row", how="left", maintain_order="left")
+        view.light.join(divergence(view), on="row", how="left", maintain_order="left")
         .with_columns(
             final=last & (known | ~known.any().over("cell_id")),
             started_at=started.dt.replace_time_zone("UTC"),
@@ -75,7 +76,7 @@ def steps(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _exploded(rows: pl.LazyFrame, columns: dict[str, str]) -> pl.LazyFrame:
-    first = next(iter(columns))
+    # No filter on the lists beforehand: the Parquet reader would decode them twice.
     return (
-        rows.filter(pl.col(first).list.len() > 0).select(*_NAME, *columns).explode(*columns).rename(columns)
+        rows.select(*_NAME, *columns).explode(*columns, empty_as_null=False, keep_nulls=False).rename(columns)
     )

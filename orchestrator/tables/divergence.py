@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from orchestrator.journal.journal import View
+
 #: Equal prompts under equal rules; the budget changes no token, so a twin may come from a larger card.
 _SAME = (
     *("model", "dtype", "attn_implementation", "engine", "device_kind", "prompt_sha256", "prompt_tokens"),
@@ -10,7 +12,7 @@ _SAME = (
 _POLICY = ("cache_policy", "sinks", "window")
 
 
-def divergence(light: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
+def divergence(view: View) -> pl.DataFrame:
     """`row` -> the first new token that differs from a twin's, null where none does or there is no twin.
 
     `first_divergence`: from the baseline twin; `compared_tokens`: how many tokens of each sequence that covers, null
@@ -19,7 +21,7 @@ def divergence(light: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
     mode: greedy outputs of one prompt are prefixes of each other. With several sequences, the smallest index over
     all.
     """
-    facts = light.filter(
+    facts = view.light.filter(
         (pl.col("outcome") == "ok")
         & (pl.col("workload") == "generate")
         & (pl.col("purpose") == "measure")
@@ -29,7 +31,7 @@ def divergence(light: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
     baseline = _twins(facts, facts.filter(pl.col("mode") == "baseline"), _SAME)
     plain = _twins(facts.filter(speculative), facts.filter(~speculative), (*_SAME, *_POLICY))
     found = _compared(
-        rows,
+        view,
         pl.concat([baseline.with_columns(against=pl.lit("")), plain.with_columns(against=pl.lit("_plain"))]),
     )
     one, other = (found.filter(against=against).drop("against") for against in ("", "_plain"))
@@ -37,7 +39,7 @@ def divergence(light: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _twins(facts: pl.DataFrame, candidates: pl.DataFrame, key: tuple[str, ...]) -> pl.DataFrame:
-    """`row`, its `twin` (a row too), `same`: whether the hashes already say that the outputs are equal."""
+    """`row`, its `twin` (a row too), `new_tokens`, `compared_tokens`, and both hashes."""
     about = ["row", "new_tokens", "output_sha256"]
     exact = candidates.unique([*key, "length"], keep="first", maintain_order=True)
     longest = candidates.filter(pl.col("batch_size") == 1).sort(
@@ -56,35 +58,35 @@ def _twins(facts: pl.DataFrame, candidates: pl.DataFrame, key: tuple[str, ...]) 
         .select(
             "row",
             "new_tokens",
+            "output_sha256",
             twin=pl.coalesce("row_e", "row_l"),
+            twin_sha256=pl.coalesce("output_sha256_e", "output_sha256_l"),
             compared_tokens=pl.min_horizontal("new_tokens", pl.coalesce("new_tokens_e", "new_tokens_l")),
-            same=(pl.col("output_sha256") == pl.coalesce("output_sha256_e", "output_sha256_l")).fill_null(
-                False
-            ),
         )
         .filter(pl.col("twin").is_not_null())
     )
 
 
-def _compared(rows: pl.LazyFrame, twins: pl.DataFrame) -> pl.DataFrame:
+#: Equal pairs of outputs depart at the same token: repeats of a cell are compared once.
+_PAIR = ["output_sha256", "twin_sha256", "new_tokens"]
+
+
+def _compared(view: View, twins: pl.DataFrame) -> pl.DataFrame:
     """`row`, `against`, `first_divergence`, `compared_tokens`. Ids are read only where the hashes differ."""
-    unequal = twins.filter(~pl.col("same"))
-    if unequal.is_empty():
-        return twins.select(
-            "row", "against", pl.lit(None, pl.Int64).alias("first_divergence"), "compared_tokens"
-        )
-    ids = rows.filter(pl.col("output_ids").list.len() > 0).select("row", "output_ids")
+    unequal = twins.filter(pl.col("output_sha256") != pl.col("twin_sha256"))
+    pairs = unequal.unique(_PAIR, keep="first", maintain_order=True)
+    ids = view.beside([*pairs["row"], *pairs["twin"]]).select("row", "output_ids")
     shorter = pl.min_horizontal(pl.col("output_ids").list.len(), pl.col("other_ids").list.len())
     found = (
-        ids.join(unequal.lazy().select("row", "twin", "new_tokens", "against"), on="row")
+        ids.join(pairs.lazy().select("row", "twin", *_PAIR), on="row")
         .join(ids.select(twin="row", other_ids="output_ids"), on="twin")
         .with_columns(pl.col("output_ids", "other_ids").list.head(shorter), at=pl.int_ranges(0, shorter))
         .explode("output_ids", "other_ids", "at")
         .filter(pl.col("output_ids") != pl.col("other_ids"))
-        .group_by("row", "against")
+        .group_by(_PAIR)
         .agg(first_divergence=(pl.col("at") % pl.col("new_tokens")).min())
         .collect(engine="streaming")
     )
-    return twins.join(found, on=["row", "against"], how="left").select(
+    return twins.join(found, on=_PAIR, how="left").select(
         "row", "against", "first_divergence", "compared_tokens"
     )

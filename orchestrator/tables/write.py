@@ -32,7 +32,7 @@ class Tables:
 def derive(run: Run) -> Iterator[Tables]:
     """The short tables of a run, in memory. Nothing is written. Raises `SchemaTooNew`."""
     with run.journal.view() as view:
-        table = attempts(view.light, view.rows)
+        table = attempts(view)
         scored = (table["workload"] == "score").any()
         yield Tables(
             attempts=table,

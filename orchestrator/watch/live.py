@@ -106,7 +106,7 @@ class LiveWatcher:
         rows = sorted(self._rows.items(), key=lambda row: (row[1].cell is None, row[0]))
         for slot, row in rows[:fit]:
             self._add(table, slot, row)
-        parts: list[RenderableType] = [table]
+        parts: list[RenderableType] = [table if rows else Text(self._title, style="bold")]
         if len(rows) > fit:
             parts.append(Text(f"and {len(rows) - fit} more devices", style="dim"))
         if self._tick is not None:
@@ -123,11 +123,12 @@ class LiveWatcher:
         limit = row.cell.budget or row.device.total_bytes
         bar = _BAR if self._console.width >= _WIDE else 0
         speed = f"{progress.tokens_per_s:.1f}" if progress and progress.tokens_per_s else ""
-        phase = f" {progress.phase}" if progress and not done else ""
+        # Where there is nothing to count yet, the phase: it must survive a narrow terminal, the cell's name need not.
+        begun = str(progress.phase) if progress else "starting"
         table.add_row(
             slot,
-            cell_words(row.cell) + phase,
-            _bar(done, row.cell.length, f"{done}/{row.cell.length}", bar),
+            cell_words(row.cell),
+            _bar(done, row.cell.length, f"{done}/{row.cell.length}" if done else begun, bar),
             _bar(used or 0, limit, _share(used, limit), bar, full="red"),
             speed,
             duration(self._clock() - row.began),
@@ -166,4 +167,6 @@ def _bar(done: float, total: float, label: str, width: int, full: str = "green")
 
 
 def _share(used: int | None, limit: int) -> str:
-    return f"{'-' if used is None else f'{used / 2**30:.1f}'}/{limit / 2**30:.1f} GiB"
+    """Both in the limit's unit: a budget of a laptop is tens of MiB."""
+    unit, name, digits = (2**30, "GiB", 1) if limit >= 2**30 else (2**20, "MiB", 0)
+    return f"{'-' if used is None else f'{used / unit:.{digits}f}'}/{limit / unit:.{digits}f} {name}"

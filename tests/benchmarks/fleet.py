@@ -1,10 +1,13 @@
-"""How light is the driver, and how busy are the devices? `python -m tests.benchmarks.fleet [--real] [--out FOLDER]`
+"""How light is the driver, how busy are the devices, how long does the report of a very large run take?
 
-Without `--real`: the driver's loop with its real journal over a simulated fleet and a virtual clock: 1,000 devices
-and 100,000 cells that return attempts with samples; then 8 devices. The simulation's own time is not the driver's.
-With `--real`: 8 slots of a real Ray on this machine, each cell a sleep of 5 to 8 s; then small cells on one real
-device host, for the overhead between a cell's end and the next one's first model call.
-Prints a table and writes it as `fleet-benchmark.parquet`.
+`python -m tests.benchmarks.fleet [--parts simulated,real,tables] [--out FOLDER]`
+
+`simulated`: the driver's loop with its real journal over a simulated fleet and a virtual clock: 1,000 devices and
+100,000 cells that return attempts with samples; then 8 devices. The simulation's own time is not the driver's.
+`real`: 8 slots of a real Ray on this machine, each cell a sleep of 5 to 8 s; then small cells on one real device
+host, for the overhead between a cell's end and the next one's first model call.
+`tables`: tables and report from the journal of 100,000 attempts with 50 million samples (see `tables.py`).
+Prints a table for each and writes it as `fleet-benchmark-PART.parquet`.
 """
 
 import argparse
@@ -22,7 +25,7 @@ from orchestrator.fleet import FleetEvent
 from orchestrator.journal.journal import Journal
 from orchestrator.plan import expand
 from orchestrator.sweep.loop import Sweep
-from tests.benchmarks import fleet_real
+from tests.benchmarks import fleet_real, tables
 from tests.orchestrator.sweep.simulated import (
     Clock,
     Fate,
@@ -35,6 +38,7 @@ from tests.orchestrator.sweep.simulated import (
 from workers.attempt import Attempt, Device, Sample
 from workers.cell import Cell, Lease
 
+PARTS = ("simulated", "real", "tables")
 SAMPLES = 500
 
 
@@ -141,21 +145,24 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument(
-        "--real", action="store_true", help="a real Ray on this machine instead of a simulation"
-    )
+    options.add_argument("--parts", default=",".join(PARTS), help="comma-separated; default: all")
     options.add_argument("--devices", type=int, default=1000)
-    options.add_argument("--cells", type=int, default=100_000)
+    options.add_argument("--cells", type=int, default=100_000, help="and attempts, of the tables")
     options.add_argument("--out", type=Path, default=Path())
     chosen = options.parse_args()
-    rows: list[dict[str, object]] = []
-    if chosen.real:
-        rows = fleet_real.measure()
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(simulated(8, 2000, (5, 60), f"{folder}/small"))
-            rows.append(simulated(chosen.devices, chosen.cells, (5, 300), f"{folder}/large"))
-    show(rows, chosen.out / f"fleet-benchmark{'-real' if chosen.real else ''}.parquet")
+    parts = chosen.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        options.error(f"--parts {', '.join(unknown)}: the parts are {', '.join(PARTS)}")
+    for part in parts:
+        with tempfile.TemporaryDirectory(prefix="oomline-") as folder:
+            if part == "simulated":
+                small = simulated(8, 2000, (5, 60), f"{folder}/small")
+                rows = [small, simulated(chosen.devices, chosen.cells, (5, 300), f"{folder}/large")]
+            elif part == "real":
+                rows = fleet_real.measure()
+            else:
+                rows = tables.measure(Path(folder), chosen.cells)
+        show(rows, chosen.out / f"fleet-benchmark-{part}.parquet")
 
 
 def show(rows: Sequence[dict[str, object]], path: Path) -> None:

@@ -3,7 +3,6 @@
 import os
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -15,7 +14,6 @@ from orchestrator.plan import expand
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep.loop import Sweep
 from tests.orchestrator.sweep.simulated import FlatEstimates, Seen, attempt, spec
-from tests.workers.host.cells import gpt_neox
 from workers.actor import DeviceActor
 from workers.attempt import Attempt, Device
 from workers.cell import Cell, Lease
@@ -50,7 +48,7 @@ def measure() -> list[dict[str, object]]:
         sleeping = spec(modes=["baseline"], lengths=lengths, repeats=CELLS // len(lengths))
         tiny = spec(
             modes=["baseline"],
-            models=[{"target": gpt_neox(Path(folder) / "model"), "dtype": "float32"}],
+            models=[{"target": "pocket", "dtype": "float32"}],
             lengths=[8],
             prompt_tokens=[8],
             repeats=30,
@@ -94,13 +92,18 @@ def _busy(times: pl.DataFrame) -> dict[str, object]:
 
 
 def _between(times: pl.DataFrame) -> dict[str, object]:
-    """One device, one cell after the other: the first is left out, it starts cold."""
+    """One device, one cell after the other: the first is left out, it starts cold.
+
+    To the first call: from a cell's end to the moment before the next one's first forward, the start of its process
+    and the load of its weights (warm) included.
+    """
     gaps = times.with_columns(
         gap_s=pl.col("started_at") - (pl.col("started_at") + pl.col("duration_s")).shift(1)
     ).slice(1)
     return {
-        "case": f"a real device host on a CPU, {len(times)} small cells",
+        "case": f"a real device host on a CPU, {len(times)} cells of the pocket model",
         "between_cells_ms_median": 1000 * gaps["gap_s"].median(),  # type: ignore[operator]
         "between_cells_ms_p95": 1000 * gaps["gap_s"].quantile(0.95),  # type: ignore[operator]
         "to_first_model_call_ms_median": 1000 * (gaps["gap_s"] + gaps["first_model_call_s"]).median(),  # type: ignore[operator]
+        "of_which_load_ms_median": 1000 * gaps["load_s"].median(),  # type: ignore[operator]
     }

@@ -1,16 +1,16 @@
-"""How long do tables and report of a very large run take? `python -m tests.benchmarks.tables [attempts] [folder]`
+"""The part of `tests.benchmarks.fleet` that asks how long tables and report of a very large run take.
 
 Writes a journal of 100,000 attempts with 500 samples each (50 million), ten attempts a part, as a fleet of a
-thousand devices leaves it, then times tables and report in a fresh process. Prints the figures and writes them to
-`tables-benchmark.parquet` in the folder.
+thousand devices leaves it, then times tables and report in a fresh process.
+`python -m tests.benchmarks.tables FOLDER` times them again for a run folder that is there.
 """
 
 import dataclasses
+import json
 import random
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -60,7 +60,15 @@ def write_journal(folder: Path, attempts: int) -> None:
         run.finish("finished")
 
 
-def measure(folder: Path) -> None:
+def measure(folder: Path, attempts: int) -> list[dict[str, object]]:
+    """The figures of a fresh process; the time it takes to write the journal is none of them."""
+    write_journal(folder, attempts)
+    command = [sys.executable, "-m", "tests.benchmarks.tables", str(folder)]
+    return [json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)]
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
     start = time.perf_counter()
     render(folder)
     wall_s = time.perf_counter() - start
@@ -69,29 +77,15 @@ def measure(folder: Path) -> None:
         name: pl.scan_parquet(folder / "tables" / f"{name}.parquet").select(pl.len()).collect().item()
         for name in ("attempts", "samples")
     }
-    frame = pl.DataFrame(
-        {
-            **lengths,
-            "parts": len(list((folder / "journal").glob("*.parquet"))),
-            "tables_and_report_s": wall_s,
-            "processor_s": usage.ru_utime + usage.ru_stime,
-            "peak_memory_bytes": usage.ru_maxrss * 1024,
-        }
-    )
-    frame.write_parquet(folder / "tables-benchmark.parquet")
-    print(frame)
-
-
-def main() -> None:
-    if sys.argv[1:2] == ["measure"]:
-        measure(Path(sys.argv[2]))
-        return
-    attempts = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp(prefix="oomline-tables-"))
-    start = time.perf_counter()
-    write_journal(folder, attempts)
-    print(f"journal of {attempts:,} attempts in {folder}: {time.perf_counter() - start:.0f} s", flush=True)
-    subprocess.run([sys.executable, "-m", "tests.benchmarks.tables", "measure", str(folder)], check=True)
+    figures = {
+        "case": f"tables and report, {lengths['attempts']} attempts",
+        "samples": lengths["samples"],
+        "parts": len(list((folder / "journal").glob("*.parquet"))),
+        "wall_s": wall_s,
+        "processor_s": usage.ru_utime + usage.ru_stime,
+        "peak_memory_gib": usage.ru_maxrss / 2**20,
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -91,6 +91,16 @@ def test_status_of_no_run_folder_is_exit_2(oomline: Callable[..., Ended], tmp_pa
     assert result.status == 2
 
 
+def test_plan_says_how_many_devices_a_model_larger_than_one_would_need(tmp_path: Path) -> None:
+    sweep = tmp_path / "large.yaml"
+    sweep.write_text(
+        "name: large\nmodels: [{target: 'random:pythia-12b', dtype: bfloat16}]\nmodes: [baseline]\nlengths: [500]"
+    )
+    result = CliRunner().invoke(app, ["plan", str(sweep), "--device", "L4:16GiB"], env={"COLUMNS": "140"})
+    assert result.exit_code == 0, result.output
+    assert "does not load: 2 devices at least" in result.output
+
+
 def test_plan_as_json_has_the_contracts_keys(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["plan", str(write_sweep(tmp_path)), "--json"])
     assert result.exit_code == 0, result.output

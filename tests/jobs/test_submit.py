@@ -1,11 +1,13 @@
-"""`ray job submit`, as the README says it: a real head, a real job, its logs, its tables."""
+"""`ray job submit`, as the README says it: a head and a second node, real jobs, their logs, their tables."""
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +15,19 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from orchestrator.status import read_status
+
 ROOT = Path(__file__).parents[2]
 SWEEP = """
 name: submitted
 models: [{target: pocket, dtype: float32}]
 modes: [baseline, streaming]
 lengths: [24, 48]
+repeats: 5
 prompt_tokens: 16
 streaming: {sinks: 4, window: 16}
 """
+CELLS = 20
 
 
 def free_port() -> int:
@@ -41,38 +47,40 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A head of its own with its job server; yields the server's address."""
-    import tempfile
-
+def dashboard() -> Iterator[str]:
+    """A cluster of two nodes with one CPU each and a job server; yields the server's address."""
     temp_dir = tempfile.mkdtemp(prefix="oomh-", dir="/tmp")  # short: socket paths end at 107 bytes
-    port = free_port()
-    command = ["ray", "start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={port}"]
-    command += [f"--temp-dir={temp_dir}", "--num-cpus=1", "--include-dashboard=true", "--disable-usage-stats"]
-    command += ["--object-store-memory=100000000", f"--dashboard-agent-listen-port={free_port()}"]
-    with open(Path(temp_dir) / "head.log", "w") as log:
-        head = subprocess.Popen(
-            command, env=environment(), stdout=log, stderr=log, start_new_session=True, cwd=temp_dir
-        )
+    port, gcs = free_port(), free_port()
+    head = ["--head", f"--port={gcs}", f"--dashboard-port={port}", f"--temp-dir={temp_dir}"]
+    head += ["--include-dashboard=true"]
     address = f"http://127.0.0.1:{port}"
+    nodes = [start_node(temp_dir, *head)]
     try:
-        deadline = time.monotonic() + 90
-        while True:
-            listed = subprocess.run(
-                ["ray", "job", "list", "--address", address],
-                env=environment(),
-                capture_output=True,
-                check=False,
-            )
-            if listed.returncode == 0:
-                break
-            assert head.poll() is None, Path(log.name).read_text()
-            assert time.monotonic() < deadline, Path(log.name).read_text()
-            time.sleep(1)
+        await_jobs_server(address, nodes[0], temp_dir)
+        nodes.append(start_node(temp_dir, f"--address=127.0.0.1:{gcs}"))
         yield address
     finally:
-        head.send_signal(signal.SIGTERM)
-        head.wait(30)
+        for node in reversed(nodes):
+            node.send_signal(signal.SIGTERM)
+            node.wait(30)
+
+
+def start_node(temp_dir: str, *words: str) -> subprocess.Popen[bytes]:
+    command = ["ray", "start", "--block", "--num-cpus=1", "--disable-usage-stats", *words]
+    command += ["--object-store-memory=100000000", f"--dashboard-agent-listen-port={free_port()}"]
+    with open(Path(temp_dir) / "nodes.log", "a") as log:
+        return subprocess.Popen(
+            command, env=environment(), stdout=log, stderr=log, start_new_session=True, cwd=temp_dir
+        )
+
+
+def await_jobs_server(address: str, head: subprocess.Popen[bytes], temp_dir: str) -> None:
+    deadline = time.monotonic() + 90
+    while ray_job(address, "list").returncode:
+        log = (Path(temp_dir) / "nodes.log").read_text()
+        assert head.poll() is None, log
+        assert time.monotonic() < deadline, log
+        time.sleep(1)
 
 
 def ray_job(address: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -87,27 +95,46 @@ def ray_job(address: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.timeout(300)
-def test_a_submitted_sweep_runs_logs_and_resumes(dashboard: str, tmp_path: Path) -> None:
+def devices_with_an_outcome(out: Path) -> int:
+    if not (out / "manifest.json").exists():
+        return 0
+    return len(read_status(str(out)).devices)
+
+
+@pytest.mark.timeout(400)
+def test_a_submitted_sweep_uses_both_nodes_stops_and_resumes(dashboard: str, tmp_path: Path) -> None:
     sweep, out = tmp_path / "sweep.yaml", tmp_path / "out"
     sweep.write_text(SWEEP)
-    entrypoint = ["--", "python", "-m", "jobs", "run", str(sweep), "--out", str(out)]
+    environ = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "30"}})
+    line = ["--working-dir", ".", "--runtime-env-json", environ, "--"]
+    line += ["python", "-m", "jobs", "run", str(sweep), "--out", str(out)]
 
-    first = ray_job(dashboard, "submit", "--working-dir", ".", *entrypoint)
+    first = ray_job(dashboard, "submit", "--no-wait", *line)
     assert first.returncode == 0, first.stdout + first.stderr
     job = re.search(r"raysubmit_\w+", first.stdout)
     assert job is not None
+    deadline = time.monotonic() + 120
+    while devices_with_an_outcome(out) < 2:
+        assert time.monotonic() < deadline, ray_job(dashboard, "logs", job[0]).stdout
+        time.sleep(0.3)
+    stopped = ray_job(dashboard, "stop", job[0])
+    assert "stopped" in stopped.stdout + stopped.stderr
+    standing = read_status(str(out))
+    assert standing.state == "stopped"
+    assert 2 <= standing.reached < CELLS
+    assert (out / "report.md").exists()
+
     logs = ray_job(dashboard, "logs", job[0]).stdout
-    assert "4 cells computed, 0 reused" in logs
+    assert len(re.findall(r"device \S+ joined", logs)) == 2
     assert f"report: {out / 'report.md'}" in logs
     assert "\r" not in logs
 
-    attempts = pl.read_parquet(out / "tables" / "attempts.parquet")
-    assert attempts.height == 4
-    assert set(attempts["outcome"]) == {"ok"}
-    assert attempts.select("new_tokens", "length").rows() == [(n, n) for n in attempts["length"]]
-    assert attempts["device_kind"].unique().to_list() == ["cpu"]
-
-    again = ray_job(dashboard, "submit", "--working-dir", ".", *entrypoint)
+    again = ray_job(dashboard, "submit", *line)
     assert again.returncode == 0, again.stdout
-    assert "0 cells computed, 4 reused" in again.stdout
+    assert f"{CELLS - standing.reached} cells computed, {standing.reached} reused" in again.stdout
+    attempts = pl.read_parquet(out / "tables" / "attempts.parquet")
+    final = attempts.filter(pl.col("final"))
+    assert final["outcome"].to_list() == ["ok"] * CELLS
+    assert final.select("new_tokens", "length").rows() == [(n, n) for n in final["length"]]
+    assert final["device_uuid"].n_unique() == 2
+    assert set(attempts["outcome"]) <= {"ok", "cancelled"}

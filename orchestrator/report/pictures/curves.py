@@ -21,7 +21,7 @@ class Dash(NamedTuple):
     offset: float
 
 
-_SOLID, _SPECULATIVE = Dash(1, 0, 0), Dash(6, 3, 0)
+_SPECULATIVE = Dash(6, 3, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +140,13 @@ def _lines(panel: Panel, curves: Sequence[Curve], x: alt.X, y: alt.Y) -> list[al
         if curve.low:
             columns |= {"low": list(curve.low), "high": list(curve.high)}
         frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
-        dash = curve.dash or (_SPECULATIVE if curve.speculative else _SOLID)
+        dash = curve.dash or (_SPECULATIVE if curve.speculative else None)
+        # A line without dashes has no dash pattern: one of [1, 0] costs the rasteriser a stroke per pixel.
+        dashed = {} if dash is None else {"strokeDash": dash[:2], "strokeDashOffset": dash.offset}
         shape = "step-after" if panel.steps else "linear"
         layers.append(
             alt.Chart(frame)
-            .mark_line(color=colour, strokeDash=dash[:2], strokeDashOffset=dash.offset, interpolate=shape)
+            .mark_line(color=colour, interpolate=shape, **dashed)
             .encode(x=x, y=y, order="x:Q")
         )
         if curve.low and frame.drop_nulls().height:

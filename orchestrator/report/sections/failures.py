@@ -1,10 +1,12 @@
 """Every cell that did not end ok, with its evidence. Equal ends are told once, with all their lengths."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
 from orchestrator.explain.breakdown import explain
+from orchestrator.explain.devices import devices_needed
 from orchestrator.journal.journal import View
 from orchestrator.report import words
 from orchestrator.report.document import (
@@ -26,6 +28,7 @@ _SAME = (
     *("outcome", "model", "draft", "mode", "engine", "device_kind", "budget_bytes", "workload", "purpose"),
     *("prompt_tokens", "batch_size"),
 )
+_FOR_SIZE = ("predicted_peak_bytes", "device_total_bytes", "device_reserve_bytes", "context_bytes")
 _EXPECTED = ("oom_load", "oom_prefill", "oom_decode", "pruned")
 #: Beyond these, an end is a line in the table, and its evidence in `tables/attempts.parquet`.
 _IN_FULL, _PICTURED = 30, 8
@@ -37,7 +40,11 @@ def failures(attempts: pl.DataFrame, view: View) -> Section:
     if ended.is_empty() and retried.is_empty():
         return Section("What did not end ok", [Paragraph(["Every cell ended ok."])])
     groups = ended.group_by(_SAME).agg(
-        pl.len(), pl.col("length").unique().sort(), pl.col("row").min(), pl.col("error_message").first()
+        pl.len(),
+        pl.col("length").unique().sort(),
+        pl.col("row").min(),
+        pl.col("error_message").first(),
+        pl.col(_FOR_SIZE).max(),
     )
     groups = groups.sort(pl.col("outcome").is_in(_EXPECTED), *_SAME, nulls_last=True)
     blocks: list[Block] = [_counts(ended), _table(groups)] if ended.height else []
@@ -72,13 +79,25 @@ def _table(groups: pl.DataFrame) -> Table:
             str(row["batch_size"]),
             _lengths(row["length"]),
             f"{row['len']:,}",
-            _brief(row["error_message"] or ""),
+            _brief(_size(row) + (row["error_message"] or "")),
         ]
         for row in groups.sort(
             "model", "device_kind", "budget_bytes", "engine", nulls_last=True, maintain_order=True
         ).iter_rows(named=True)
     ]
     return Table(columns, rows, "", frozenset({"prompt", "batch", "cells"}), group="on")
+
+
+def _size(row: dict[str, Any]) -> str:
+    """What a model that does not load on one device would take; nothing where no size was predicted."""
+    peak, total = row["predicted_peak_bytes"], row["device_total_bytes"]
+    if row["outcome"] != "oom_load" or peak is None or total is None:
+        return ""
+    overhead = (row["device_reserve_bytes"] or 0) + (row["context_bytes"] or 0)
+    needed = devices_needed(peak, row["budget_bytes"] or total, overhead)
+    if needed is None or needed < 2:
+        return ""
+    return f"needs {words.size(peak)}, {needed} such devices at least; "
 
 
 def _lengths(values: Sequence[int]) -> str:

@@ -154,6 +154,24 @@ def test_a_crash_is_told_with_its_evidence_and_a_retry_is_counted(tmp_path: Path
     assert "1 attempt failed and the cell was tried again" in text
 
 
+def test_a_model_larger_than_one_device_is_told_with_the_number_it_would_need(tmp_path: Path) -> None:
+    attempt = demo_attempts()[0]
+    cell = dataclasses.replace(attempt.cell, budget=None)
+    device = dataclasses.replace(CPU, total_bytes=80 * MiB, reserve_bytes=2 * MiB)
+    error = Failure(error_type="RuntimeError", error_message="can't allocate memory")
+    larger = dataclasses.replace(
+        attempt, cell=cell, device=device, outcome=Outcome.OOM_LOAD, failure=error, context_bytes=8 * MiB
+    )
+    with open_run(tmp_path, demo_spec()) as run:
+        run.journal.append([Record(run.run_id, larger, predicted_peak_bytes=151 * MiB)])
+    render(tmp_path)
+    # 141 MiB beside the overhead of 10, on devices with room for 70
+    assert (
+        "needs 151.0 MiB, 3 such devices at least; can't allocate memory"
+        in (tmp_path / "report.md").read_text()
+    )
+
+
 def test_a_part_that_was_set_aside_is_named_at_the_top(tmp_path: Path) -> None:
     with open_run(tmp_path, demo_spec()) as run:
         for attempt in demo_attempts()[:2]:

@@ -24,7 +24,7 @@ def _table(folder: Path, found: list[Attempt]) -> pl.DataFrame:
     journal = Journal.open(folder)
     journal.append([Record("run", attempt, 99) for attempt in found])
     with journal.view() as view:
-        return attempts(view.light, view.rows)
+        return attempts(view)
 
 
 def _only(mode: str, length: int) -> Attempt:

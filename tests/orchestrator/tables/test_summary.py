@@ -19,7 +19,7 @@ def _summary(folder: Path, found: list[Attempt]) -> pl.DataFrame:
     journal = Journal.open(folder)
     journal.append([Record("run", attempt) for attempt in found])
     with journal.view() as view:
-        return summary(attempts(view.light, view.rows).lazy()).collect()
+        return summary(attempts(view).lazy()).collect()
 
 
 def _with_speed(original: Attempt, speed: float | None, **changes: object) -> Attempt:

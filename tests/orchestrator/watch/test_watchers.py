@@ -1,5 +1,6 @@
 """What a person reads while a sweep runs: lines in a log, a table on a terminal."""
 
+import dataclasses
 import io
 import re
 
@@ -24,7 +25,7 @@ from workers.attempt import Attempt, Device, Failure, Measured, Outcome, Phase
 from workers.cell import Cell, ModelRef
 from workers.progress import Progress
 
-GiB = 2**30
+GiB, MiB = 2**30, 2**20
 CARD = Device(kind="NVIDIA H100 80GB HBM3", uuid="GPU-1", node="n1", total_bytes=80 * GiB)
 CELL = Cell(
     model=ModelRef(target="EleutherAI/pythia-2.8b"),
@@ -139,6 +140,21 @@ def test_a_terminal_gets_a_row_per_device(width: int) -> None:
     assert "2000/8000" in text
     assert "6.0/8.0 GiB" in text
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_budget_of_a_laptop_is_shown_in_mib() -> None:
+    console = Console(file=io.StringIO(), width=120, height=24, force_terminal=True)
+    watcher = LiveWatcher(console)
+    cell = dataclasses.replace(CELL, budget=48 * MiB)
+    watcher.see(CellStarted("n1/cpu0", CARD, cell, 1))
+    news = Progress(
+        lease_id="x.1.0", phase=Phase.PREFILL, new_tokens=0, elapsed_s=1.0, device_used_bytes=31 * MiB
+    )
+    watcher.see(CellProgressed("n1/cpu0", news))
+    watcher.close()
+    for width in (80, 120):
+        assert "31/48 MiB" in drawn(watcher, width)
+        assert "prefill" in drawn(watcher, width)
 
 
 def test_a_terminal_survives_markup_in_messages_and_devices_beyond_its_height() -> None:
