@@ -28,8 +28,17 @@ from workers.meters.nvml import NoDevice
 
 _CPU_SLOT = 4 * 2**30
 _COLUMNS = (
-    *("mode", "engine", "phase", "budget_bytes", "batch_size", "last_ok", "first_oom", "confirmed_ok"),
-    *("confirmed_oom", "censored", "predicted", "error_pct", "bytes_per_token", "analytic_bytes_per_token"),
+    *("mode", "engine", "phase", "prefill_reach", "budget_bytes", "batch_size", "last_ok", "first_oom"),
+    *(
+        "first_oom_index",
+        "confirmed_ok",
+        "confirmed_oom",
+        "censored",
+        "predicted",
+        "error_pct",
+        "bytes_per_token",
+        "analytic_bytes_per_token",
+    ),
     *("probes", "seconds"),
 )
 
@@ -39,7 +48,11 @@ def main() -> None:
     host = _open(arguments.cpu)
     try:
         device = host.describe()
-        specs = [_spec(arguments, budget) for budget in _list(arguments.budgets)]
+        specs = [
+            _spec(arguments, budget, reach)
+            for budget in _list(arguments.budgets)
+            for reach in _list(arguments.reach)
+        ]
         started = time.monotonic()
         rows = [row for spec in specs for row in _answer(spec, host, device, arguments.verbose)]
     finally:
@@ -100,7 +113,7 @@ def _search(question: Question, host: DeviceHost, device: Device, verbose: bool)
     return attempts
 
 
-def _spec(arguments: argparse.Namespace, budget: str) -> SweepSpec:
+def _spec(arguments: argparse.Namespace, budget: str, reach: str) -> SweepSpec:
     fields = {
         "name": "boundary-benchmark",
         "models": [{"target": arguments.model, "dtype": arguments.dtype}],
@@ -115,7 +128,7 @@ def _spec(arguments: argparse.Namespace, budget: str) -> SweepSpec:
             "confirm": arguments.confirm,
             "phases": _list(arguments.phases),
             "prefill_chunk": arguments.chunk,
-            "reach": arguments.reach,
+            "reach": reach,
         },
     }
     if arguments.draft:
@@ -146,7 +159,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--modes", default="baseline,streaming")
     parser.add_argument("--engines", default="eager")
-    parser.add_argument("--budgets", default="48MiB,64MiB,96MiB")
+    parser.add_argument("--budgets", default="64MiB,80MiB,96MiB")
     parser.add_argument("--phases", default="decode")
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
@@ -154,7 +167,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--confirm", type=int, default=2)
     parser.add_argument("--chunk", type=int, default=512)
-    parser.add_argument("--reach", default="decode", choices=["decode", "prefill"])
+    parser.add_argument("--reach", default="decode", help="decode, prefill, or both: do they agree?")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/boundary.parquet"))
     parser.add_argument("--verbose", action="store_true")
     return parser.parse_args()

@@ -11,6 +11,7 @@ page can settle in it.
 
 import ctypes
 import functools
+import itertools
 import sys
 
 from workers.meters.process import own_memory
@@ -25,37 +26,36 @@ _PIECE = MAPPED_FROM - 64
 _PIN = 16
 #: The largest object that lies in Python's arenas; of `_APART` such one at least lies in each arena of 1 MiB.
 _LARGEST = 512 - sys.getsizeof(b"")
-_APART = 1024
+_APART, _TOGETHER = 1024, 256
 
 _pins: list[bytes] = []
 
 
-def take_room() -> None:
-    """Once per process. Raises `MemoryError`."""
-    _take_heap()
-    _take_python()
+def take_room(since: int) -> None:
+    """Once per process, whose data was `since` bytes when its limit was set. Raises `MemoryError`."""
+    _take_heap(since + HEAP_BYTES)
+    _take_python(since + HEAP_BYTES + PYTHON_BYTES)
 
 
-def _take_heap() -> None:
+def _take_heap(until: int) -> None:
     libc = _libc()
     pieces = []
-    before = own_memory().data
-    # To the end of what the heap grew by, so that its top is a piece, too.
-    while own_memory().data - before < HEAP_BYTES or libc.mallinfo2().keepcost >= _PIECE:
+    # To the end of what the heap grew by, so that its top is no larger than a piece, too.
+    while own_memory().data < until or libc.mallinfo2().keepcost >= _PIECE:
         piece = libc.malloc(_PIECE)
         if piece is None:
             raise MemoryError(f"no room for {HEAP_BYTES} bytes of small blocks")
         pieces.append(piece)
-    for piece in pieces:
-        libc.realloc(piece, _PIN)  # frees the rest; what stays keeps two pieces from becoming one
+    for piece, following in itertools.pairwise(sorted(pieces)):
+        if following - piece <= MAPPED_FROM:  # nothing free lies between them
+            libc.realloc(piece, _PIN)  # frees the rest; what stays keeps two pieces from becoming one
 
 
-def _take_python() -> None:
-    objects: list[bytes] = []
-    before = own_memory().data
-    while own_memory().data - before < PYTHON_BYTES:
-        objects += [bytes(_LARGEST) for _ in range(_APART // 4)]
-    _pins.extend(objects[::_APART])
+def _take_python(until: int) -> None:
+    objects = []
+    while own_memory().data < until:
+        objects.append([bytes(_LARGEST) for _ in range(_TOGETHER)])
+    _pins.extend(together[0] for together in objects[:: _APART // _TOGETHER])
 
 
 class _MallInfo(ctypes.Structure):

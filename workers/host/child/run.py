@@ -176,7 +176,7 @@ def _set_up(state: _State) -> torch.device:
         data_bytes = limits.limit_data(request.total_bytes if budget is None else budget)
         state.limited_at = own_memory()
         state.send(Limited(time.monotonic(), data_bytes))
-        take_room()
+        take_room(state.limited_at.data)
         state.send(ContextReady(limits.set_up_cpu(dtype)))
         return torch.device("cpu")
     state.send(Limited(time.monotonic(), 0))
