@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workers.attempt import Device
+from workers.host.child.room import HEAP_BYTES, MAPPED_FROM, PYTHON_BYTES
 
 MiB = 2**20
+
+Allocator = Literal["cuda", "cpu"]
 
 #: NVML name prefix -> memory bandwidth, bytes per second, by the vendors' data sheets. First match rules.
 _BANDWIDTH = (
@@ -45,9 +48,11 @@ _CONTEXT_BYTES = 693 * MiB
 #: (aten/src/ATen/cuda/CublasHandlePool.cpp).
 _CUBLAS_BYTES, _CUBLAS_HOPPER_BYTES = 4096 * 2**10 * 2 + 16 * 2**10 * 8, 4096 * 2**10 * 8
 _HOPPER = ("NVIDIA H100", "NVIDIA H200", "NVIDIA H20", "NVIDIA H800", "NVIDIA GH200")
-#: A CPU process's own growth while a model is built and runs: objects, the math library's buffers, holes in
-#: the heap.
-_PROCESS_BYTES = 5 * MiB // 2
+#: A CPU process takes room for its small objects at once (`workers.host.child.room`); what the objects leave
+#: of it holds tensors of less than 128 KiB. Measured.
+_SMALL_TENSORS_BYTES = 3 * MiB
+#: Of a mapped block: malloc's own word, and torch's alignment.
+_MAPPED_HEADER = 64 + 32
 #: What an emulated card keeps free for kernels that load later (`workers.host.child.limits`).
 _LATER_KERNELS = 16 * MiB
 
@@ -81,7 +86,7 @@ class DeviceProfile:
         )
 
     @property
-    def allocator(self) -> Literal["cuda", "cpu"]:
+    def allocator(self) -> Allocator:
         return "cpu" if self.kind == "cpu" else "cuda"
 
     def capacity(self, budget: int | None) -> int:
@@ -99,7 +104,7 @@ def bandwidth(kind: str) -> float:
 
 def _runtime_bytes(kind: str) -> int:
     if kind == "cpu":
-        return _PROCESS_BYTES
+        return HEAP_BYTES + PYTHON_BYTES
     return _CUBLAS_HOPPER_BYTES if kind.startswith(_HOPPER) else _CUBLAS_BYTES
 
 
@@ -109,11 +114,17 @@ def held(tensors: Iterable[tuple[int, int]], device: DeviceProfile) -> int:
     CUDA, torch's caching allocator without `expandable_segments` (c10/cuda/CUDACachingAllocator.cpp): at most
     1 MiB in shared 2 MiB segments; below 10 MiB in shared segments of 20 MiB; above, a segment of their own,
     rounded up to 2 MiB. Before it gives up, the allocator returns every segment that is wholly free, so at
-    the boundary this is what counts. CPU: malloc maps large blocks by the page.
+    the boundary this is what counts. CPU: malloc maps large blocks by the page, its own header in front; the
+    small ones fill the room that the process holds anyway.
     """
-    if device.allocator == "cpu":
-        return sum(_up(size, 4096) * count for size, count in tensors)
     small = total = 0
+    if device.allocator == "cpu":
+        for size, count in tensors:
+            if size < MAPPED_FROM:
+                small += size * count
+            else:
+                total += _up(size + _MAPPED_HEADER, 4096) * count
+        return total + max(0, small - _SMALL_TENSORS_BYTES)
     for size, count in tensors:
         if size <= MiB:
             small += _up(size, 512) * count

@@ -6,14 +6,16 @@ old one lives until the copy is done. The streaming cache is a ring, written in 
 position's logits are computed while a prompt is read (`logits_to_keep`).
 """
 
+from orchestrator.predict.device import Allocator
 from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
 from workers.modes import CachePolicy
 
-#: Device memory outside torch's allocator, beyond the context: kernels that load when they are first called.
-#: Measured.
-KERNELS_BYTES = 2 * 2**20
+#: Kernels that load when they are first called, outside torch's allocator. On a CPU the math library writes
+#: them as it meets new shapes, 256 KiB each, and keeps scratch; verification and a draft bring many. Measured.
+_KERNELS_BYTES: dict[Allocator, int] = {"cuda": 2 * 2**20, "cpu": 7 * 2**18}
+_DRAFT_KERNELS_BYTES: dict[Allocator, int] = {"cuda": 0, "cpu": 11 * 2**18}
 _FLOAT32 = 4
 _INT64 = 8
 #: float32 rows of the vocabulary alive at once while a token is chosen: the copy of the logits, the
@@ -30,6 +32,12 @@ def moments(cell: Cell, shape: ModelShape, draft: ModelShape | None) -> list[Mom
     if cell.prompt_tokens > 0:
         found.append(_moment("prefill", cell, shape, draft, cell.prompt_tokens, prompt_pass(cell)))
     return found
+
+
+def kernels_bytes(cell: Cell, allocator: Allocator) -> int:
+    """Beyond the context."""
+    drafted = _DRAFT_KERNELS_BYTES[allocator] if cell.mode_spec.speculative else 0
+    return _KERNELS_BYTES[allocator] + drafted
 
 
 def prompt_pass(cell: Cell) -> int:

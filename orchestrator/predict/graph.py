@@ -5,6 +5,7 @@ Read off `workers.engine`. Prompts are read in plain torch, a whole prompt in on
 otherwise.
 """
 
+from orchestrator.predict.device import Allocator
 from orchestrator.predict.moment import Live, Moment
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
@@ -12,7 +13,7 @@ from workers.modes import CachePolicy
 
 #: Device memory outside torch's allocator, beyond the context: Triton's kernels and the captured graphs (32
 #: layers, one or six captures alike). Measured.
-KERNELS_BYTES = 82 * 2**20
+_KERNELS_BYTES: dict[Allocator, int] = {"cuda": 82 * 2**20, "cpu": 3 * 2**19}
 #: Tokens per block of the full cache (`workers.engine.full_cache`).
 BLOCK = 64
 #: A ring's room beyond its window; it bounds a pass, too (`workers.engine.ring`).
@@ -27,6 +28,11 @@ def moments(cell: Cell, shape: ModelShape, draft: ModelShape | None) -> list[Mom
     if cell.prompt_tokens > 0:
         found.append(_moment("prefill", cell, shape, draft, cell.prompt_tokens, prompt_pass(cell)))
     return found
+
+
+def kernels_bytes(cell: Cell, allocator: Allocator) -> int:
+    """Beyond the context."""
+    return _KERNELS_BYTES[allocator]
 
 
 def prompt_pass(cell: Cell) -> int:

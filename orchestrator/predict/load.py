@@ -6,39 +6,26 @@ from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
 from workers.models.source import RANDOM
 
-#: What reading files leaves behind in a CPU process: stacks of transformers' four loader threads (512 KiB
-#: each, see `workers.host.child.limits`), which libc keeps, and holes in the heap. Measured.
-_READING = 3 * 2**20
-
 
 def loading(cell: Cell, shape: ModelShape, draft: ModelShape | None, device: DeviceProfile) -> Moment:
     """Target first, then the draft: what is alive beside the weights of both."""
-    live = _beside(cell, cell.model.target, shape, device)
+    hungriest = _beside(cell, cell.model.target, shape, device)
     if draft is not None and cell.model.draft is not None:
-        live = max(
-            live, _beside(cell, cell.model.draft, draft, device), key=lambda parts: sum(p.size for p in parts)
+        yet_to_come = draft.weights_bytes(cell.model.dtype) or 0
+        hungriest = max(
+            Live(hungriest.what, max(0, hungriest.size - yet_to_come)),
+            _beside(cell, cell.model.draft, draft, device),
+            key=lambda live: live.size,
         )
-    return Moment("load", (), live)
+    return Moment("load", (), (hungriest,))
 
 
-def stays(cell: Cell, device: DeviceProfile) -> tuple[Live, ...]:
-    """What a load leaves behind for the rest of the run."""
-    from_files = any(
-        name is not None and not name.startswith(RANDOM) for name in (cell.model.target, cell.model.draft)
-    )
-    return (
-        (Live("stacks of loader threads, holes in the heap", _READING),)
-        if device.allocator == "cpu" and from_files
-        else ()
-    )
-
-
-def _beside(cell: Cell, name: str, shape: ModelShape, device: DeviceProfile) -> tuple[Live, ...]:
+def _beside(cell: Cell, name: str, shape: ModelShape, device: DeviceProfile) -> Live:
     if name.startswith(RANDOM):
         head = shape.vocab * shape.hidden * dtype_bytes(cell.model.dtype)
-        return (Live("output matrix, before it is tied", head),) if shape.tied_embeddings else ()
+        return Live("output matrix, before it is tied", head if shape.tied_embeddings else 0)
     stored = shape.stored_dtype
-    if device.allocator == "cpu" and stored not in (None, cell.model.dtype) and shape.parameters is not None:
-        assert stored is not None
-        return (Live("the mapped file, while it is converted", shape.parameters * dtype_bytes(stored)),)
-    return ()
+    converted = device.allocator == "cpu" and stored not in (None, cell.model.dtype)
+    if converted and stored is not None and shape.parameters is not None:
+        return Live("the mapped file, while it is converted", shape.parameters * dtype_bytes(stored))
+    return Live("nothing", 0)

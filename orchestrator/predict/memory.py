@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.predict import eager, graph
-from orchestrator.predict.device import DeviceProfile, held
-from orchestrator.predict.load import loading, stays
+from orchestrator.predict.device import Allocator, DeviceProfile, held
+from orchestrator.predict.load import loading
 from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell, Engine, ModelRef
@@ -20,7 +20,10 @@ _MOMENTS: dict[Engine, Callable[[Cell, ModelShape, ModelShape | None], list[Mome
     "eager": eager.moments,
     "graph": graph.moments,
 }
-_KERNELS: dict[Engine, int] = {"eager": eager.KERNELS_BYTES, "graph": graph.KERNELS_BYTES}
+_KERNELS: dict[Engine, Callable[[Cell, Allocator], int]] = {
+    "eager": eager.kernels_bytes,
+    "graph": graph.kernels_bytes,
+}
 
 #: No search for a boundary looks further than this.
 _FAR = 2**31
@@ -36,7 +39,8 @@ class Prediction:
     free).
 
     `weights_bytes`: target and draft. `kv_bytes`: their caches. `workspace_bytes`: everything else that is
-    alive. `rounding_bytes`: what the allocator's segments add to all these. `bytes_per_token`: growth of the
+    alive. `rounding_bytes`: what the allocator's segments add to all these, or what of
+    them lies in room that was counted already. `bytes_per_token`: growth of the
     caches with one more token per sequence, all sequences together; 0 in a mode of constant memory. `parts`:
     the tensors.
     """
@@ -71,12 +75,14 @@ def predict(
     if draft is not None:
         assert cell.model.draft is not None
         weights += _weights(cell.model.draft, cell.model, draft)
-    always = [Live("libraries and the process itself", device.runtime_bytes), *stays(cell, device)]
-    if device.allocator == "cuda":
-        always.append(Live("kernels and graphs, outside torch's allocator", _KERNELS[cell.engine]))
+    libraries = Live("libraries and the process itself", device.runtime_bytes)
+    kernels = Live("kernels and graphs", _KERNELS[cell.engine](cell, device.allocator))
+    moments = [loading(cell, shape, draft, device)]
+    for running in _MOMENTS[cell.engine](cell, shape, draft):
+        moments.append(Moment(running.name, running.kv, (*running.work, kernels)))
     predictions = []
-    for moment in (loading(cell, shape, draft, device), *_MOMENTS[cell.engine](cell, shape, draft)):
-        moment = Moment(moment.name, moment.kv, (*moment.work, *always))
+    for moment in moments:
+        moment = Moment(moment.name, moment.kv, (*moment.work, libraries))
         alive = [*weights, *((live.size, live.count) for live in (*moment.kv, *moment.work))]
         predictions.append(
             Prediction(

@@ -4,7 +4,10 @@ Drives one device directly (no Ray): real processes, real limits, the search as 
 writes it as Parquet. Without a card it runs the pocket model under three data limits; on a card for example
 
     python -m tests.benchmarks.boundary --model random:pythia-2.8b --dtype bfloat16 --batch 1 \\
-        --budgets 8GiB,12GiB,16GiB,24GiB,device --engines eager,graph --reach prefill
+        --budgets 8GiB,12GiB,16GiB,24GiB,device --engines eager,graph --chunk 512
+
+`--reach prefill`: probes read all but their last tokens as a chunked prompt. `--reach decode,prefill` answers each
+question both ways, to hold one against the other.
 """
 
 import argparse
@@ -28,8 +31,17 @@ from workers.meters.nvml import NoDevice
 
 _CPU_SLOT = 4 * 2**30
 _COLUMNS = (
-    *("mode", "engine", "phase", "budget_bytes", "batch_size", "last_ok", "first_oom", "confirmed_ok"),
-    *("confirmed_oom", "censored", "predicted", "error_pct", "bytes_per_token", "analytic_bytes_per_token"),
+    *("mode", "engine", "phase", "prefill_reach", "budget_bytes", "batch_size", "last_ok", "first_oom"),
+    *(
+        "first_oom_index",
+        "confirmed_ok",
+        "confirmed_oom",
+        "censored",
+        "predicted",
+        "error_pct",
+        "bytes_per_token",
+        "analytic_bytes_per_token",
+    ),
     *("probes", "seconds"),
 )
 
@@ -39,7 +51,11 @@ def main() -> None:
     host = _open(arguments.cpu)
     try:
         device = host.describe()
-        specs = [_spec(arguments, budget) for budget in _list(arguments.budgets)]
+        specs = [
+            _spec(arguments, budget, reach)
+            for budget in _list(arguments.budgets)
+            for reach in _list(arguments.reach)
+        ]
         started = time.monotonic()
         rows = [row for spec in specs for row in _answer(spec, host, device, arguments.verbose)]
     finally:
@@ -100,7 +116,7 @@ def _search(question: Question, host: DeviceHost, device: Device, verbose: bool)
     return attempts
 
 
-def _spec(arguments: argparse.Namespace, budget: str) -> SweepSpec:
+def _spec(arguments: argparse.Namespace, budget: str, reach: str) -> SweepSpec:
     fields = {
         "name": "boundary-benchmark",
         "models": [{"target": arguments.model, "dtype": arguments.dtype}],
@@ -115,7 +131,7 @@ def _spec(arguments: argparse.Namespace, budget: str) -> SweepSpec:
             "confirm": arguments.confirm,
             "phases": _list(arguments.phases),
             "prefill_chunk": arguments.chunk,
-            "reach": arguments.reach,
+            "reach": reach,
         },
     }
     if arguments.draft:
@@ -146,15 +162,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--modes", default="baseline,streaming")
     parser.add_argument("--engines", default="eager")
-    parser.add_argument("--budgets", default="48MiB,64MiB,96MiB")
+    parser.add_argument("--budgets", default="40MiB,48MiB,56MiB")
     parser.add_argument("--phases", default="decode")
     parser.add_argument("--prompt", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--resolution", type=int, default=16)
-    parser.add_argument("--max-length", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--max-length", type=int, default=4096)
     parser.add_argument("--confirm", type=int, default=2)
-    parser.add_argument("--chunk", type=int, default=512)
-    parser.add_argument("--reach", default="decode", choices=["decode", "prefill"])
+    parser.add_argument("--chunk", type=int, default=16)
+    parser.add_argument("--reach", default="prefill", help="decode, prefill, or both: do they agree?")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/boundary.parquet"))
     parser.add_argument("--verbose", action="store_true")
     return parser.parse_args()

@@ -17,6 +17,8 @@ _KEPT = 1024
 class _Event:
     """A moment on the device."""
 
+    __slots__ = ("_event",)
+
     def __init__(self, device: torch.device) -> None:
         self._event = torch.cuda.Event(enable_timing=True)
         self._event.record(torch.cuda.current_stream(device))
@@ -27,6 +29,8 @@ class _Event:
 
 class _Instant:
     """A moment on the host."""
+
+    __slots__ = ("_at",)
 
     def __init__(self, device: torch.device) -> None:
         self._at = time.perf_counter()

@@ -71,7 +71,10 @@ class CpuSlot:
             per_process_memory_visible=True,
         )
         self.meter = ProcessMeter()
-        self.environ: Mapping[str, str] = {"CUDA_VISIBLE_DEVICES": ""}
+        self.environ: Mapping[str, str] = {
+            "CUDA_VISIBLE_DEVICES": "",
+            "HF_DEACTIVATE_ASYNC_LOAD": "1",  # mapped files need no threads, and their stacks would be kept
+        }
 
     def follow(self, pid: int) -> None:
         with contextlib.suppress(FileNotFoundError):  # it may have died already

@@ -83,7 +83,7 @@ class Trace:
     def _thin(self) -> None:
         """One reading per bucket of time, its maxima; buckets widen until half of the room is free."""
         span = self._readings[-1].t_s - self._readings[0].t_s
-        self._bucket_s = max(self._bucket_s * 2, span / self._max_samples)
+        self._bucket_s = max(self._bucket_s, span / self._max_samples)
         while True:
             buckets: dict[int, TimedReading] = {}
             for reading in self._readings:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from workers.attempt import Outcome, Phase
 from workers.cell import ModelRef
@@ -92,6 +93,7 @@ def _load_files(
     name: str, ref: ModelRef, dtype: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, bool | None]:
     files = locate(name, ref, weights=True)
+    disable_progress_bar()  # nobody sees it, and a thread with a stack of its own watches it
     with _load_errors(name):
         resident = resident_fraction(files.weights())
         model = AutoModelForCausalLM.from_pretrained(

@@ -7,8 +7,10 @@ import polars as pl
 from orchestrator.report import words
 from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table
 from orchestrator.report.pictures.runs import memory_by_time, speed_along_the_run, speed_by_length
-from orchestrator.report.scene import Condition, Scene
+from orchestrator.report.scene import Condition, Scene, short
 from orchestrator.report.series import Run
+
+_MARK = "†"
 
 
 def lengths(scenes: Sequence[Scene]) -> Section | None:
@@ -23,6 +25,8 @@ def lengths(scenes: Sequence[Scene]) -> Section | None:
             "length, missing where that ran out of memory."
         ])
     ]  # fmt: skip
+    if (marked := _trained_on(scenes)) is not None:
+        blocks.append(Paragraph([marked]))
     for scene in scenes:
         title = scene.words(engine=engines)
         blocks.append(_table(f"{title}, {scene.main.words()}", scene.main))
@@ -43,7 +47,7 @@ def _table(caption: str, condition: Condition) -> Table:
             for row in found.iter_rows(named=True):
                 low, high = row["tokens_per_s_ci_low"], row["tokens_per_s_ci_high"]
                 line = [
-                    f"{length:,} tokens", condition.name(variant), words.duration(row["generation_s_median"]),
+                    f"{length:,} tokens{_MARK * _beyond(row)}", condition.name(variant), words.duration(row["generation_s_median"]),
                     words.number(row["tokens_per_s_median"]), words.number(None if low is None else (high - low) / 2),
                     words.times(row["speedup"]), words.number(row["tokens_per_step_median"], 2),
                     words.size(_peak(row)), outcome(row),
@@ -52,6 +56,26 @@ def _table(caption: str, condition: Condition) -> Table:
                     line.insert(6, words.times(row["speedup_eager"]))
                 rows.append(line)
     return Table(columns, rows, caption, frozenset(columns[2:-1]), group="length")
+
+
+def _beyond(row: dict[str, int | None]) -> bool:
+    """Whether the run reads positions that its model never learned."""
+    context = row["max_positions"]
+    return context is not None and (row["prompt_tokens"] or 0) + (row["length"] or 0) > context
+
+
+def _trained_on(scenes: Sequence[Scene]) -> str | None:
+    contexts = {
+        scene.model: row["max_positions"]
+        for scene in scenes
+        for condition in scene.conditions
+        for row in condition.summary.iter_rows(named=True)
+        if _beyond(row)
+    }
+    if not contexts:
+        return None
+    models = words.listing([f"{short(model)} ({context:,})" for model, context in contexts.items()])
+    return f"{_MARK} longer than the positions that the model was trained on: {models}."
 
 
 def _peak(row: dict[str, int | None]) -> int | None:

@@ -18,7 +18,7 @@ from orchestrator.predict.memory import predict
 from orchestrator.predict.shape import shape_for
 from orchestrator.spec import SweepSpec
 from workers.attempt import Attempt, Outcome
-from workers.cell import Cell, Lease, ModelRef, Streaming
+from workers.cell import Cell, Lease, ModelRef, Speculation, Streaming
 from workers.host.device_host import DeviceHost
 
 GiB = 2**30
@@ -66,12 +66,20 @@ REAL: dict[str, dict[str, object]] = {
         "streaming": Streaming(sinks=4, window=256),
         "prompt_tokens": 300,
     },
+    "speculative": {
+        "length": 30,
+        "mode": "baseline+spec",
+        "speculation": Speculation(gamma=4),
+        "prompt_tokens": 500,
+        "prefill_chunk": 128,
+    },
 }
 
 
 @pytest.mark.parametrize("case", REAL)
 def test_predicted_peak_of_a_real_process_within_five_percent(host: DeviceHost, wide: str, case: str) -> None:
-    ref = ModelRef(target=wide, dtype="float32")
+    draft = wide if case == "speculative" else None
+    ref = ModelRef(target=wide, draft=draft, dtype="float32")
     asked = Cell(
         model=ref,
         mode="baseline",
@@ -86,9 +94,26 @@ def test_predicted_peak_of_a_real_process_within_five_percent(host: DeviceHost, 
     assert attempt.outcome is Outcome.OK, attempt.failure
     assert attempt.peak_device_bytes is not None
     profile = DeviceProfile.of(host.describe(), attempt.context_bytes)
-    prediction = predict(asked, shape_for(wide, ref), None, profile)
+    shape = shape_for(wide, ref)
+    prediction = predict(asked, shape, shape if draft else None, profile)
     assert attempt.measured.weights_bytes == prediction.weights_bytes
     assert prediction.peak_bytes == pytest.approx(attempt.peak_device_bytes, rel=0.05)
+
+
+def test_a_streaming_run_takes_the_same_memory_however_long_it_is(host: DeviceHost, wide: str) -> None:
+    """To the byte, but for what holds one number per token: a few KiB."""
+    short = Cell(
+        model=ModelRef(target=wide, dtype="float32"),
+        mode="streaming",
+        engine="eager",
+        purpose="probe",
+        prompt_tokens=16,
+        length=30,
+        budget=GiB,
+        streaming=Streaming(sinks=4, window=28),
+    )
+    peaks = [run(host, dataclasses.replace(short, length=length)).peak_device_bytes for length in (30, 600)]
+    assert peaks[0] == pytest.approx(peaks[1], abs=64 * 2**10)
 
 
 def sweep(wide: str, **boundary: object) -> SweepSpec:

@@ -66,6 +66,14 @@ def test_every_picture_named_is_there_and_the_page_needs_no_network(tmp_path: Pa
     assert not re.search(r"<(script|link|iframe|img|object)\b|@import|url\(", page)
 
 
+def test_lengths_beyond_the_trained_context_are_marked(tmp_path: Path) -> None:
+    spec = demo_spec(lengths=[400, 500], modes=["streaming"])  # behind 64 prompt tokens; 512 were learned
+    text = _run(tmp_path, spec, demo_attempts(spec), cells=2)
+    assert "| 400 tokens |" in text
+    assert "| 500 tokens† |" in text
+    assert "† longer than the positions that the model was trained on: pocket (512)." in text
+
+
 def test_a_partial_run_is_rendered_too(tmp_path: Path) -> None:
     text = _run(tmp_path, demo_spec(), demo_attempts()[:3], end=False)
     assert "running: 3 of 20 cells" in text or "died: 3 of 20 cells" in text

@@ -1,3 +1,4 @@
+import itertools
 import time
 
 import pytest
@@ -44,6 +45,14 @@ def test_a_thinned_record_keeps_the_maxima_in_order(readings, room):
     assert max(r.process_bytes for r in kept) == max(process for _, process in readings)
     times = [r.t_s for r in kept]
     assert times == sorted(times)
+
+
+def test_a_long_record_keeps_as_many_readings_as_there_is_room_for():
+    """A cache that grows by copies changes with every reading; the record of minutes must not shrink to a few."""
+    kept = everything(traced([(KiB64 * (n % 2 + n), 0) for n in range(20_000)], max_samples=128))
+    gaps = [after.t_s - before.t_s for before, after in itertools.pairwise(kept)]
+    assert len(kept) >= 32
+    assert max(gaps) <= 100.0 / 16
 
 
 def test_a_plateau_costs_a_heartbeat_a_second():

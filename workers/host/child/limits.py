@@ -3,9 +3,9 @@
 On a CPU the budget is the process's own data limit and every tensor counts by the page: malloc is told to map
 blocks of 128 KiB and more, and to hand freed memory back at once. glibc's defaults let that threshold drift to
 32 MiB and keep holes: a cache that grows by concatenation then held 1.4 to 2.6 times its size, differently in every
-run, where mapped blocks are exact to the page. Smaller blocks share a heap, whose holes are worth up to about
-1 MiB more or less from one fork server to the next. The price is page faults: concatenating 16 MiB tensors took 1.35
-times as long (with `glibc.malloc.hugetlb`, which the fork server sets; 4.5 times without), 4 MiB ones 6 times.
+run, where mapped blocks are exact to the page. Smaller blocks come and go in room of their own (`room`). The price is
+page faults: concatenating 16 MiB tensors took 1.35 times as long (with `glibc.malloc.hugetlb`, which the fork server
+sets; 4.5 times without), 4 MiB ones 6 times.
 """
 
 import ctypes
@@ -15,10 +15,10 @@ import threading
 
 import torch
 
+from workers.host.child.room import MAPPED_FROM
 from workers.meters.process import own_data_and_stack, own_memory
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_MAPPED_FROM = 128 * 2**10
 #: Python's threads (weights are read by a few) get 8 MiB of data each otherwise.
 _THREAD_STACK = 512 * 2**10
 #: Of a card: kernels that are loaded between two looks.
@@ -30,8 +30,8 @@ _SETUP = 256
 def settle_allocator() -> None:
     """Memory use a function of what is alive. Before the first thread starts."""
     libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM)
-    libc.mallopt(_M_TRIM_THRESHOLD, _MAPPED_FROM)
+    libc.mallopt(_M_MMAP_THRESHOLD, MAPPED_FROM)
+    libc.mallopt(_M_TRIM_THRESHOLD, MAPPED_FROM)
     libc.mallopt(_M_ARENA_MAX, 1)
     threading.stack_size(_THREAD_STACK)
     gc.collect()

@@ -21,6 +21,7 @@ from workers.host import verdict
 from workers.host.child import limits
 from workers.host.child.prompt import read_ids
 from workers.host.child.recorder import RunRecorder
+from workers.host.child.room import take_room
 from workers.host.events import ContextReady, Event, Finished, Limited, Produced, Request, encode
 from workers.host.verdict import Raised
 from workers.meters.process import DataPeak, ProcessMemory, own_memory
@@ -175,6 +176,7 @@ def _set_up(state: _State) -> torch.device:
         data_bytes = limits.limit_data(request.total_bytes if budget is None else budget)
         state.limited_at = own_memory()
         state.send(Limited(time.monotonic(), data_bytes))
+        take_room(state.limited_at.data)
         state.send(ContextReady(limits.set_up_cpu(dtype)))
         return torch.device("cpu")
     state.send(Limited(time.monotonic(), 0))
