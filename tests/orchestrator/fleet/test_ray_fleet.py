@@ -1,5 +1,6 @@
 """The fleet on a real Ray: slots come, run one lease at a time, die, come back."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,6 +134,21 @@ def test_progress_reaches_the_driver_while_the_call_is_in_flight(ray_driver: str
         [news] = [event for event in events if isinstance(event, Progressed)]
         assert news.progress.new_tokens == 7
         assert events.index(news) < len(events) - 2
+
+
+def test_a_head_that_no_longer_answers_does_not_hold_up_what_devices_hand_back(
+    ray_driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+    with fleet_of(cpu_slots=1) as fleet:
+        [slot] = slots(gather(fleet, count(SlotReady, 1)))
+        monkeypatch.setattr("ray.nodes", lambda: answer.wait(60) and [])
+        time.sleep(1.0)  # it is asked every half second
+        fleet.submit(slot, lease("sleep:0"))
+        try:
+            gather(fleet, count(Finished, 1), limit_s=20)
+        finally:
+            answer.set()
 
 
 def test_a_released_slot_comes_back_when_it_is_recalled_and_a_retired_one_does_not(ray_driver: str) -> None:
