@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from orchestrator.fleet import Finished, FleetEvent, Progressed, SlotLost, SlotReady
@@ -77,6 +78,20 @@ def test_a_killed_actor_is_lost_with_its_lease_and_comes_back(ray_driver: str) -
         assert lost.lease == deadly
         assert "ActorDiedError" in lost.reason
         assert not lost.node_lost
+        fleet.submit(slot, lease("sleep:0"))
+        gather(fleet, count(Finished, 1))
+
+
+def test_an_actor_killed_between_cells_costs_the_next_lease_and_comes_back(ray_driver: str) -> None:
+    with fleet_of(cpu_slots=1) as fleet:
+        [slot] = slots(gather(fleet, count(SlotReady, 1)))
+        [actor] = [p for p in psutil.process_iter() if p.name().startswith("ray::ScriptedA")]
+        actor.kill()
+        actor.wait(10)
+        unlucky = lease("sleep:0")
+        fleet.submit(slot, unlucky)
+        [lost] = [event for event in gather(fleet, count(SlotReady, 1)) if isinstance(event, SlotLost)]
+        assert (lost.lease, lost.node_lost) == (unlucky, False)
         fleet.submit(slot, lease("sleep:0"))
         gather(fleet, count(Finished, 1))
 

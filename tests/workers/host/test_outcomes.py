@@ -2,7 +2,9 @@
 
 import pickle
 import signal
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from tests.workers.host.cells import MiB, gpt_neox, lease
 from workers.attempt import Attempt, Outcome, Phase
 from workers.cell import Speculation, Streaming
 from workers.host.device_host import DeviceHost
+
+PY_SPY = Path(sys.executable).with_name("py-spy")
 
 
 def assert_ok(host: DeviceHost, model: str) -> None:
@@ -134,6 +138,12 @@ class TestFaults:
         assert "Segmentation fault" in failure_of(attempt).last_output  # faulthandler's stack
         assert_ok(host, model)
 
+    @pytest.mark.parametrize("phase", ["load", "prefill"])
+    def test_killed_before_the_first_token(self, host, model, phase):
+        attempt = host.run(lease(model, fault=f"kill@{phase}"))
+        assert (attempt.outcome, attempt.phase) == (Outcome.CRASHED, Phase(phase))
+        assert failure_of(attempt).signal == signal.SIGKILL
+
     @pytest.mark.parametrize(("fault", "number"), [("abort", signal.SIGABRT), ("kill", signal.SIGKILL)])
     def test_killed_by_a_signal(self, host, model, fault, number):
         attempt = host.run(lease(model, fault=f"{fault}@decode"))
@@ -155,6 +165,12 @@ class TestFaults:
         assert (attempt.outcome, attempt.phase) == (Outcome.HANG, Phase(phase))
         assert "process state T" in failure_of(attempt).stack_dump
         assert_ok(host, model)
+
+    @pytest.mark.skipif(not PY_SPY.exists(), reason="needs py-spy")
+    def test_a_process_that_cannot_answer_shows_its_stack_all_the_same(self, host, model):
+        attempt = host.run(lease(model, fault="stop@decode", stall_timeout_s=2.5))
+        assert attempt.outcome is Outcome.HANG
+        assert "misbehave (" in failure_of(attempt).stack_dump
 
     @pytest.mark.parametrize("fault", ["spin", "spin_in_c"])
     def test_hang_of_an_endless_loop_shows_its_stack(self, host, model, fault):
