@@ -312,6 +312,7 @@ def test_a_full_disk_ends_the_sweep_with_what_was_recorded(monkeypatch: pytest.M
     assert len(played.fleet.leases) == 3  # the one that could not be recorded was not followed by another
     assert summaries[0].exit_status == 1
     assert summaries[0].troubles == ("no room",)
+    assert (summaries[0].computed, summaries[0].outcomes, summaries[0].left) == (2, {Outcome.OK: 2}, 2)
 
 
 def test_a_released_device_that_never_comes_back_does_not_keep_the_sweep_for_ever() -> None:
