@@ -1,12 +1,13 @@
 """`oomline run`: a sweep from its file to its report. The exit status is the sweep's."""
 
+import contextlib
 import sys
 import time
 from dataclasses import dataclass, field
 
 from orchestrator.fleet.connect import ConnectError
 from orchestrator.journal.folder import FolderError, RunFolder, open_run
-from orchestrator.journal.lock import FolderInUse
+from orchestrator.journal.lock import FolderInUse, LockLost
 from orchestrator.journal.parts import SchemaTooNew
 from orchestrator.journal.store import StoreError
 from orchestrator.plan import expand
@@ -37,12 +38,17 @@ def run_command(spec: SweepSpec, out: str, *, address: str | None, cpu_slots: in
         except BaseException as error:
             folder.finish("failed", f"{type(error).__name__}: {error}")
             raise
-        state = "stopped" if summary.stopped or summary.left else "finished"
-        folder.finish(state, "; ".join(summary.troubles))
         print(f"took {time.monotonic() - started:.0f} s")
         for trouble in summary.troubles:
             print(f"note: {trouble}")
-        print(f"report: {render(out)}")
+        state = "stopped" if summary.stopped or summary.left else "finished"
+        try:
+            folder.finish(state, "; ".join(summary.troubles))
+            print(f"report: {render(out)}")
+        except (StoreError, LockLost, OSError) as error:
+            # What ended the sweep (a full disk, say) is in the way here too; the journal has all that the report has.
+            print(f"no report: {error}; `oomline report {out}` writes it later")
+            return 1
     return summary.exit_status
 
 
@@ -70,7 +76,9 @@ class _Manifest:
     def see(self, event: SweepEvent) -> None:
         if isinstance(event, DeviceJoined) and event.device.uuid not in self.seen:
             self.seen.add(event.device.uuid)
-            self.folder.devices([event.device])
+            # Every attempt on record names its device too; a folder that takes no more ends the sweep there.
+            with contextlib.suppress(StoreError, LockLost, OSError):
+                self.folder.devices([event.device])
 
     def close(self) -> None:
         pass

@@ -4,7 +4,8 @@ An engine is a function `open_session(cell, models) -> Session`. It raises `Mode
 lacks what the mode needs; memory errors pass through untouched.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from workers.attempt import InEffect, Phase, ScoreBucket
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
     from workers.cell import Cell
     from workers.models.load import LoadedModel
+
+
+#: What too little memory raises: torch's errors are RuntimeErrors, a C++ bad_alloc and Python's own are not.
+OUT_OF_MEMORY = (RuntimeError, MemoryError)
 
 
 class ModeUnsupported(Exception):
@@ -36,6 +41,44 @@ class Recorder(Protocol):
         """How to count the bytes of the live cache's tensors."""
 
 
+class Unmeasured:
+    """A `Recorder` of a run that nobody measures; remembers how far it came."""
+
+    def __init__(self) -> None:
+        self._phase, self._produced = Phase.PREPARE, 0
+        self._kv_cache_bytes: Callable[[], int] | None = None
+
+    def phase(self, phase: Phase) -> None:
+        self._phase = phase
+
+    def tokens(self, produced: int) -> None:
+        self._produced = produced
+
+    def token_times(self, first_index: int, times_s: "list[float]") -> None: ...
+
+    def watch_cache(self, kv_cache_bytes: Callable[[], int]) -> None:
+        self._kv_cache_bytes = kv_cache_bytes
+
+    def tell(self, recorder: Recorder) -> None:
+        if self._kv_cache_bytes is not None:
+            recorder.watch_cache(self._kv_cache_bytes)
+        recorder.phase(self._phase)
+        recorder.tokens(self._produced)
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[Unmeasured]:
+    """While an oracle's output is recorded. It is the run's own output: where it fails, `recorder` hears how far it
+    came, as the run itself, which holds more, would come no further.
+    """
+    heard = Unmeasured()
+    try:
+        yield heard
+    except Exception:
+        heard.tell(recorder)
+        raise
+
+
 class Generated(NamedTuple):
     """`ids_BT`: the new tokens, [batch, produced], on the host."""
 
@@ -56,7 +99,11 @@ class Session(Protocol):
         """Read back from the live objects."""
 
     def warm_up(self, prompt_BT: "torch.Tensor") -> None:
-        """Everything that is paid once (capture, compile, first-call set-up), at the cell's own shape."""
+        """Everything that is paid once (capture, compile, first-call set-up), at the cell's own shape.
+
+        Too little memory for a prompt or an output is no fault of the setting up: it is left to the run itself, which
+        fails there too and tells how far it came.
+        """
 
     def generate(self, prompt_BT: "torch.Tensor", new_tokens: int, recorder: Recorder) -> Generated:
         """Greedy, forced length: EOS is suppressed and noted. `prompt_BT`: int64 [batch, prompt] on the host."""

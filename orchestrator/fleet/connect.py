@@ -107,7 +107,7 @@ def _join(target: Target) -> None:
 
 
 def _start(temp_dir: str | None, cpus: int | None) -> None:
-    # The default policy also kills innocent neighbours of the process that ate the memory.
+    # The default policy ends several workers at once, this one a worker at a time.
     os.environ.setdefault("RAY_worker_killing_policy_by_group", "true")
     ray.init(
         address="local",

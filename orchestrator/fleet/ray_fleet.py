@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.fleet import Finished, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
 from orchestrator.fleet.board import start_board
+from orchestrator.fleet.nodes import NodeList, Nodes
 from orchestrator.fleet.places import Place, has_gpu, name_nodes, places
 from orchestrator.fleet.scouts import Scouts
 from workers.attempt import Attempt, Device
@@ -92,9 +93,9 @@ class RayFleet:
         self._by_ref: dict[Any, SlotId] = {}
         self._names: dict[str, str] = {}
         self._serial = itertools.count()
-        self._next_refresh = 0.0
         self._demand = 0
         self._scouts = Scouts()
+        self._nodes = NodeList(options.refresh_s)
         self._board = start_board(options.run_id)
         self._news: Any = None
         self._next_news = 0.0
@@ -104,9 +105,10 @@ class RayFleet:
 
     def poll(self, timeout_s: float, linger_s: float = 0.0) -> list[FleetEvent]:
         now = self._clock()
-        if self._scouts.arrivals(set(self._names), now) or now >= self._next_refresh:
-            self._next_refresh = now + self._options.refresh_s
-            self._find_places()
+        if self._scouts.arrivals(set(self._names), now):
+            self._nodes.hurry()
+        if (nodes := self._nodes.news()) is not None:
+            self._find_places(nodes)
         events = self._expire(now)
         self._start_due(now)
         self._scouts.keep(self._lacking(), now)
@@ -168,6 +170,7 @@ class RayFleet:
         return f"{wanted} in the cluster" + (f", only {', '.join(other)}" if other else "")
 
     def close(self) -> None:
+        self._nodes.close()
         for entry in self._slots.values():
             self._drop(entry, _State.GONE)
         self._scouts.close()
@@ -175,8 +178,7 @@ class RayFleet:
 
     # -- places and actors ------------------------------------------------------------------------------------
 
-    def _find_places(self) -> None:
-        nodes = ray.nodes()
+    def _find_places(self, nodes: Nodes) -> None:
         self._names = name_nodes(nodes, self._names)
         if self._options.kinds is None and all(entry.device is None for entry in self._slots.values()):
             # Settled by the first device: a sweep on GPUs does not go on on CPUs when the GPUs are taken away.

@@ -37,6 +37,11 @@ class Ledger:
         if final is not None:
             self._settle(key, final)
 
+    def forget(self, key: Key) -> None:
+        """Its final outcome never came on record."""
+        self.outcomes -= Counter([self.finals.pop(key)])
+        self.probes.pop(key, None)
+
     @property
     def computed(self) -> int:
         return len(self.finals) - self.reused

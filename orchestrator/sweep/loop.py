@@ -93,6 +93,7 @@ class Sweep:
         self._next_tick = 0.0
         self._pace = Pace()
         self._stopped = False
+        self._unrecorded = 0
         self._broken_starts = 0
         self._lack: str | None = None
         self.troubles: list[str] = []  # why work was left undone
@@ -126,7 +127,7 @@ class Sweep:
             run_id=self._run_id,
             computed=self.ledger.computed,
             reused=self.ledger.reused,
-            left=known + len(self._running) + never_seen,
+            left=known + len(self._running) + never_seen + self._unrecorded,
             outcomes=dict(self.ledger.outcomes),
             troubles=tuple(self.troubles),
             stopped=self._stopped,
@@ -220,7 +221,11 @@ class Sweep:
 
     def _settle(self, returned: list[Returned]) -> None:
         result = self._settler.settle(returned, self._clock())
-        self._record(result.records)
+        try:
+            self._record(result.records)
+        except JournalBroken:
+            self._unrecorded = self._settler.undo(result)
+            raise
         for back in returned:
             self._pace.note(back.attempt.duration_s, back.loan.item.seconds)
             self._shared.discard(back.loan.lease.lease_id)

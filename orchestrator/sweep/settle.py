@@ -8,7 +8,7 @@ from orchestrator.journal.record import Record
 from orchestrator.sweep import verdicts
 from orchestrator.sweep.ledger import Ledger
 from orchestrator.sweep.policy import Blame, Limits, Standing, Strikes, Verdict, judge
-from orchestrator.sweep.work.item import WorkItem
+from orchestrator.sweep.work.item import Key, WorkItem
 from orchestrator.sweep.work.kind import Estimates, KindWork
 from orchestrator.watch import CellFinished
 from workers.attempt import Attempt, Device
@@ -35,12 +35,14 @@ class Returned:
 
 @dataclass(slots=True)
 class Consequences:
-    """`records` first, durably; then the rest. `failing`: devices that are to be retired."""
+    """`records` first, durably; then the rest. `settled`: items that have their outcome with this, spared ones too.
+    `failing`: devices that are to be retired."""
 
     records: list[Record] = field(default_factory=list)
     news: list[CellFinished] = field(default_factory=list)
     requeue: list[tuple[WorkItem, Standing]] = field(default_factory=list)
     finals: list[tuple[WorkItem, Attempt]] = field(default_factory=list)
+    settled: list[Key] = field(default_factory=list)
     failing: list[tuple[SlotId, Device]] = field(default_factory=list)
 
     def add(
@@ -81,8 +83,15 @@ class Settler:
                 result.add(self.run_id, None, final, peak, final=True)
             self.ledger.note(item.key, standing, final)
             result.finals.append((item, final))
+            result.settled.append(item.key)
             self._prune(attempt, item, now, result)
         return result
+
+    def undo(self, result: Consequences) -> int:
+        """`result` could not be recorded: how many items are without an outcome for it."""
+        for key in result.settled:
+            self.ledger.forget(key)
+        return len(result.settled) + len(result.requeue)
 
     def _prune(self, attempt: Attempt, item: WorkItem, now: float, result: Consequences) -> None:
         if not attempt.outcome.is_device_oom:
@@ -94,5 +103,6 @@ class Settler:
             number, cell_id = standing.attempts + 1, spared.key.cell_id
             verdict = verdicts.pruned(spared.cell, cell_id, number, attempt, spared.seconds, now)
             self.ledger.note(spared.key, standing, verdict)
+            result.settled.append(spared.key)
             peak = self.estimates.peak_bytes(spared.cell, kind.device)
             result.add(self.run_id, None, verdict, peak, final=True)

@@ -3,7 +3,8 @@
 A Ray cluster of a head and several nodes on this machine, real device hosts, small real cells. The sweep runs once
 undisturbed and once while, every few seconds, a cell's process, a device's actor, a node's raylet or the driver itself
 is killed with SIGKILL; a killed node is replaced, a killed driver started again with the same command. Prints what was
-injected and what it cost, writes `soak.parquet`, and fails when anything was lost, doubled, left over or different.
+injected and what it cost, writes `soak.parquet`, and fails when anything was lost, doubled, left over or different, or
+when a kind of fault never struck.
 """
 
 import argparse
@@ -139,7 +140,8 @@ def inject(kind: str, token: str, cluster: Cluster, driver: Driver, draw: random
     try:
         if kind == "driver":
             driver.process.kill()
-            driver.process.wait()
+            if driver.process.wait() != -signal.SIGKILL:
+                return False  # it had come to its end
             driver.start()
             return True
         if kind == "raylet":
@@ -213,6 +215,7 @@ def main() -> None:
     token = os.environ[MARK] = secrets.token_hex(8)
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["RAY_raylet_start_wait_time_s"] = "120"  # nodes start while others die
     work = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
     os.environ["RAY_TMPDIR"] = str(work)
     draw = random.Random(chosen.seed)
@@ -262,10 +265,11 @@ def main() -> None:
         "attempts": len(attempts),
         "calm_s": calm_s,
         "wild_s": wild_s,
+        "time_overhead": wild_s / calm_s,
         "exit_status": wild.process.returncode,
     }
     frame = pl.DataFrame([row])
-    with pl.Config(tbl_rows=-1, float_precision=1):
+    with pl.Config(tbl_rows=-1, float_precision=2):
         print(frame.transpose(include_header=True, column_names=["value"]))
     print(Counter(str(attempt.outcome) for attempt in attempts))
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -279,7 +283,8 @@ def main() -> None:
         "orphans",
         "exit_status",
     )
-    sys.exit(1 if any(row[name] for name in wrong) or calm.process.returncode else 0)
+    missed = [kind for kind in KINDS if not injected[kind]]
+    sys.exit(1 if any(row[name] for name in wrong) or missed or calm.process.returncode else 0)
 
 
 if __name__ == "__main__":

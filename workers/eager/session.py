@@ -4,7 +4,7 @@ B batch, T tokens of a text, V vocabulary.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,7 +21,7 @@ from workers.eager.policies import CACHING, feed_chunk
 from workers.eager.ring import RingCache, cache_bytes
 from workers.eager.score import read, score_through, skim
 from workers.models.load import LoadedModel
-from workers.session import Generated, Recorder
+from workers.session import OUT_OF_MEMORY, Generated, Recorder, Unmeasured, recording
 
 #: All but cuDNN's attention, which builds a plan for each length of the cache that it meets (40 ms on an H200 with
 #: torch 2.11). A process that lives for one cell would pay that at every token of a baseline, and measure nothing else.
@@ -29,15 +29,6 @@ _ATTENTION_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION
 
 #: New tokens of a warm-up: a few rounds of any gamma.
 _WARM_UP_TOKENS = 16
-
-
-class _Unheard:
-    """The recorder of a run that nobody measures."""
-
-    def phase(self, phase: Phase) -> None: ...
-    def tokens(self, produced: int) -> None: ...
-    def token_times(self, first_index: int, times_s: list[float]) -> None: ...
-    def watch_cache(self, kv_cache_bytes: object) -> None: ...
 
 
 class CachedSession:
@@ -75,17 +66,18 @@ class CachedSession:
     @torch.no_grad()
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
         """A few tokens behind the cell's own prompt, or its first chunks; an oracle is recorded here."""
-        if self._cell.workload == "score":
-            chunk = feed_chunk(self._cell) or 1
-            self.score(prompt_BT[0, : 2 * chunk + 1], _Unheard())
-            return
-        self._record(prompt_BT, self._cell.length)
-        self.generate(prompt_BT, min(self._cell.length, _WARM_UP_TOKENS), _Unheard())
+        with suppress(*OUT_OF_MEMORY):
+            if self._cell.workload == "score":
+                chunk = feed_chunk(self._cell) or 1
+                self.score(prompt_BT[0, : 2 * chunk + 1], Unmeasured())
+                return
+            self._record(prompt_BT, self._cell.length, Unmeasured())
+            self.generate(prompt_BT, min(self._cell.length, _WARM_UP_TOKENS), Unmeasured())
 
     @torch.no_grad()
     def generate(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Generated:
         recorder.phase(Phase.PREPARE)
-        self._record(prompt_BT, new_tokens)
+        self._record(prompt_BT, new_tokens, recorder)
         rounds = Rounds()
         speculation = self._cell.speculation
         with ExitStack() as stack:
@@ -171,7 +163,7 @@ class CachedSession:
         if cache is not None and chunk is not None and prompt_BT.shape[1] > 1:
             skim(model, cache, prompt_BT[:, :-1].to(model.device), chunk)
 
-    def _record(self, prompt_BT: torch.Tensor, new_tokens: int) -> None:
+    def _record(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> None:
         """What an oracle must know: the greedy output, once per prompt."""
         speculation = self._cell.speculation
         if speculation is None or speculation.acceptance is None:
@@ -183,8 +175,9 @@ class CachedSession:
         with (
             self._caching(self._target, self._cell) as cache,
             drafting(self._target, lambda asked: Blind(asked, speculation.gamma)),
+            recording(recorder) as heard,
         ):
-            ids_BT, _ = self._generate(cache, None, prompt_BT, new_tokens, _Unheard())
+            ids_BT, _ = self._generate(cache, None, prompt_BT, new_tokens, heard)
         recorded_T = ids_BT[0].to(self._device)
         self._recording = prompt_BT, Oracle.of(recorded_T, speculation, self._vocab_size, self._cell.seed)
 

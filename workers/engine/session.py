@@ -1,7 +1,6 @@
 """The graph engine's session: one cell of one loaded model."""
 
 import contextlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,35 +17,12 @@ from workers.engine.run import Run, execute, most_tokens, stages_of
 from workers.engine.speculate import Oracle, draw_oracle, new_round
 from workers.engine.weights import Weights, describe
 from workers.modes import CachePolicy
-from workers.session import Generated, Recorder
+from workers.session import OUT_OF_MEMORY, Generated, Recorder, Unmeasured, recording
 
 if TYPE_CHECKING:
     from workers.models.load import LoadedModel
 
 SCORE_CHUNK = 128
-
-
-class _Silent:
-    """A run nobody measures. Remembers how far it came."""
-
-    def __init__(self) -> None:
-        self._phase, self._produced, self._kv_cache_bytes = Phase.PREFILL, 0, lambda: 0
-
-    def phase(self, phase: Phase) -> None:
-        self._phase = phase
-
-    def tokens(self, produced: int) -> None:
-        self._produced = produced
-
-    def token_times(self, first_index: int, times_s: list[float]) -> None: ...
-
-    def watch_cache(self, kv_cache_bytes: Callable[[], int]) -> None:
-        self._kv_cache_bytes = kv_cache_bytes
-
-    def tell(self, recorder: Recorder) -> None:
-        recorder.watch_cache(self._kv_cache_bytes)
-        recorder.phase(self._phase)
-        recorder.tokens(self._produced)
 
 
 class GraphSession:
@@ -80,16 +56,12 @@ class GraphSession:
 
     @torch.inference_mode()
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
-        """Compiles, captures, reads the prompt once; a full cache gives its blocks back.
-
-        What fails here fails again in the run itself, where it is told how far it came: too little memory for a
-        prompt or an output is no fault of the setting up.
-        """
-        with contextlib.suppress(RuntimeError):
+        """Compiles, captures, reads the prompt once; a full cache gives its blocks back."""
+        with contextlib.suppress(*OUT_OF_MEMORY):
             if self._cell.workload == "score":
-                self.score(prompt_BT[0], _Silent())
+                self.score(prompt_BT[0], Unmeasured())
                 return
-            run = self._prepared(prompt_BT, self._cell.length, _Silent())
+            run = self._prepared(prompt_BT, self._cell.length, Unmeasured())
             run.prefill(prompt_BT.to(self._target.device))
             run.clear()
 
@@ -187,14 +159,8 @@ class GraphSession:
     def _record(self, prompt_BT: torch.Tensor, length: int, recorder: Recorder) -> torch.Tensor:
         """Greedy output through the verification pass, its proposal always the same: where rounding depends on
         the rows of a pass, the recording is what the verification will say.
-
-        Where it fails, `recorder` hears how far it came: the run that it is for holds more, and comes no further.
         """
         self._run = None
         run = self._new_run(1, prompt_BT.shape[1], length, speculative=True, drafting=False, oracle=None)
-        heard = _Silent()
-        try:
+        with recording(recorder) as heard:
             return execute(run, prompt_BT.to(self._target.device), heard).ids_BT[0]
-        except RuntimeError:
-            heard.tell(recorder)
-            raise

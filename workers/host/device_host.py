@@ -18,7 +18,7 @@ from workers.host.events import Request, encode_request
 from workers.host.evidence import StackDump
 from workers.host.forkserver import ForkServer, ForkServerError
 from workers.host.watch import Watch
-from workers.meters.host_memory import kernel_oom_kills
+from workers.meters.host_memory import kernel_oom_kills, limit_below_ray
 from workers.meters.sampler import Sampler
 from workers.progress import Progress
 
@@ -35,8 +35,6 @@ PRELOAD = (
     "workers.engine",
     "workers.host.child.run",
 )
-#: Ray's memory monitor strikes at 95 %, and not only the culprit.
-HOST_MEMORY_LIMIT = 0.90
 
 
 def _unheard(progress: Progress) -> None: ...
@@ -45,8 +43,8 @@ def _unheard(progress: Progress) -> None: ...
 class DeviceHost:
     """Use from one thread. `cpu_total_bytes`: this slot's share of memory; None = the first visible card.
 
-    `threads`: torch's threads per cell. `preload`: modules that the fork server imports. `host_memory_limit`: the
-    fraction of the machine's (or container's) memory in use beyond which the largest cell here is ended.
+    `threads`: torch's threads per cell. `preload`: modules that the fork server imports. When the machine (or the
+    container) has less memory left than Ray's monitor would leave it, the largest cell on it is ended.
     Raises `NoDevice`, `DeviceDirty`.
     """
 
@@ -57,12 +55,10 @@ class DeviceHost:
         *,
         threads: int = 1,
         preload: Sequence[str] = PRELOAD,
-        host_memory_limit: float = HOST_MEMORY_LIMIT,
     ) -> None:
         self._slot = open_slot(slot, cpu_total_bytes)
         self._threads = threads
         self._preload = preload
-        self._host_memory_limit = host_memory_limit
         self._dirty: str | None = None
         self._lingering: int | None = None
         self._server = self._start_server()
@@ -146,7 +142,7 @@ class DeviceHost:
                     self._server,
                     pid,
                     started_s,
-                    self._host_memory_limit,
+                    limit_below_ray(os.environ),
                     report,
                 )
                 seen = watch.until_ended(events.read, output.read, dump)

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 from workers.host import processes
@@ -63,7 +64,8 @@ class StackDump:
 
 def _py_spy(pid: int) -> str:
     """Without pausing the process, which may be stopped already."""
-    found = shutil.which("py-spy")
+    beside_us = os.path.dirname(sys.executable)  # of a virtual environment that nobody activated
+    found = shutil.which("py-spy", path=os.pathsep.join([beside_us, os.environ.get("PATH", os.defpath)]))
     if found is None:
         return ""
     try:

@@ -1,11 +1,15 @@
 """How full this machine, or the container around us, is: the figure by which Ray's memory monitor kills.
 
-Ray ends workers at 95 % of the smaller of the two (`RAY_memory_usage_threshold`), and its default policy takes
-innocent neighbours with it.
+Ray ends workers at 95 % of the smaller of the two (`RAY_memory_usage_threshold`), innocent neighbours among them: it
+looks at the workers, and what a cell holds is in a child of its own.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+_RAY_THRESHOLD = 0.95
+_MARGIN = 0.05  # what a cell may take between two looks at it
 
 CELL_NAME = "oomline-cell"  #: the name of child processes in /proc/PID/comm
 
@@ -18,6 +22,11 @@ class HostMemory:
     @property
     def fraction(self) -> float:
         return self.used_bytes / self.total_bytes
+
+
+def limit_below_ray(environ: Mapping[str, str]) -> float:
+    """The fraction in use beyond which the largest cell is to end, so that Ray's monitor has no cause to act."""
+    return max(0.0, float(environ.get("RAY_memory_usage_threshold", _RAY_THRESHOLD)) - _MARGIN)
 
 
 def host_memory(root: Path = Path("/")) -> HostMemory:

@@ -11,7 +11,7 @@ from workers.progress import Progress
 
 
 class ScriptedActor:
-    """`sleep:S`, `die`, `raise`, `dirty`, `news` (posts progress, then sleeps a second)."""
+    """`sleep:S`, `die`, `raise`, `dirty`, `news` (posts progress, then sleeps a second), `grow:GIB` (takes so much)."""
 
     kind = "cpu"
 
@@ -34,6 +34,11 @@ class ScriptedActor:
             news = Progress(lease_id=lease.lease_id, phase=Phase.DECODE, new_tokens=7, elapsed_s=1.0)
             self._board.post.remote(self._slot, news)
             time.sleep(2.5)
+        if what == "grow":
+            held = []
+            for _ in range(8 * int(argument)):
+                held.append(b"1" * 2**27)
+                time.sleep(0.1)
         if what == "sleep":
             time.sleep(float(argument))
         return Attempt(

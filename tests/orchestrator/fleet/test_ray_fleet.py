@@ -1,9 +1,11 @@
 """The fleet on a real Ray: slots come, run one lease at a time, die, come back."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from orchestrator.fleet import Finished, FleetEvent, Progressed, SlotLost, SlotReady
@@ -80,6 +82,20 @@ def test_a_killed_actor_is_lost_with_its_lease_and_comes_back(ray_driver: str) -
         gather(fleet, count(Finished, 1))
 
 
+def test_an_actor_killed_between_cells_costs_the_next_lease_and_comes_back(ray_driver: str) -> None:
+    with fleet_of(cpu_slots=1) as fleet:
+        [slot] = slots(gather(fleet, count(SlotReady, 1)))
+        [actor] = [p for p in psutil.process_iter() if p.name().startswith("ray::ScriptedA")]
+        actor.kill()
+        actor.wait(10)
+        unlucky = lease("sleep:0")
+        fleet.submit(slot, unlucky)
+        [lost] = [event for event in gather(fleet, count(SlotReady, 1)) if isinstance(event, SlotLost)]
+        assert (lost.lease, lost.node_lost) == (unlucky, False)
+        fleet.submit(slot, lease("sleep:0"))
+        gather(fleet, count(Finished, 1))
+
+
 def test_an_exception_of_the_host_is_a_lost_slot_too(ray_driver: str) -> None:
     with fleet_of(cpu_slots=1) as fleet:
         [slot] = slots(gather(fleet, count(SlotReady, 1)))
@@ -133,6 +149,21 @@ def test_progress_reaches_the_driver_while_the_call_is_in_flight(ray_driver: str
         [news] = [event for event in events if isinstance(event, Progressed)]
         assert news.progress.new_tokens == 7
         assert events.index(news) < len(events) - 2
+
+
+def test_a_head_that_no_longer_answers_does_not_hold_up_what_devices_hand_back(
+    ray_driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+    with fleet_of(cpu_slots=1) as fleet:
+        [slot] = slots(gather(fleet, count(SlotReady, 1)))
+        monkeypatch.setattr("ray.nodes", lambda: answer.wait(60) and [])
+        time.sleep(1.0)  # it is asked every half second
+        fleet.submit(slot, lease("sleep:0"))
+        try:
+            gather(fleet, count(Finished, 1), limit_s=20)
+        finally:
+            answer.set()
 
 
 def test_a_released_slot_comes_back_when_it_is_recalled_and_a_retired_one_does_not(ray_driver: str) -> None:

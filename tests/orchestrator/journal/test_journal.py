@@ -243,6 +243,34 @@ def test_a_killed_writer_leaves_no_junk_behind_after_the_next_start(tmp_path: Pa
     assert not half.exists()
 
 
+_WRITE_ON = """
+import itertools, sys
+from orchestrator.journal.journal import Journal
+from tests.orchestrator.journal.test_journal import ATTEMPTS, _records
+import dataclasses
+journal = Journal.open(sys.argv[1])
+for number in itertools.count():
+    journal.append(_records([dataclasses.replace(ATTEMPTS[0], lease_id=str(number), attempt=number)]))
+    print(number, flush=True)
+"""
+
+
+def test_what_a_writer_had_appended_when_it_was_killed_is_on_record(tmp_path: Path) -> None:
+    """Killed at any point of the next append: it is either whole or not there."""
+    command = [sys.executable, "-c", _WRITE_ON, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()) as writer:
+        assert writer.stdout is not None
+        for line in writer.stdout:
+            if int(line) == 20:
+                writer.kill()
+                break
+        told = 20 + len(writer.stdout.read().split())
+    journal = Journal.open(tmp_path)
+    assert [past.lease_id for past in journal.history()] == [str(n) for n in range(len(journal.history()))]
+    assert len(journal.history()) in (told + 1, told + 2)
+    assert journal.set_aside == []
+
+
 def test_a_file_size_limit_ends_in_journal_full_and_the_journal_goes_on_after_it(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     journal = _write(tmp_path, ATTEMPTS[:1])

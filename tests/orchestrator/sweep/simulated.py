@@ -55,7 +55,10 @@ def attempt(
 
 @dataclasses.dataclass(frozen=True)
 class Fate:
-    """What comes of a lease. `lost`: no attempt comes back, the slot goes, and returns unless `gone`."""
+    """What comes of a lease. `lost`: no attempt comes back, the slot goes, and returns unless `gone`.
+
+    `late`: of a lost lease the attempt comes back after all, so many seconds later.
+    """
 
     duration_s: float = 10.0
     outcome: Outcome = Outcome.OK
@@ -64,6 +67,7 @@ class Fate:
     host_oom_victim: bool = False
     node_lost: bool = False
     oom_token_index: int | None = None
+    late: float | None = None
 
 
 World = Callable[[Lease, Device], Fate]
@@ -123,6 +127,8 @@ class SimulatedFleet:
                     node_lost=fate.node_lost,
                 ),
             )
+            if fate.late is not None:
+                self._at(ends + fate.late, Finished(slot, self.attempt(lease, on, fate, began)))
             if not fate.gone:
                 self._coming.add(slot)
                 self._at(ends + self.restart_s, SlotReady(slot, on))

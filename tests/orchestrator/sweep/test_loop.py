@@ -143,6 +143,24 @@ def test_a_lost_node_is_nobodys_fault():
     assert outcomes == [Outcome.INFRA_ERROR] * 6 + [Outcome.OK]
 
 
+@pytest.mark.parametrize("late", [0.5, 8, 100])
+def test_a_result_that_comes_late_is_a_recorded_duplicate(late: float):
+    """Before the retry begins, while it runs, and after it: the cell's outcome is the retry's."""
+    asked = spec(lengths=[1000, 20_000], modes=["baseline"])
+    once = iter([True])
+
+    def world(lease: Lease, on: Device) -> Fate:
+        lost = lease.cell.length == 1000 and next(once, False)
+        return Fate(lease.cell.length / 100, lost=lost, node_lost=lost, late=late if lost else None)
+
+    played = simulate(asked, expand(asked), [device("a"), device("b")], world)
+    story = [(a.attempt, a.outcome) for a in played.journal.attempts if a.cell.length == 1000]
+    assert sorted(story) == [(1, Outcome.INFRA_ERROR), (1, Outcome.OK), (2, Outcome.OK)]
+    assert sum("duplicate" in e.text for e in played.seen.events if isinstance(e, Notice)) == 1
+    assert len(played.fleet.leases) == 3
+    assert played.sweep.summary().outcomes == {Outcome.OK: 2}
+
+
 def test_a_victim_of_host_memory_runs_again_alone_and_that_tells():
     asked = spec(lengths=[1000, 2000, 4000], repeats=2)
     hog = expand(asked)[0].cell_id
@@ -312,6 +330,7 @@ def test_a_full_disk_ends_the_sweep_with_what_was_recorded(monkeypatch: pytest.M
     assert len(played.fleet.leases) == 3  # the one that could not be recorded was not followed by another
     assert summaries[0].exit_status == 1
     assert summaries[0].troubles == ("no room",)
+    assert (summaries[0].computed, summaries[0].outcomes, summaries[0].left) == (2, {Outcome.OK: 2}, 2)
 
 
 def test_a_released_device_that_never_comes_back_does_not_keep_the_sweep_for_ever() -> None:

@@ -2,13 +2,18 @@
 
 import pickle
 import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tests.workers.host.cells import MiB, lease
+from tests.workers.host.cells import MiB, gpt_neox, lease
 from workers.attempt import Attempt, Outcome, Phase
-from workers.cell import Streaming
+from workers.cell import Speculation, Streaming
 from workers.host.device_host import DeviceHost
+
+PY_SPY = Path(sys.executable).with_name("py-spy")
 
 
 def assert_ok(host: DeviceHost, model: str) -> None:
@@ -62,9 +67,10 @@ class TestEagerEngine:
         assert failure.oom_free_bytes < failure.oom_requested_bytes
         assert failure.oom_token_index is None
 
-    def test_oom_prefill(self, host, model):
+    @pytest.mark.parametrize("purpose", ["probe", "measure"])
+    def test_oom_prefill(self, host, model, purpose):
         # 9 MiB of weights, 12 MiB of cache, and a few times 3 MiB of activations.
-        attempt = host.run(lease(model, budget=24 * MiB, prompt_tokens=6000, purpose="probe"))
+        attempt = host.run(lease(model, budget=24 * MiB, prompt_tokens=6000, purpose=purpose))
         assert (attempt.outcome, attempt.phase) == (Outcome.OOM_PREFILL, Phase.PREFILL)
         assert attempt.peak_device_bytes <= 24 * MiB
 
@@ -78,6 +84,24 @@ class TestEagerEngine:
         assert 20 * MiB < failure.oom_allocated_bytes <= 28 * MiB
         assert attempt.steps[-1].kv_cache_bytes > 2 * MiB
         assert_ok(host, model)
+
+    @pytest.mark.parametrize("purpose", ["probe", "measure"])
+    def test_oom_while_an_oracle_is_recorded_is_the_runs_own(self, host, model, tmp_path, purpose):
+        # 51 MiB of weights, 8 KiB of cache per token.
+        given = lease(
+            gpt_neox(tmp_path, hidden_size=512),
+            mode="baseline+spec",
+            speculation=Speculation(gamma=4, acceptance=0.8),
+            budget=62 * MiB,
+            length=2000,
+            purpose=purpose,
+        )
+        cell = replace(given.cell, model=replace(given.cell.model, draft=model))
+        attempt = host.run(replace(given, cell=cell))
+        assert (attempt.outcome, attempt.phase) == (Outcome.OOM_DECODE, Phase.DECODE)
+        failure = failure_of(attempt)
+        assert failure.oom_token_index == attempt.measured.new_tokens > 64
+        assert attempt.measured.kv_cache_bytes >= 8192 * failure.oom_token_index
 
     def test_context_limit_of_learned_positions(self, host, learned_positions):
         attempt = host.run(lease(learned_positions, prompt_tokens=8, length=58))
@@ -114,6 +138,12 @@ class TestFaults:
         assert "Segmentation fault" in failure_of(attempt).last_output  # faulthandler's stack
         assert_ok(host, model)
 
+    @pytest.mark.parametrize("phase", ["load", "prefill"])
+    def test_killed_before_the_first_token(self, host, model, phase):
+        attempt = host.run(lease(model, fault=f"kill@{phase}"))
+        assert (attempt.outcome, attempt.phase) == (Outcome.CRASHED, Phase(phase))
+        assert failure_of(attempt).signal == signal.SIGKILL
+
     @pytest.mark.parametrize(("fault", "number"), [("abort", signal.SIGABRT), ("kill", signal.SIGKILL)])
     def test_killed_by_a_signal(self, host, model, fault, number):
         attempt = host.run(lease(model, fault=f"{fault}@decode"))
@@ -135,6 +165,12 @@ class TestFaults:
         assert (attempt.outcome, attempt.phase) == (Outcome.HANG, Phase(phase))
         assert "process state T" in failure_of(attempt).stack_dump
         assert_ok(host, model)
+
+    @pytest.mark.skipif(not PY_SPY.exists(), reason="needs py-spy")
+    def test_a_process_that_cannot_answer_shows_its_stack_all_the_same(self, host, model):
+        attempt = host.run(lease(model, fault="stop@decode", stall_timeout_s=2.5))
+        assert attempt.outcome is Outcome.HANG
+        assert "misbehave (" in failure_of(attempt).stack_dump
 
     @pytest.mark.parametrize("fault", ["spin", "spin_in_c"])
     def test_hang_of_an_endless_loop_shows_its_stack(self, host, model, fault):

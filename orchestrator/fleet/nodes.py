@@ -1,0 +1,48 @@
+"""The cluster's nodes, as Ray's head tells them, without waiting for it.
+
+A call to a head that is gone blocks until Ray ends the driver (60 s), deaf to signals, while the devices go on and
+their results lie at hand. So it is asked in a thread of its own, and the driver's loop takes what is known.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+
+Nodes = Sequence[Mapping[str, Any]]
+_LEAVE_S = 1.0
+
+
+class NodeList:
+    """Asked every `every_s` seconds, and at once after `hurry`. The first answer is waited for."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._news: deque[Nodes] = deque([ray.nodes()], maxlen=1)
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._keep, daemon=True, name="cluster-nodes")
+        self._thread.start()
+
+    def news(self) -> Nodes | None:
+        """All nodes, dead ones too; None when there was no answer since the last call."""
+        return self._news.pop() if self._news else None
+
+    def hurry(self) -> None:
+        self._wake.set()
+
+    def close(self) -> None:
+        """Leaves a head that does not answer alone."""
+        self._closed = True
+        self._wake.set()
+        self._thread.join(_LEAVE_S)
+
+    def _keep(self) -> None:
+        while True:
+            self._wake.wait(self._every_s)
+            self._wake.clear()
+            if self._closed:
+                return
+            self._news.append(ray.nodes())
