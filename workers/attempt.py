@@ -170,7 +170,9 @@ class Attempt:
     context_bytes: int | None = None  # device use of an idle context, before any weight
     sample_interval_p50_s: float | None = None
     sample_interval_p99_s: float | None = None
-    first_model_call_s: float | None = None  # lease received -> first phase reported by the child
+    first_model_call_s: float | None = (
+        None  # lease received -> first call of the model (of its warm-up), load included
+    )
     samples: tuple[Sample, ...] = ()
     steps: tuple[Step, ...] = ()
     scores: tuple[ScoreBucket, ...] = ()

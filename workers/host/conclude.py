@@ -46,7 +46,7 @@ def conclude(record: Record, sampler: Sampler) -> Attempt:
         context_bytes=seen.context_bytes,
         sample_interval_p50_s=window.interval_p50_s,
         sample_interval_p99_s=window.interval_p99_s,
-        first_model_call_s=seen.first_phase_s - record.received_s if seen.first_phase_s is not None else None,
+        first_model_call_s=seen.opened_s - record.received_s if seen.opened_s is not None else None,
         samples=samples,
         steps=tuple(seen.steps),
         scores=finished.scores if finished is not None else (),

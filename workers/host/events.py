@@ -49,6 +49,13 @@ class Entered:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """Everything is loaded and set up: the model's first call comes next."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Produced:
     """Progress: new tokens known so far, per sequence."""
 
@@ -73,10 +80,10 @@ class Finished:
     output_ids: tuple[int, ...] = ()
 
 
-Event = Limited | ContextReady | Entered | Produced | Checkpoint | Finished
+Event = Limited | ContextReady | Entered | Opened | Produced | Checkpoint | Finished
 
 _KINDS: dict[str, type] = {
-    kind.__name__: kind for kind in (Limited, ContextReady, Entered, Produced, Checkpoint, Finished)
+    kind.__name__: kind for kind in (Limited, ContextReady, Entered, Opened, Produced, Checkpoint, Finished)
 }
 
 

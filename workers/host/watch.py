@@ -17,6 +17,7 @@ from workers.host.events import (
     Entered,
     Finished,
     Limited,
+    Opened,
     Produced,
     decode,
 )
@@ -58,7 +59,7 @@ class Seen:
 
     phase: Phase = Phase.SPAWN
     produced: int = 0
-    first_phase_s: float | None = None
+    opened_s: float | None = None
     prefill_s: float | None = None
     limited: Limited | None = None
     context_bytes: int | None = None
@@ -149,9 +150,10 @@ class Watch:
         match event:
             case Entered(phase, at_s):
                 seen.phase = phase
-                seen.first_phase_s = seen.first_phase_s or at_s
                 if phase is Phase.PREFILL:
                     seen.prefill_s = at_s
+            case Opened(at_s):
+                seen.opened_s = at_s
             case Produced(tokens):
                 seen.produced = tokens
             case Checkpoint(step):

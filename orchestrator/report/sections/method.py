@@ -102,7 +102,8 @@ def _meters(attempts: pl.DataFrame) -> list[Sequence[Span]]:
     if gaps.len():
         items.append(
             [
-                f"From a cell's arrival to its child's first sign: {words.duration(_float(gaps.median()))} (median)."
+                f"From a cell's arrival to its model's first call, load included: "
+                f"{words.duration(_float(gaps.median()))} (median)."
             ]
         )
     items.append([

@@ -45,6 +45,7 @@ class TestEagerEngine:
         assert len(measured.output_sha256) == len(measured.prompt_sha256) == 64
         assert [step.token_index for step in attempt.steps] == list(range(24))
         assert attempt.steps[-1].t_s <= attempt.duration_s
+        assert measured.load_s < attempt.first_model_call_s < attempt.duration_s
         assert attempt.peak_device_bytes >= measured.weights_bytes + measured.kv_cache_bytes
         assert attempt.context_bytes is not None
         assert max(s.device_used_bytes for s in attempt.samples) <= attempt.peak_device_bytes

@@ -22,7 +22,7 @@ from workers.host.child import limits
 from workers.host.child.prompt import read_ids
 from workers.host.child.recorder import RunRecorder
 from workers.host.child.room import take_room
-from workers.host.events import ContextReady, Event, Finished, Limited, Produced, Request, encode
+from workers.host.events import ContextReady, Event, Finished, Limited, Opened, Produced, Request, encode
 from workers.host.verdict import Raised
 from workers.meters.process import DataPeak, ProcessMemory, own_memory
 from workers.models import LoadError
@@ -141,6 +141,7 @@ def _run(state: _State) -> int:
     state.note(in_effect=in_effect)
     check_in_effect(cell, in_effect)
     prompt_BT = ids_T.repeat(cell.batch_size, 1)
+    state.send(Opened(time.monotonic()))
     if cell.purpose == "measure":
         session.warm_up(prompt_BT)
     if not request.is_cpu:
