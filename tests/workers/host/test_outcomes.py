@@ -55,7 +55,7 @@ class TestEagerEngine:
         assert first.measured.output_sha256 == second.measured.output_sha256
 
     def test_oom_load(self, host, model):
-        attempt = host.run(lease(model, budget=4 * MiB))
+        attempt = host.run(lease(model, budget=9 * MiB))  # 7 of them room for small objects
         assert (attempt.outcome, attempt.phase) == (Outcome.OOM_LOAD, Phase.LOAD)
         failure = failure_of(attempt)
         assert failure.oom_requested_bytes == 8192 * 128 * 4
@@ -70,12 +70,12 @@ class TestEagerEngine:
 
     def test_oom_decode(self, host, model):
         # 9 MiB of weights, 2 KiB of cache per token and sequence: 32 sequences fill 19 MiB before token 300.
-        attempt = host.run(lease(model, budget=28 * MiB, length=1000, batch_size=32, purpose="probe"))
+        attempt = host.run(lease(model, budget=32 * MiB, length=1000, batch_size=32, purpose="probe"))
         assert (attempt.outcome, attempt.phase) == (Outcome.OOM_DECODE, Phase.DECODE)
         failure = failure_of(attempt)
         assert 64 < failure.oom_token_index == attempt.measured.new_tokens < 300
         assert failure.oom_requested_bytes >= failure.oom_free_bytes
-        assert 20 * MiB < failure.oom_allocated_bytes <= 28 * MiB
+        assert 20 * MiB < failure.oom_allocated_bytes <= 32 * MiB
         assert attempt.steps[-1].kv_cache_bytes > 2 * MiB
         assert_ok(host, model)
 
