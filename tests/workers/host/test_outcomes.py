@@ -213,7 +213,7 @@ class TestMemory:
         assert large.steps[-1].kv_cache_bytes == 49 * 3 * MiB
 
     def test_boundary_is_the_same_to_the_holes_between_small_blocks(self, host, model):
-        given = lease(model, budget=24 * MiB, length=1000, batch_size=32, purpose="probe")
+        given = lease(model, budget=32 * MiB, length=1000, batch_size=32, purpose="probe")
         indices = [host.run(given).failure.oom_token_index for _ in range(3)]
         assert (max(indices) - min(indices)) * 32 * 2048 <= 1.5 * MiB
 
