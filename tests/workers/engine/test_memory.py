@@ -52,7 +52,7 @@ def test_growth_is_on_record(host: DeviceHost, model: str) -> None:
 def test_out_of_memory_while_the_cache_grows(host: DeviceHost, tmp_path: Path) -> None:
     """12 MiB of weights; 64 tokens of 32 sequences take 12 MiB, so two blocks fit and a third does not."""
     model, block = cells.gpt_neox(tmp_path, num_hidden_layers=6), 32 * 6 * LAYER
-    attempt = run(host, model, length=1000, batch_size=32, budget=46 * MiB, purpose="probe")
+    attempt = run(host, model, length=1000, batch_size=32, budget=50 * MiB, purpose="probe")
     assert (attempt.outcome, attempt.phase) == (Outcome.OOM_DECODE, Phase.DECODE)
     last, failure = attempt.steps[-1], attempt.failure
     assert failure is not None
@@ -69,7 +69,7 @@ def test_out_of_memory_while_the_cache_grows(host: DeviceHost, tmp_path: Path) -
 def test_out_of_memory_while_an_oracle_is_recorded(host: DeviceHost, model: str, purpose: str) -> None:
     """The recording is the run's own output: where it ends, the run ends."""
     attempt = run(
-        host, model, draft=model, length=2000, budget=24 * MiB, purpose=purpose, mode="baseline+spec",
+        host, model, draft=model, length=2000, budget=28 * MiB, purpose=purpose, mode="baseline+spec",
         speculation=Speculation(gamma=4, acceptance=0.8),
     )  # fmt: skip
     assert (attempt.outcome, attempt.phase) == (Outcome.OOM_DECODE, Phase.DECODE)

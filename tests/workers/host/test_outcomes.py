@@ -61,7 +61,7 @@ class TestEagerEngine:
         assert first.measured.output_sha256 == second.measured.output_sha256
 
     def test_oom_load(self, host, model):
-        attempt = host.run(lease(model, budget=4 * MiB))
+        attempt = host.run(lease(model, budget=9 * MiB))  # 7 of them room for small objects
         assert (attempt.outcome, attempt.phase) == (Outcome.OOM_LOAD, Phase.LOAD)
         failure = failure_of(attempt)
         assert failure.oom_requested_bytes == 8192 * 128 * 4
@@ -77,12 +77,12 @@ class TestEagerEngine:
 
     def test_oom_decode(self, host, model):
         # 9 MiB of weights, 2 KiB of cache per token and sequence: 32 sequences fill 19 MiB before token 300.
-        attempt = host.run(lease(model, budget=28 * MiB, length=1000, batch_size=32, purpose="probe"))
+        attempt = host.run(lease(model, budget=32 * MiB, length=1000, batch_size=32, purpose="probe"))
         assert (attempt.outcome, attempt.phase) == (Outcome.OOM_DECODE, Phase.DECODE)
         failure = failure_of(attempt)
         assert 64 < failure.oom_token_index == attempt.measured.new_tokens < 300
         assert failure.oom_requested_bytes >= failure.oom_free_bytes
-        assert 20 * MiB < failure.oom_allocated_bytes <= 28 * MiB
+        assert 20 * MiB < failure.oom_allocated_bytes <= 32 * MiB
         assert attempt.steps[-1].kv_cache_bytes > 2 * MiB
         assert_ok(host, model)
 
@@ -250,7 +250,7 @@ class TestMemory:
         assert large.steps[-1].kv_cache_bytes == 49 * 3 * MiB
 
     def test_boundary_is_the_same_to_the_holes_between_small_blocks(self, host, model):
-        given = lease(model, budget=24 * MiB, length=1000, batch_size=32, purpose="probe")
+        given = lease(model, budget=32 * MiB, length=1000, batch_size=32, purpose="probe")
         indices = [host.run(given).failure.oom_token_index for _ in range(3)]
         assert (max(indices) - min(indices)) * 32 * 2048 <= 1.5 * MiB
 
