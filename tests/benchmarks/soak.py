@@ -215,7 +215,7 @@ def main() -> None:
     token = os.environ[MARK] = secrets.token_hex(8)
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ["RAY_raylet_start_wait_time_s"] = "120"  # nodes start while others die
+    os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112 - the name is Ray's; nodes start while others die
     work = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
     os.environ["RAY_TMPDIR"] = str(work)
     draw = random.Random(chosen.seed)
