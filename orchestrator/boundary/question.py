@@ -86,36 +86,48 @@ class Question:
             return Reading(passed=True)
         if not attempt.outcome.is_device_oom:
             return None
-        return Reading(passed=False, reached=self._reached(attempt))
+        return self._account(attempt)
 
-    def _reached(self, attempt: Attempt) -> int | None:
+    def _account(self, attempt: Attempt) -> "Reading":
+        """What a failed run says of how far it came."""
         if attempt.outcome is Outcome.OOM_LOAD:
-            return 0
+            return Reading(passed=False, reached=0)
         if self.axis == "batch_size":
-            return None
+            return Reading(passed=False)
         cell = attempt.cell
         if attempt.outcome is Outcome.OOM_DECODE:
             if attempt.failure is None or attempt.failure.oom_token_index is None:
-                return None
-            return self.value(dataclasses.replace(cell, length=attempt.failure.oom_token_index))
+                return Reading(passed=False)
+            reached = self.value(dataclasses.replace(cell, length=attempt.failure.oom_token_index))
+            return Reading(passed=False, reached=reached)
         if cell.prefill_chunk is not None and cell.prompt_tokens > self.cell.prompt_tokens:
-            return self._read_in_chunks(attempt)
+            return self._read_in_chunks(attempt, cell.prefill_chunk)
         # Of a fixed prompt no new token came; of a growing one read in one pass nobody counted.
-        return 0 if self.phase.startswith("decode") else None
+        return Reading(passed=False, reached=0 if self.phase.startswith("decode") else None)
 
-    def _read_in_chunks(self, attempt: Attempt) -> int | None:
-        """How many tokens of a growing prompt are in the cache, by its bytes."""
+    def _read_in_chunks(self, attempt: Attempt, chunk: int) -> "Reading":
+        """By the bytes in the cache: the chunk that failed is the one it had begun to grow by, or, where it holds
+        whole chunks, perhaps the next. The chunks before it passed."""
         kv_bytes = attempt.measured.kv_cache_bytes
         if not kv_bytes or not self.bytes_per_token:
-            return None
+            return Reading(passed=False)
         tokens = kv_bytes // self.bytes_per_token
-        return tokens if self.phase.startswith("prefill") else max(tokens - self.cell.prompt_tokens, 0)
+        whole, failed = (tokens - 1) // chunk * chunk, (tokens // chunk + 1) * chunk
+        if self.phase.startswith("prefill"):
+            return Reading(passed=False, reached=whole, fails_from=failed)
+        before = self.cell.prompt_tokens
+        return Reading(
+            passed=False, reached=max(whole - before, 0), fails_from=failed + attempt.cell.length - before
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
+    """As `Search.observe` takes it."""
+
     passed: bool
     reached: int | None = None
+    fails_from: int | None = None
 
 
 def questions(spec: SweepSpec) -> list[Question]:

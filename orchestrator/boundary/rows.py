@@ -140,7 +140,7 @@ def _answer(
     for attempt in attempts:
         probe, reading = question.match(attempt.cell), question.read(attempt)
         if probe is not None and reading is not None:
-            search.observe(probe, reading.passed, reading.reached)
+            search.observe(probe, reading.passed, reading.reached, reading.fails_from)
             mine.append(attempt)
     bracket = search.bracket
     prefilling = question.phase.startswith("prefill")

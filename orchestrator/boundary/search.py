@@ -52,6 +52,13 @@ class _Tally:
     fails: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Observed:
+    passed: bool
+    reached: int | None
+    fails_from: int | None
+
+
 @dataclass(slots=True)
 class Search:
     """`predicted`: the largest value that should pass, None when memory is constant in the value.
@@ -66,7 +73,7 @@ class Search:
     resolution: int
     max_value: int
     confirm: int
-    _observed: dict[Probe, tuple[bool, int | None]] = field(default_factory=dict)
+    _observed: dict[Probe, _Observed] = field(default_factory=dict)
     _pending: set[Probe] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -76,12 +83,15 @@ class Search:
 
     # What came back
 
-    def observe(self, probe: Probe, passed: bool, reached: int | None = None) -> None:
+    def observe(
+        self, probe: Probe, passed: bool, reached: int | None = None, fails_from: int | None = None
+    ) -> None:
         """`reached`: a failed run's own account of the largest value it passed on its way; None when it
-        cannot tell.
+        cannot tell. `fails_from`: of the smallest that would have failed as it did, where it moved in strides
+        (a prompt read in chunks); None: the very next.
         """
         self._pending.discard(probe)
-        self._observed[probe] = (passed, reached)
+        self._observed[probe] = _Observed(passed, reached, fails_from)
 
     def observe_lost(self, probe: Probe) -> None:
         """The probe ended without an answer about memory (node lost, hang, cancelled): it may be handed out
@@ -205,9 +215,9 @@ class Search:
 
     def _tallies(self) -> dict[int, _Tally]:
         tallies: dict[int, _Tally] = {}
-        for probe, (passed, _) in self._observed.items():
+        for probe, seen in self._observed.items():
             tally = tallies.setdefault(probe.value, _Tally())
-            if passed:
+            if seen.passed:
                 tally.passes += 1
             else:
                 tally.fails += 1
@@ -217,7 +227,8 @@ class Search:
         """(largest pass below the smallest failure or 0, smallest failure or None), by majority of each
         value's runs.
 
-        A failed run that reached `r` also says: the grid value at or below `r` passes, the next one fails.
+        A failed run that reached `r` also says: the grid value at or below `r` passes, the next one (or the first
+        at or above `fails_from`) fails.
         That word yields to runs at these very values, and its failing half to any pass further up.
         """
         tallies = self._tallies()
@@ -227,16 +238,20 @@ class Search:
         # for.
         oom |= {value for value, tally in tallies.items() if tally.fails == tally.passes}
         highest_ok = max(ok, default=0)
-        for probe, (passed, reached) in self._observed.items():
-            if passed or reached is None:
+        for probe, seen in self._observed.items():
+            if seen.passed or seen.reached is None:
                 continue
-            below = min(reached, probe.value - 1) // self.resolution * self.resolution
+            below = min(seen.reached, probe.value - 1) // self.resolution * self.resolution
             if below > 0 and below not in tallies:
                 ok.add(below)
-            if highest_ok - below <= _NEARBY * self.resolution:
+            if seen.fails_from is not None:
+                above = self._next_above(seen.fails_from - 1)
+            elif highest_ok - below <= _NEARBY * self.resolution:
                 above = self._next_above(max(below, highest_ok))
-                if above < probe.value and above not in tallies:
-                    oom.add(above)
+            else:
+                continue
+            if highest_ok < above < probe.value and above not in tallies:
+                oom.add(above)
         high = min(oom, default=None)
         low = max((value for value in ok if high is None or value < high), default=0)
         return low, high

@@ -54,11 +54,12 @@ def read(
         yield model(input_ids=ids_BQ, past_key_values=cache, use_cache=True).logits
 
 
-def skim(model: PreTrainedModel, cache: Cache, ids_BT: torch.Tensor, chunk: int) -> None:
-    """Read for the cache's sake: no logits but each chunk's last."""
-    last_only = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
+def skim(readers: list[tuple[PreTrainedModel, Cache]], ids_BT: torch.Tensor, chunk: int) -> None:
+    """Read for the caches' sake, chunk by chunk, each reader in turn: no logits but each chunk's last."""
     for ids_BQ in ids_BT.split(chunk, dim=1):
-        model(input_ids=ids_BQ, past_key_values=cache, use_cache=True, **last_only)
+        for model, cache in readers:
+            last_only = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
+            model(input_ids=ids_BQ, past_key_values=cache, use_cache=True, **last_only)
 
 
 def score_through(

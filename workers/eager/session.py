@@ -89,7 +89,6 @@ class CachedSession:
             assert draft_cache is not None
 
             def candidates(asked: Asked) -> Draft:
-                self._feed(draft, draft_cache, prompt_BT)
                 return Draft(asked, speculation.gamma, draft_cache, rounds, oracle)
 
             stack.enter_context(drafting(self._target, candidates))
@@ -142,11 +141,12 @@ class CachedSession:
             processors.extend([note, SuppressEos(self._eos_ids, self._device)])
 
         recorder.phase(Phase.PREFILL)
-        caches = [c for c in (cache, draft_cache) if c is not None]
-        if caches:
-            recorder.watch_cache(lambda: cache_bytes(caches))
+        models = (self._target, cache), (self._draft, draft_cache)
+        readers = [(m, c) for m, c in models if m is not None and c is not None]
+        if readers:
+            recorder.watch_cache(lambda: cache_bytes([c for _, c in readers]))
         with own_defaults(self._target), own_defaults(self._draft), sdpa_kernel(_ATTENTION_KERNELS):
-            self._feed(self._target, cache, prompt_BT)
+            self._feed(readers, prompt_BT)
             sequence_BT = self._target.generate(
                 prompt_BT.to(self._device),
                 generation_config=self._generation_config(new_tokens),
@@ -157,11 +157,11 @@ class CachedSession:
             )
         return sequence_BT[:, prompt_tokens:].cpu(), note.first(new_tokens) if note else None
 
-    def _feed(self, model: PreTrainedModel, cache: Cache | None, prompt_BT: torch.Tensor) -> None:
+    def _feed(self, readers: list[tuple[PreTrainedModel, Cache]], prompt_BT: torch.Tensor) -> None:
         """Read the prompt up to its last token in chunks, where the policy or the cell asks for chunks."""
         chunk = feed_chunk(self._cell)
-        if cache is not None and chunk is not None and prompt_BT.shape[1] > 1:
-            skim(model, cache, prompt_BT[:, :-1].to(model.device), chunk)
+        if chunk is not None and prompt_BT.shape[1] > 1:
+            skim(readers, prompt_BT[:, :-1].to(self._device), chunk)
 
     def _record(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> None:
         """What an oracle must know: the greedy output, once per prompt."""

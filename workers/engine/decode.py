@@ -58,8 +58,18 @@ def new_state(
     )
 
 
-def prefill(reader: Reader, state: State, rules: Rules, prompt_BT: torch.Tensor, chunk: int) -> None:
-    """Read the prompt in chunks and choose the first new token. `prompt_BT`: int64 on the device, T >= 1."""
+def prefill(
+    reader: Reader,
+    state: State,
+    rules: Rules,
+    prompt_BT: torch.Tensor,
+    chunk: int,
+    draft: Reader | None = None,
+) -> None:
+    """Read the prompt in chunks and choose the first new token. `prompt_BT`: int64 on the device, T >= 1.
+
+    A draft reads each chunk beside the target, so that both caches tell how far a prompt came.
+    """
     T = prompt_BT.shape[1]
     state.count.zero_()
     state.head.zero_()
@@ -67,6 +77,8 @@ def prefill(reader: Reader, state: State, rules: Rules, prompt_BT: torch.Tensor,
     if state.seen_BV is not None:
         state.seen_BV.zero_().scatter_(1, prompt_BT, True)
     for start in range(0, T, chunk):
+        if draft is not None:
+            draft.prefill(prompt_BT[:, start : start + chunk], start)
         normed_BME = reader.prefill(prompt_BT[:, start : start + chunk], start)
     last_B1 = prompt_BT[:, -1:]
     picked = rules.pick(reader.kernels, reader.logits(normed_BME[:, -1]), last_B1, state.seen_BV)

@@ -61,10 +61,7 @@ class Run:
     def prefill(self, prompt_BT: torch.Tensor) -> None:
         if self.round is not None:
             self.round.clear()
-        if self.draft is not None:
-            for start in range(0, prompt_BT.shape[1], self.chunk):
-                self.draft.prefill(prompt_BT[:, start : start + self.chunk], start)
-        decode.prefill(self.target, self.state, self.rules, prompt_BT, self.chunk)
+        decode.prefill(self.target, self.state, self.rules, prompt_BT, self.chunk, self.draft)
 
 
 def most_tokens(prompt_tokens: int, length: int, gamma: int) -> int:

@@ -86,4 +86,4 @@ class Searching:
             inquiry.search.observe_lost(probe)
             inquiry.abandoned = True
         else:
-            inquiry.search.observe(probe, reading.passed, reading.reached)
+            inquiry.search.observe(probe, reading.passed, reading.reached, reading.fails_from)

@@ -137,14 +137,17 @@ def test_what_is_not_about_device_memory_says_nothing(outcome: Outcome) -> None:
 
 def test_a_chunked_prompt_counts_what_lies_in_its_cache() -> None:
     per_token = SHAPE.kv_bytes_per_token("float32")
-    for phase, reach, expected in (("prefill_chunked", "decode", 900), ("decode", "prefill", 900 - 64)):
-        question = settle(only(phases=[phase], reach=reach, prompt_tokens=[64]), SHAPE, None, PROFILE)
+    for phase, reach, before, after in (("prefill_chunked", "decode", 0, 0), ("decode", "prefill", 64, TAIL)):
+        asked = only(phases=[phase], reach=reach, prompt_tokens=[64], prefill_chunk=256)
+        question = settle(asked, SHAPE, None, PROFILE)
         cell = question.probe(2000, 0)
-        told = question.read(
-            attempt_of(cell, Outcome.OOM_PREFILL, kv_cache_bytes=900 * per_token + per_token // 2)
-        )
-        assert told is not None
-        assert told.reached == expected
+        # (tokens held, those of the chunks that passed, the end of the chunk that failed or may have failed)
+        for held, passed, failed in ((900, 768, 1024), (1024, 768, 1280), (10, 0, 256)):
+            kv_bytes = held * per_token + per_token // 2
+            told = question.read(attempt_of(cell, Outcome.OOM_PREFILL, kv_cache_bytes=kv_bytes))
+            assert told is not None
+            assert told.reached == max(passed - before, 0)
+            assert told.fails_from == failed - before + after
     whole = settle(only(phases=["prefill"]), SHAPE, None, PROFILE)
     told = whole.read(attempt_of(whole.probe(2000, 0), Outcome.OOM_PREFILL, kv_cache_bytes=900 * per_token))
     assert told is not None

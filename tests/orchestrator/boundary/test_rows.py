@@ -53,7 +53,7 @@ def search(question: Question, threshold: int, device: Device = CPU) -> list[Att
         attempt = run(question.probe(probe.value, probe.confirmation), threshold, device)
         reading = question.read(attempt)
         assert reading is not None
-        machine.observe(probe, reading.passed, reading.reached)
+        machine.observe(probe, reading.passed, reading.reached, reading.fails_from)
         attempts.append(attempt)
     return attempts
 

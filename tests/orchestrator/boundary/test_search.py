@@ -16,23 +16,35 @@ workers = st.integers(1, 5)
 confirms = st.integers(1, 4)
 
 
+#: Whether a run passed, and its account: `Search.observe`.
+Told = tuple[bool, int | None, int | None]
+
+
 @dataclass
 class Card:
-    """Passes values up to `threshold`. `tells`: a failed run names the last value it passed."""
+    """Passes values up to `threshold`. `tells`: a failed run names the last value it passed; with a `stride` it
+    moves in chunks, and knows only in which of them it failed."""
 
     threshold: int
     tells: bool = True
+    stride: int | None = None
     runs: list[Probe] = field(default_factory=list)
 
-    def run(self, probe: Probe) -> tuple[bool, int | None]:
+    def run(self, probe: Probe) -> Told:
         self.runs.append(probe)
         if probe.value <= self.threshold:
-            return True, None
-        return False, self.threshold if self.tells else None
+            return True, None, None
+        if self.stride is None:
+            return False, self.threshold if self.tells else None, None
+        whole = self.threshold // self.stride * self.stride
+        return False, whole, whole + self.stride
 
 
 def drive(
-    search: Search, run: Callable[[Probe], tuple[bool, int | None]], k: int = 1, most: int = 10_000
+    search: Search,
+    run: Callable[[Probe], Told],
+    k: int = 1,
+    most: int = 10_000,
 ) -> None:
     """To its end, with `k` devices whose runs come back last in, first out, to test the order."""
     pending: list[Probe] = []
@@ -117,6 +129,25 @@ def test_at_most_four_probes_beyond_the_confirmations_when_the_prediction_is_wit
 
 
 @settings(max_examples=150)
+@given(
+    threshold=st.integers(64, 180_000),
+    error=st.floats(-0.1, 0.1),
+    resolution=resolutions,
+    chunk=st.sampled_from([0.25, 1, 8]),
+    confirm=confirms,
+    k=workers,
+)
+def test_a_prompt_read_in_chunks_tells_its_chunk(
+    threshold: int, error: float, resolution: int, chunk: float, confirm: int, k: int
+) -> None:
+    """Chunks of eight resolutions leave three cuts; with one device no more than four probes are added."""
+    search = build(threshold, round(threshold * (1 + error)), resolution, confirm, max_value=1_000_000)
+    drive(search, Card(threshold, stride=max(int(chunk * resolution), 1)).run, k)
+    assert_brackets(search.bracket, threshold, resolution, 1_000_000)
+    assert k > 1 or search.probes <= 2 * confirm + 4
+
+
+@settings(max_examples=150)
 @given(threshold=st.integers(64, 180_000), error=st.floats(-0.1, 0.1), resolution=resolutions)
 def test_runs_that_cannot_tell_cost_a_bisection_of_the_predicted_interval(
     threshold: int, error: float, resolution: int
@@ -155,11 +186,11 @@ def test_noise_that_flips_runs_terminates_with_each_value_run_at_most_2k_minus_1
     search = build(threshold, threshold, 256, confirm, max_value=40_000)
     card = Card(threshold, tells)
 
-    def flipped(probe: Probe) -> tuple[bool, int | None]:
-        passed, reached = card.run(probe)
+    def flipped(probe: Probe) -> Told:
+        passed, *account = card.run(probe)
         if data.draw(st.integers(0, 4)) == 0:
-            return not passed, data.draw(st.one_of(st.none(), st.integers(0, probe.value - 1)))
-        return passed, reached
+            return not passed, data.draw(st.one_of(st.none(), st.integers(0, probe.value - 1))), None
+        return passed, *account
 
     drive(search, flipped, most=2_000)
     bracket = search.bracket
@@ -184,12 +215,12 @@ def test_a_minority_of_wrong_runs_does_not_move_the_bracket(
     card = Card(threshold, tells=False)
     lied: set[int] = set()
 
-    def run(probe: Probe) -> tuple[bool, int | None]:
-        passed, reached = card.run(probe)
+    def run(probe: Probe) -> Told:
+        passed, *account = card.run(probe)
         if len(card.runs) in flips and probe.value not in lied:
             lied.add(probe.value)
-            return not passed, None
-        return passed, reached
+            return not passed, None, None
+        return passed, *account
 
     drive(search, run, k)
     bracket = search.bracket
@@ -211,9 +242,9 @@ def test_non_monotone_devices_end_and_are_reported(islands: list[int], k: int, c
     search = Search(predicted=15_000, floor=1_000, resolution=100, max_value=30_000, confirm=confirm)
     runs: dict[int, bool] = {}
 
-    def run(probe: Probe) -> tuple[bool, int | None]:
+    def run(probe: Probe) -> Told:
         runs[probe.value] = probe.value in passing
-        return runs[probe.value], None
+        return runs[probe.value], None, None
 
     drive(search, run, k)
     bracket = search.bracket
@@ -237,17 +268,15 @@ def test_a_pass_above_the_boundary_is_named() -> None:
     assert search.done
 
 
-def interruptions(
-    search: Search, run: Callable[[Probe], tuple[bool, int | None]]
-) -> Iterator[list[tuple[Probe, bool, int | None]]]:
+def interruptions(search: Search, run: Callable[[Probe], Told]) -> Iterator[list[tuple[Probe, Told]]]:
     """The journal after each finished probe."""
-    journal: list[tuple[Probe, bool, int | None]] = []
+    journal: list[tuple[Probe, Told]] = []
     yield list(journal)
     while not search.done:
         probe = search.next_probes(1)[0]
-        passed, reached = run(probe)
-        search.observe(probe, passed, reached)
-        journal.append((probe, passed, reached))
+        told = run(probe)
+        search.observe(probe, *told)
+        journal.append((probe, told))
         yield list(journal)
 
 
@@ -271,8 +300,8 @@ def test_replay_of_the_journal_resumes_at_any_point_to_the_same_end(
     for journal in interruptions(undisturbed, card.run):
         resumed = fresh()
         shuffle.shuffle(journal)
-        for entry in journal:
-            resumed.observe(*entry)
+        for probe, told in journal:
+            resumed.observe(probe, *told)
         before = resumed.probes
         drive(resumed, card.run, k)
         assert resumed.bracket.last_ok == _end(fresh(), card).last_ok
@@ -341,7 +370,7 @@ def test_an_account_a_little_below_a_pass_still_points_at_the_next_value() -> No
     search.observe(Probe(1_856, 0), True)
     search.observe(Probe(33_280, 0), False, 30_176)
     search.observe(Probe(30_208, 0), True)
-    drive(search, lambda probe: (card.run(probe)[0], 30_176))
+    drive(search, lambda probe: (card.run(probe)[0], 30_176, None))
     assert search.bracket == Bracket(30_208, 30_272, 1, 1, False)
     assert search.probes == 4
 

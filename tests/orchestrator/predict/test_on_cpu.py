@@ -148,7 +148,7 @@ def _search(host: DeviceHost, question: Question) -> Iterator[Attempt]:
         attempt = run(host, question.probe(probe.value, probe.confirmation))
         reading = question.read(attempt)
         assert reading is not None, attempt.failure
-        search.observe(probe, reading.passed, reading.reached)
+        search.observe(probe, reading.passed, reading.reached, reading.fails_from)
         yield attempt
 
 
