@@ -29,7 +29,8 @@ class BoundaryRow:
     `searched`: by probes of a `boundary:` section; else read off the measured cells, where `first_oom` is the
     shortest length asked that ran out, `first_oom_index` the earliest token at which one did, and
     `resolution` their distance. `budget_bytes` None: the whole device. `non_monotone`: values that contradict
-    the bracket. `prefill_reach`: the last position was reached by chunked prefill, not token by token.
+    the bracket. `prefill_reach`: the last position was reached by chunked prefill, not token by token; then
+    `first_oom_index` is that of the measured cells, which go token by token.
     """
 
     model: str
@@ -106,9 +107,14 @@ def boundaries(spec: SweepSpec, attempts: Iterable[Attempt]) -> list[BoundaryRow
         device = min(devices, key=lambda device: device.total_bytes)
         contexts = [attempt.context_bytes for attempt in group if attempt.context_bytes is not None]
         profile = DeviceProfile.of(device, median_low(contexts) if contexts else None)
-        rows += [_answer(question, group, device, profile, models) for question in questions(spec)]
-        answered = {_key(row) for row in rows}
-        rows += [row for row in _measured(group, device, profile, models) if _key(row) not in answered]
+        answers = [_answer(question, group, device, profile, models) for question in questions(spec)]
+        measured = {_key(row): row for row in _measured(group, device, profile, models)}
+        for answer in answers:
+            beside = measured.pop(_key(answer), None)
+            if answer.prefill_reach and beside is not None:
+                answer = dataclasses.replace(answer, first_oom_index=beside.first_oom_index)
+            rows.append(answer)
+        rows += measured.values()
     return rows
 
 

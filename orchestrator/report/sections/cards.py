@@ -129,6 +129,8 @@ def _grows(row: BoundaryRow) -> str:
         about.append(f"penalty {row.repetition_penalty:g}")
     if row.prefill_reach:
         about.append("reached by chunked prefill")
+        if row.first_oom_index is not None:
+            about.append(f"token by token a run ended at {row.first_oom_index:,}")
     if not row.searched:
         about.append("from the measured runs")
     return ", ".join(about)

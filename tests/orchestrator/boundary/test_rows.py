@@ -34,8 +34,11 @@ def spec(**fields: object) -> SweepSpec:
 
 
 def run(cell: Cell, threshold: int, device: Device = CPU) -> Attempt:
-    """Full caches end after `threshold` new tokens, whatever their prompt."""
+    """Full caches end after `threshold` new tokens, whatever their prompt; a long prompt in chunks ends like them."""
     bounded = cell.mode_spec.policy.bounded
+    if cell.prefill_chunk is not None and cell.prompt_tokens + cell.length - 64 > threshold:
+        kv = (64 + threshold) * PER_TOKEN
+        return attempt_of(cell, Outcome.OOM_PREFILL, kv_cache_bytes=kv, device=device)
     produced = cell.length if bounded else min(cell.length, threshold)
     kv = (517 if bounded else cell.prompt_tokens + produced) * PER_TOKEN
     if bounded or cell.length <= threshold:
@@ -79,6 +82,14 @@ def test_a_searched_question_gives_its_bracket_prediction_error_and_growth() -> 
     assert (streaming.last_ok, streaming.first_oom, streaming.censored) == (20_000, None, True)
     assert (streaming.predicted, streaming.error_pct) == (None, None)
     assert (streaming.bytes_per_token, streaming.analytic_bytes_per_token) == (0, 0)
+
+
+def test_a_bracket_reached_by_a_prompt_stands_beside_the_run_that_went_token_by_token() -> None:
+    asked = spec(modes=["baseline"], boundary={"resolution": 64, "max_length": 20_000, "reach": "prefill"})
+    (question,) = questions(asked)
+    measured = [run(cell, 10_300) for cell in expand(asked)]
+    (row,) = boundaries(asked, [*search(question, 10_100), *measured])
+    assert (row.last_ok, row.first_oom, row.first_oom_index) == (10_048, 10_112, 10_300)
 
 
 def test_a_search_under_way_is_as_far_as_it_came() -> None:
