@@ -106,9 +106,12 @@ def _boundary(forecast: CellForecast, device: DeviceProfile) -> str:
     if forecast.boundary is None:
         return "none"
     if forecast.boundary == 0:
-        overhead = device.reserve_bytes + device.context_bytes
-        needed = devices_needed(forecast.peak_bytes, forecast.budget_bytes, overhead)
-        return "does not load" if needed is None else f"does not load: {needed} devices at least"
+        needed = devices_needed(
+            forecast.peak_bytes, forecast.budget_bytes, device.reserve_bytes, device.context_bytes
+        )
+        return (
+            "does not load" if needed is None or needed < 2 else f"does not load: {needed} devices at least"
+        )
     return f"{forecast.boundary:,} tokens"
 
 

@@ -46,6 +46,8 @@ def run_command(spec: SweepSpec, out: str, *, address: str | None, cpu_slots: in
             folder.finish(state, "; ".join(summary.troubles))
             print(f"report: {render(out)}")
         except (StoreError, LockLost, OSError) as error:
+            if not summary.stopped:
+                raise
             # What ended the sweep (a full disk, say) is in the way here too; the journal has all that the report has.
             print(f"no report: {error}; `oomline report {out}` writes it later")
             return 1

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from workers.models.load import LoadedModel
 
 
-#: What too little memory raises: torch's errors are RuntimeErrors, a C++ bad_alloc and Python's own are not.
-OUT_OF_MEMORY = (RuntimeError, MemoryError)
-
-
 class ModeUnsupported(Exception):
     """This architecture lacks what this mode needs; the message names what is missing."""
 
@@ -101,8 +97,8 @@ class Session(Protocol):
     def warm_up(self, prompt_BT: "torch.Tensor") -> None:
         """Everything that is paid once (capture, compile, first-call set-up), at the cell's own shape.
 
-        Too little memory for a prompt or an output is no fault of the setting up: it is left to the run itself, which
-        fails there too and tells how far it came.
+        A memory error passes through, the session still usable: the run itself fails there too and tells how far it
+        came.
         """
 
     def generate(self, prompt_BT: "torch.Tensor", new_tokens: int, recorder: Recorder) -> Generated:

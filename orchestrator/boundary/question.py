@@ -117,7 +117,9 @@ class Question:
             return Reading(passed=False, reached=whole, fails_from=failed)
         before = self.cell.prompt_tokens
         return Reading(
-            passed=False, reached=max(whole - before, 0), fails_from=failed + attempt.cell.length - before
+            passed=False,
+            reached=max(whole - before, 0),
+            fails_from=max(failed + attempt.cell.length - before, 1),
         )
 
 

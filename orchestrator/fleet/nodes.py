@@ -23,11 +23,14 @@ class NodeList:
         self._news: deque[Nodes] = deque([ray.nodes()], maxlen=1)
         self._wake = threading.Event()
         self._closed = False
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._keep, daemon=True, name="cluster-nodes")
         self._thread.start()
 
     def news(self) -> Nodes | None:
-        """All nodes, dead ones too; None when there was no answer since the last call."""
+        """All nodes, dead ones too; None when there was no answer since the last call. Raises what asking raised."""
+        if self._failure is not None:
+            raise self._failure
         return self._news.pop() if self._news else None
 
     def hurry(self) -> None:
@@ -45,4 +48,8 @@ class NodeList:
             self._wake.clear()
             if self._closed:
                 return
-            self._news.append(ray.nodes())
+            try:
+                self._news.append(ray.nodes())
+            except Exception as error:  # for the loop that asks, as if it had asked Ray itself
+                self._failure = error
+                return

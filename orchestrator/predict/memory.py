@@ -56,7 +56,7 @@ class Prediction:
 
     @property
     def peak_bytes(self) -> int:
-        """Comparable with `Attempt.peak_device_bytes`: the driver's reserve is not in it."""
+        """Comparable, where it is `loaded`, with `Attempt.peak_device_bytes`: the driver's reserve is not in it."""
         return (
             self.weights_bytes
             + self.kv_bytes
@@ -67,9 +67,16 @@ class Prediction:
 
 
 def predict(
-    cell: Cell, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
+    cell: Cell,
+    shape: ModelShape,
+    draft_shape: ModelShape | None,
+    device: DeviceProfile,
+    *,
+    loaded: bool = False,
 ) -> Prediction:
-    """`draft_shape` is read in speculative modes only. Raises `UnknownWeightsError`."""
+    """`draft_shape` is read in speculative modes only. `loaded`: of what comes after loading, which is what an
+    attempt's peaks are of. Raises `UnknownWeightsError`.
+    """
     draft = draft_shape if cell.mode_spec.speculative else None
     weights = _weights(cell.model.target, cell.model, shape)
     if draft is not None:
@@ -77,7 +84,7 @@ def predict(
         weights += _weights(cell.model.draft, cell.model, draft)
     libraries = Live("libraries and the process itself", device.runtime_bytes)
     kernels = Live("kernels and graphs", _KERNELS[cell.engine](cell, device.allocator))
-    moments = [loading(cell, shape, draft, device)]
+    moments = [] if loaded else [loading(cell, shape, draft, device)]
     for running in _MOMENTS[cell.engine](cell, shape, draft):
         moments.append(Moment(running.name, running.kv, (*running.work, kernels)))
     predictions = []

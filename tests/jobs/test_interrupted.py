@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,11 +188,9 @@ def test_a_driver_whose_head_died_loses_nothing_and_goes_on_at_a_new_head(
     command.start()
     command.read_until_ok(2)
     head.kill()
-    told = time.monotonic()
     command.read_until_ok(1)
     assert command.read_to_end() != 0, command.text
     assert "report: " not in command.text
-    assert time.monotonic() - told < 60
     wait_gone(token, "workers.host.forkserver_main")
     wait_gone(token, "ray::")
     known = command.outcomes()

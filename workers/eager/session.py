@@ -4,7 +4,7 @@ B batch, T tokens of a text, V vocabulary.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,7 +21,7 @@ from workers.eager.policies import CACHING, feed_chunk
 from workers.eager.ring import RingCache, cache_bytes
 from workers.eager.score import read, score_through, skim
 from workers.models.load import LoadedModel
-from workers.session import OUT_OF_MEMORY, Generated, Recorder, Unmeasured, recording
+from workers.session import Generated, Recorder, Unmeasured, recording
 
 #: All but cuDNN's attention, which builds a plan for each length of the cache that it meets (40 ms on an H200 with
 #: torch 2.11). A process that lives for one cell would pay that at every token of a baseline, and measure nothing else.
@@ -66,13 +66,12 @@ class CachedSession:
     @torch.no_grad()
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
         """A few tokens behind the cell's own prompt, or its first chunks; an oracle is recorded here."""
-        with suppress(*OUT_OF_MEMORY):
-            if self._cell.workload == "score":
-                chunk = feed_chunk(self._cell) or 1
-                self.score(prompt_BT[0, : 2 * chunk + 1], Unmeasured())
-                return
-            self._record(prompt_BT, self._cell.length, Unmeasured())
-            self.generate(prompt_BT, min(self._cell.length, _WARM_UP_TOKENS), Unmeasured())
+        if self._cell.workload == "score":
+            chunk = feed_chunk(self._cell) or 1
+            self.score(prompt_BT[0, : 2 * chunk + 1], Unmeasured())
+            return
+        self._record(prompt_BT, self._cell.length, Unmeasured())
+        self.generate(prompt_BT, min(self._cell.length, _WARM_UP_TOKENS), Unmeasured())
 
     @torch.no_grad()
     def generate(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Generated:

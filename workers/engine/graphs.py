@@ -5,10 +5,11 @@ from collections.abc import Callable
 import torch
 
 from workers.engine.full_cache import BLOCK, FullCache
+from workers.engine.kernels.attend_blocks import CUT
 from workers.engine.model import Cache
 
 #: Tokens that one program of the full cache's attention reads; grids are captured for 1, 2, 4, ... of them.
-SPAN = 4 * BLOCK
+SPAN = CUT.blocks * BLOCK
 
 
 class Stage:

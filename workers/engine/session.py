@@ -1,6 +1,5 @@
 """The graph engine's session: one cell of one loaded model."""
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +16,7 @@ from workers.engine.run import Run, execute, most_tokens, stages_of
 from workers.engine.speculate import Oracle, draw_oracle, new_round
 from workers.engine.weights import Weights, describe
 from workers.modes import CachePolicy
-from workers.session import OUT_OF_MEMORY, Generated, Recorder, Unmeasured, recording
+from workers.session import Generated, Recorder, Unmeasured, recording
 
 if TYPE_CHECKING:
     from workers.models.load import LoadedModel
@@ -57,13 +56,12 @@ class GraphSession:
     @torch.inference_mode()
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
         """Compiles, captures, reads the prompt once; a full cache gives its blocks back."""
-        with contextlib.suppress(*OUT_OF_MEMORY):
-            if self._cell.workload == "score":
-                self.score(prompt_BT[0], Unmeasured())
-                return
-            run = self._prepared(prompt_BT, self._cell.length, Unmeasured())
-            run.prefill(prompt_BT.to(self._target.device))
-            run.clear()
+        if self._cell.workload == "score":
+            self.score(prompt_BT[0], Unmeasured())
+            return
+        run = self._prepared(prompt_BT, self._cell.length, Unmeasured())
+        run.prefill(prompt_BT.to(self._target.device))
+        run.clear()
 
     @torch.inference_mode()
     def generate(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Generated:

@@ -30,6 +30,7 @@ PRELOAD = (
     "transformers.models.gpt_neox.modeling_gpt_neox",
     "transformers.models.llama.modeling_llama",
     "workers.models.load",
+    "workers.models.conversions",
     "workers.text.corpus",
     "workers.eager",
     "workers.engine",
@@ -43,8 +44,8 @@ def _unheard(progress: Progress) -> None: ...
 class DeviceHost:
     """Use from one thread. `cpu_total_bytes`: this slot's share of memory; None = the first visible card.
 
-    `threads`: torch's threads per cell. `preload`: modules that the fork server imports. When the machine (or the
-    container) has less memory left than Ray's monitor would leave it, the largest cell on it is ended.
+    `threads`: torch's threads per cell. `preload`: modules that the fork server imports. When the memory of the
+    machine (or the container) is nearly as full as Ray's monitor lets it be, the largest cell on it is ended.
     Raises `NoDevice`, `DeviceDirty`.
     """
 

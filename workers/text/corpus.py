@@ -91,8 +91,12 @@ def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What the tokenizer puts before a text, and not what it may put behind one."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     marked = tokenizer("a", add_special_tokens=True)["input_ids"]
-    before = next(at for at in range(len(marked)) if marked[at : at + len(bare)] == bare)
-    return list(marked[:before])
+    for before in range(len(marked)):
+        if bare and marked[before : before + len(bare)] == bare:
+            return list(marked[:before])
+    raise CorpusError(
+        f"the tokenizer {tokenizer.name_or_path} encodes a text otherwise when it marks its beginning"
+    )
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, documents: Iterable[str]) -> Iterator[list[int]]:

@@ -93,8 +93,9 @@ def _size(row: dict[str, Any]) -> str:
     peak, total = row["predicted_peak_bytes"], row["device_total_bytes"]
     if row["outcome"] != "oom_load" or peak is None or total is None:
         return ""
-    overhead = (row["device_reserve_bytes"] or 0) + (row["context_bytes"] or 0)
-    needed = devices_needed(peak, row["budget_bytes"] or total, overhead)
+    needed = devices_needed(
+        peak, row["budget_bytes"] or total, row["device_reserve_bytes"] or 0, row["context_bytes"] or 0
+    )
     if needed is None or needed < 2:
         return ""
     return f"needs {words.size(peak)}, {needed} such devices at least; "

@@ -59,7 +59,7 @@ def _table(caption: str, condition: Condition) -> Table:
 
 
 def _beyond(row: dict[str, int | None]) -> bool:
-    """Whether the run reads positions that its model never learned."""
+    """Whether the text is longer than the context its model was trained on."""
     context = row["max_positions"]
     return context is not None and (row["prompt_tokens"] or 0) + (row["length"] or 0) > context
 

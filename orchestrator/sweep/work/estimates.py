@@ -37,7 +37,7 @@ class Predictions:
         if target is None:
             return None
         try:
-            return predict(cell, target, draft, self._profile(device)).peak_bytes
+            return predict(cell, target, draft, self._profile(device), loaded=True).peak_bytes
         except UnknownWeightsError:
             return None
 

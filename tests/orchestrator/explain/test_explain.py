@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.explain.breakdown import allocator_moves, explain
+from orchestrator.explain.devices import devices_needed
 from orchestrator.explain.reconcile import Reconciliation, reconcile
 from orchestrator.explain.slope import theil_sen
 from orchestrator.predict.shape import ModelShape, shape_of
@@ -191,3 +192,10 @@ def test_a_quarter_of_wild_points_leaves_the_slope_alone(
 def test_no_slope_without_two_places() -> None:
     assert theil_sen([]) is None
     assert theil_sen([(1.0, 2.0), (1.0, 3.0)]) is None
+
+
+def test_devices_needed_bear_a_context_and_a_reserve_each() -> None:
+    """The prediction has one context in it, and no reserve (GiB)."""
+    assert devices_needed(76, 80, reserve_bytes=6, context_bytes=7) == 2  # 69 in rooms of 67
+    assert devices_needed(140, 80, reserve_bytes=1, context_bytes=1) == 2
+    assert devices_needed(10, 80, reserve_bytes=60, context_bytes=30) is None

@@ -78,7 +78,8 @@ def _attend_ring(
     v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
 
     # The slots of a split belong to it alone, so it writes the new keys that fall there, and reads again.
-    # Several groups of queries write the same bytes. What it has read by now may lack a key of this pass alone.
+    # Several groups of queries write the same bytes. What it has read by now can lack keys
+    # of this pass alone: see `follow`.
     follow(EARLY)
     first = tl.load(start)
     last = first + M - 1 - S

@@ -7,8 +7,9 @@ from workers.engine.kernels.jit import jit, tl
 def follow(EARLY: tl.constexpr):
     """Let the next kernel be set up; wait until the one before this one is done and its writes are seen.
 
-    Every kernel waits before it writes or reads anything that a kernel writes, so the end of one is the end of all
-    before it, however many of them are set up at once.
+    Every kernel waits before it writes, or reads what a kernel of its own pass writes, so the end of one is the end of
+    all before it, however many of them are set up at once. Between two passes there are kernels of torch's, launched
+    without EARLY, which wait for everything: what an earlier pass wrote may be read before the wait.
     """
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()

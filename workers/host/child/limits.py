@@ -19,7 +19,7 @@ from workers.host.child.room import MAPPED_FROM
 from workers.meters.process import own_data_and_stack, own_memory
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-#: Python's threads (weights are read by a few) get 8 MiB of data each otherwise.
+#: Python's threads get 8 MiB of data each otherwise.
 _THREAD_STACK = 512 * 2**10
 #: Of a card: kernels that are loaded between two looks.
 _LATER_KERNELS = 16 * 2**20

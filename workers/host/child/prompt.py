@@ -1,13 +1,15 @@
-"""The ids a cell reads, fetched by a process of their own.
+"""The ids a cell reads, fetched by a process of their own while the cell loads its weights.
 
 Reading a corpus may load a tokenizer, or tokenise the whole text when this node's cache lacks it. Its memory must
 count against no budget, and must not depend on whether the cache was warm.
 """
 
+import contextlib
 import json
 import os
 import select
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import numpy as np
@@ -22,10 +24,12 @@ from workers.text.corpus import token_ids
 _BEAT_S = 1.0
 
 
-def read_ids(cell: Cell, beat: Callable[[], None]) -> torch.Tensor:
-    """int64 [tokens]: the prompt, or for a score its tokens and the one they are predicted from.
+@contextlib.contextmanager
+def reading_ids(cell: Cell, beat: Callable[[], None]) -> Iterator[Callable[[], torch.Tensor]]:
+    """Starts the reader; what it yields waits for the ids, int64 [tokens]: the prompt, or for a score its tokens and
+    the one they are predicted from. To be entered before a limit is set and a thread is started.
 
-    `beat` is called about once a second meanwhile. Raises `CorpusError` and `LoadError`.
+    `beat` is called about once a second while it waits. Waiting raises `CorpusError` and `LoadError`.
     """
     count = cell.length + 1 if cell.workload == "score" else cell.prompt_tokens
     read_fd, write_fd = os.pipe()
@@ -34,7 +38,10 @@ def read_ids(cell: Cell, beat: Callable[[], None]) -> torch.Tensor:
         os.close(read_fd)
         _fetch(cell, count, write_fd)
     os.close(write_fd)
-    with open(read_fd, "rb", buffering=0) as pipe:
+    waited = False
+
+    def ids() -> torch.Tensor:
+        nonlocal waited
         answer = b""
         while True:
             ready, _, _ = select.select([pipe], [], [], _BEAT_S)
@@ -44,7 +51,20 @@ def read_ids(cell: Cell, beat: Callable[[], None]) -> torch.Tensor:
                 answer += chunk
             else:
                 break
-    _, status = os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, 0)
+        waited = True
+        return _understood(cell, status, answer)
+
+    with open(read_fd, "rb", buffering=0) as pipe:
+        try:
+            yield ids
+        finally:
+            if not waited:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def _understood(cell: Cell, status: int, answer: bytes) -> torch.Tensor:
     if status == 0:
         return torch.from_numpy(np.frombuffer(answer, dtype=np.int32).astype(np.int64))
     if os.WIFSIGNALED(status):

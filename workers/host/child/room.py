@@ -41,7 +41,7 @@ def _take_heap(until: int) -> None:
     libc = _libc()
     pieces = []
     # To the end of what the heap grew by, so that its top is no larger than a piece, too.
-    while own_memory().data < until or libc.mallinfo2().keepcost >= _PIECE:
+    while own_memory().data < until or libc.mallinfo().keepcost >= _PIECE:
         piece = libc.malloc(_PIECE)
         if piece is None:
             raise MemoryError(f"no room for {HEAP_BYTES} bytes of small blocks")
@@ -56,11 +56,12 @@ def _take_python(until: int) -> None:
     while own_memory().data < until:
         objects.append([bytes(_LARGEST) for _ in range(_TOGETHER)])
     _pins.extend(together[0] for together in objects[:: _APART // _TOGETHER])
+    _pins.append(objects[-1][-1])
 
 
 class _MallInfo(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_size_t)
+        (name, ctypes.c_int)
         for name in (
             *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
             *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
@@ -74,5 +75,5 @@ def _libc() -> ctypes.CDLL:
     libc.malloc.restype = libc.realloc.restype = ctypes.c_void_p
     libc.malloc.argtypes = [ctypes.c_size_t]
     libc.realloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    libc.mallinfo2.restype = _MallInfo
+    libc.mallinfo.restype = _MallInfo  # its int is wide enough here, and mallinfo2 is not in every glibc
     return libc

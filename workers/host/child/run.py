@@ -19,7 +19,7 @@ from workers.cell import Cell
 from workers.engines import open_session
 from workers.host import verdict
 from workers.host.child import limits
-from workers.host.child.prompt import read_ids
+from workers.host.child.prompt import reading_ids
 from workers.host.child.recorder import RunRecorder
 from workers.host.child.room import take_room
 from workers.host.events import ContextReady, Event, Finished, Limited, Opened, Produced, Request, encode
@@ -69,7 +69,7 @@ def run_cell(request: Request, events_fd: int) -> None:
             line = line[os.write(events_fd, line) :]
 
     def on_phase(phase: Phase) -> None:
-        if phase is Phase.PREFILL and request.is_cpu:
+        if phase is Phase.PREFILL and request.is_cpu and state.data_peak is None:
             state.data_peak = DataPeak()
         if state.card is not None:
             state.card.follow()
@@ -114,12 +114,18 @@ def run_cell(request: Request, events_fd: int) -> None:
 
 def _run(state: _State) -> int:
     """Returns how many tokens were produced, or scored."""
-    request, recorder = state.request, state.recorder
-    cell = request.lease.cell
-    ids_T = read_ids(cell, beat=lambda: state.send(Produced(0)))
-    state.note(prompt_sha256=_sha256(ids_T))
-    device = _set_up(state)
-    recorder.phase(Phase.LOAD)
+    cell = state.request.lease.cell
+    with reading_ids(cell, beat=lambda: state.send(Produced(0))) as ids:
+        device = _set_up(state)
+        state.recorder.phase(Phase.LOAD)
+        target, draft = _load(state, device)
+        state.recorder.phase(Phase.PREPARE)
+        ids_T = ids()
+    return _run_loaded(state, target, draft, ids_T)
+
+
+def _load(state: _State, device: torch.device) -> tuple[LoadedModel, LoadedModel | None]:
+    cell = state.request.lease.cell
     target = load_model(cell.model.target, cell.model, device, cell.seed)
     draft = None
     if cell.mode_spec.speculative:
@@ -133,7 +139,13 @@ def _run(state: _State) -> int:
         weights_bytes=sum(m.weights_bytes for m in loaded),
         max_positions=target.max_positions,
     )
-    recorder.phase(Phase.PREPARE)
+    return target, draft
+
+
+def _run_loaded(state: _State, target: LoadedModel, draft: LoadedModel | None, ids_T: torch.Tensor) -> int:
+    request, recorder = state.request, state.recorder
+    cell = request.lease.cell
+    state.note(prompt_sha256=_sha256(ids_T))
     prepare_s = time.monotonic()
     _check_positions(cell, target)
     session = open_session(cell, target, draft)
@@ -143,7 +155,7 @@ def _run(state: _State) -> int:
     prompt_BT = ids_T.repeat(cell.batch_size, 1)
     state.send(Opened(time.monotonic()))
     if cell.purpose == "measure":
-        session.warm_up(prompt_BT)
+        _warm_up(session, prompt_BT)
     if not request.is_cpu:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -155,6 +167,15 @@ def _run(state: _State) -> int:
         _finish(state, produced)
         return produced
     return _generate(state, session, prompt_BT)
+
+
+def _warm_up(session: Session, prompt_BT: torch.Tensor) -> None:
+    """Too little memory here is too little for the run, too, which is told how far it came."""
+    try:
+        session.warm_up(prompt_BT)
+    except Exception as error:
+        if not verdict.is_memory_error(Raised.of(error)):
+            raise
 
 
 def _verify(produced: int, length: int) -> tuple[Outcome, Failure | None]:
