@@ -96,6 +96,7 @@ class RayFleet:
         self._demand = 0
         self._scouts = Scouts()
         self._nodes = NodeList(options.refresh_s)
+        self._arriving = False
         self._board = start_board(options.run_id)
         self._news: Any = None
         self._next_news = 0.0
@@ -107,11 +108,14 @@ class RayFleet:
         now = self._clock()
         if self._scouts.arrivals(set(self._names), now):
             self._nodes.hurry()
+            self._arriving = True
         if (nodes := self._nodes.news()) is not None:
             self._find_places(nodes)
+            self._arriving = False
         events = self._expire(now)
         self._start_due(now)
-        self._scouts.keep(self._lacking(), now)
+        if not self._arriving:  # what a scout found is lacking no more, though not yet a place
+            self._scouts.keep(self._lacking(), now)
         refs = list(self._by_ref)
         if refs:
             ready, rest = ray.wait(refs, num_returns=1, timeout=0 if events else timeout_s)
