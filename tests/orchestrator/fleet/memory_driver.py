@@ -16,7 +16,7 @@ from tests.orchestrator.fleet.actors import ScriptedActor
 from tests.orchestrator.sweep.simulated import FlatEstimates, spec
 
 CELLS = 6
-HOG_GIB = 4
+HOG_GIB = 6
 
 
 def main(out: str) -> None:

@@ -12,7 +12,8 @@ from orchestrator.journal.journal import Journal
 from tests.orchestrator.fleet.memory_driver import CELLS, HOG_GIB
 from workers.attempt import Outcome
 
-_ROOM = 2 * 2**30  # from what is in use now to where the monitor acts
+#: From what is in use now to where the monitor acts: for Rays that are starting, this one and the other tests', too.
+_ROOM = 4 * 2**30
 
 
 @pytest.mark.timeout(180)

@@ -173,6 +173,7 @@ class MisbehavingSession:
 
 
 def open_session(cell: Cell, target: LoadedModel, draft: LoadedModel | None) -> MisbehavingSession:
+    misbehave(cell.model.draft, "open")
     return MisbehavingSession(cell)
 
 

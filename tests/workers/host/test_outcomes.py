@@ -222,17 +222,21 @@ class TestFaults:
         assert attempt.measured.new_tokens == 5
         assert_ok(host, model)
 
-    @pytest.mark.parametrize("phase", ["prepare", "prefill", "decode"])
+    @pytest.mark.parametrize("phase", ["open", "prefill", "decode"])
     def test_oom_in_each_phase(self, host, model, phase):
         attempt = host.run(lease(model, fault=f"too-much@{phase}", budget=64 * MiB))
         expected = {
-            "prepare": Outcome.OOM_LOAD,
+            "open": Outcome.OOM_LOAD,
             "prefill": Outcome.OOM_PREFILL,
             "decode": Outcome.OOM_DECODE,
         }
         assert attempt.outcome is expected[phase]
         assert failure_of(attempt).oom_requested_bytes == MiB
         assert_ok(host, model)
+
+    def test_oom_in_the_warm_up_is_left_to_the_run(self, host, model):
+        attempt = host.run(lease(model, fault="too-much@prepare", length=5, budget=64 * MiB))
+        assert attempt.outcome is Outcome.OK
 
     def test_what_is_in_effect_must_be_what_was_asked(self, host, model):
         attempt = host.run(lease(model, fault="other-dtype"))
