@@ -62,7 +62,11 @@ def dashboard() -> Iterator[str]:
     finally:
         for node in reversed(nodes):
             node.send_signal(signal.SIGTERM)
-            node.wait(30)
+            try:
+                node.wait(30)
+            except subprocess.TimeoutExpired:  # one that lingers must not leave the others running
+                os.killpg(node.pid, signal.SIGKILL)
+                node.wait()
 
 
 def start_node(temp_dir: str, *words: str) -> subprocess.Popen[bytes]:
