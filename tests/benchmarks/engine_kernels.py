@@ -74,6 +74,9 @@ def check(device: torch.device) -> None:
                     kernels=gap(fused, exact),
                     twins=gap(twin.logits(ids), exact),
                 )
+    for family in ("neox", "llama"):
+        for mode in ("streaming", "baseline"):
+            _check_prompt(device, family, mode)
     for dtype in (torch.float32, torch.bfloat16):
         for family in ("neox", "llama"):
             target, draft = on(device, family, dtype), on(device, family, dtype, layers=1, seed=3)
@@ -89,6 +92,24 @@ def check(device: torch.device) -> None:
                         f"{family} {policy}+spec {str(dtype)[6:]} {acceptance}",
                         equal_to_plain=f"{same} of 700", rounds=generated.rounds, accepted=generated.accepted,
                     )  # fmt: skip
+
+
+def _check_prompt(device: torch.device, family: str, mode: str) -> None:
+    """Chunks of a prompt, by the captured graph (rings) or over blocks, and as plain torch; against float64."""
+    prompt = tokens(700)
+    errors = []
+    exact_model = build(family, torch.float32)
+    exact_model.model.to(torch.float64)
+    exact = open_session(cell(mode, window=20, prefill_chunk=100), exact_model, None)
+    exact.generate(prompt, 4, Heard())
+    for kernels in (FUSED, PLAIN):
+        session = open_session(
+            cell(mode, window=20, prefill_chunk=100), on(device, family, torch.float32), None
+        )
+        session._kernels = kernels
+        session.generate(prompt, 4, Heard())
+        errors.append(gap(session._run.prefill.last_BE, exact._run.prefill.last_BE))
+    say(f"prompt {family} {mode}", kernels=errors[0], twins=errors[1])
 
 
 def graph_seconds(function: Callable[[], Any], repeats: int = 20) -> float:

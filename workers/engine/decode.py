@@ -1,4 +1,4 @@
-"""Plain greedy decoding: a state, a prefill, a step. Nothing in a step is read by the host."""
+"""Plain greedy decoding: a state, a beginning, a step. Nothing in a step is read by the host."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 
 from workers.engine.kernels import Kernels
 from workers.engine.model import Reader
+from workers.engine.prefill import Prefill
 
 NEVER = 2**62
 
@@ -58,30 +59,17 @@ def new_state(
     )
 
 
-def prefill(
-    reader: Reader,
-    state: State,
-    rules: Rules,
-    prompt_BT: torch.Tensor,
-    chunk: int,
-    draft: Reader | None = None,
-) -> None:
-    """Read the prompt in chunks and choose the first new token. `prompt_BT`: int64 on the device, T >= 1.
-
-    A draft reads each chunk beside the target, so that both caches tell how far a prompt came.
-    """
-    T = prompt_BT.shape[1]
+def begin(prefill: Prefill, state: State, rules: Rules, prompt_BT: torch.Tensor) -> None:
+    """Read the prompt and choose the first new token. `prompt_BT`: int64 on the device, T >= 1."""
+    reader, T = prefill.target, prompt_BT.shape[1]
     state.count.zero_()
     state.head.zero_()
     state.eos_at.fill_(NEVER)
     if state.seen_BV is not None:
         state.seen_BV.zero_().scatter_(1, prompt_BT, True)
-    for start in range(0, T, chunk):
-        if draft is not None:
-            draft.prefill(prompt_BT[:, start : start + chunk], start)
-        normed_BME = reader.prefill(prompt_BT[:, start : start + chunk], start)
+    prefill.read(prompt_BT)
     last_B1 = prompt_BT[:, -1:]
-    picked = rules.pick(reader.kernels, reader.logits(normed_BME[:, -1]), last_B1, state.seen_BV)
+    picked = rules.pick(reader.kernels, reader.logits(prefill.last_BE), last_B1, state.seen_BV)
     state.tail_B2[:, 1:].copy_(last_B1)
     state.head.fill_(T - 1)  # as if the last prompt token had been pending
     commit(state, *picked)

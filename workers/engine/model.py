@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from workers.engine.full_cache import FullCache
-from workers.engine.kernels import PLAIN, Kernels
+from workers.engine.kernels import OF_CHUNKS, PLAIN, Kernels
 from workers.engine.kernels.linear import Job
 from workers.engine.ring import RingCache
 from workers.engine.rope import Angles, working
@@ -22,7 +22,7 @@ Cache = RingCache | FullCache
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A model, its cache, and the kernels of its short passes; long ones (prefill) are plain torch."""
+    """A model, its cache, and the kernels of its short passes."""
 
     weights: Weights
     cache: Cache
@@ -33,11 +33,10 @@ class Reader:
         normed_NE = _hidden(self.weights, self.cache, self.kernels, tokens_BM, start)
         return self.kernels.head(normed_NE, self.weights.head)
 
-    def prefill(self, tokens_BT: torch.Tensor, start: int) -> torch.Tensor:
-        """The final norm's output [B, T, E] for a chunk of a prompt, at host position `start`."""
-        self.cache.reserve(start + tokens_BT.shape[1])
-        at = torch.tensor(start, device=tokens_BT.device)
-        return _hidden(self.weights, self.cache, PLAIN, tokens_BT, at).view(*tokens_BT.shape, -1)
+    def prefill(self, tokens_BM: torch.Tensor, start: torch.Tensor, *, alone: bool) -> torch.Tensor:
+        """The final norm's output [B, M, E] for a chunk of a prompt. `alone`: nothing comes before it, ever."""
+        kernels = PLAIN if alone else OF_CHUNKS[self.kernels.name]
+        return _hidden(self.weights, self.cache, kernels, tokens_BM, start).view(*tokens_BM.shape, -1)
 
     def logits(self, normed_NE: torch.Tensor) -> torch.Tensor:
         return PLAIN.head(normed_NE, self.weights.head)

@@ -13,6 +13,7 @@ from workers.engine.clock import Clock, Mark, clock_of
 from workers.engine.decode import NEVER, Rules, State
 from workers.engine.graphs import Stage
 from workers.engine.model import Reader
+from workers.engine.prefill import Prefill
 from workers.engine.speculate import Oracle, Round
 from workers.session import Generated, Recorder
 
@@ -23,20 +24,17 @@ TIMES_EVERY_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`stages`: called in turn, they give at least one token and at most `most`. `chunk`: of the prefill."""
+    """`stages`: called in turn, they give at least one token and at most `most`."""
 
-    target: Reader
-    draft: Reader | None
     state: State
     rules: Rules
     round: Round | None
     stages: tuple[Stage, ...]
-    prompt_tokens: int
-    chunk: int
+    prefill: Prefill
 
     @property
     def readers(self) -> tuple[Reader, ...]:
-        return (self.target,) if self.draft is None else (self.target, self.draft)
+        return self.prefill.readers
 
     @property
     def most(self) -> int:
@@ -46,7 +44,7 @@ class Run:
         return sum(reader.cache.nbytes() for reader in self.readers)
 
     def fits(self, batch: int, prompt_tokens: int, length: int, oracle: Oracle | None) -> bool:
-        shape = (self.state.out_BT.shape[0], self.prompt_tokens, self.state.length)
+        shape = (self.state.out_BT.shape[0], self.prefill.prompt_tokens, self.state.length)
         return shape == (batch, prompt_tokens, length) and (self.round is None or self.round.oracle is oracle)
 
     def clear(self) -> None:
@@ -58,10 +56,10 @@ class Run:
         for reader in self.readers:
             reader.cache.reserve(tokens)
 
-    def prefill(self, prompt_BT: torch.Tensor) -> None:
+    def begin(self, prompt_BT: torch.Tensor) -> None:
         if self.round is not None:
             self.round.clear()
-        decode.prefill(self.target, self.state, self.rules, prompt_BT, self.chunk, self.draft)
+        decode.begin(self.prefill, self.state, self.rules, prompt_BT)
 
 
 def most_tokens(prompt_tokens: int, length: int, gamma: int) -> int:
@@ -117,7 +115,7 @@ def execute(run: Run, prompt_BT: torch.Tensor, recorder: Recorder) -> Generated:
     clock = clock_of(prompt_BT.device)
     recorder.phase(Phase.PREFILL)
     recorder.watch_cache(run.nbytes)
-    run.prefill(prompt_BT)
+    run.begin(prompt_BT)
     started = clock.mark()
     clock.wait(started)
     recorder.phase(Phase.DECODE)
@@ -127,7 +125,7 @@ def execute(run: Run, prompt_BT: torch.Tensor, recorder: Recorder) -> Generated:
     ids_BT = state.out_BT[:, : state.length].to("cpu", torch.int64)
     eos_at = int(state.eos_at)
     generated = Generated(ids_BT, None if eos_at == NEVER else eos_at)
-    if round_ is None or run.draft is None:
+    if round_ is None or run.prefill.draft is None:
         return generated
     rounds = int(round_.rounds)
     return generated._replace(
@@ -161,7 +159,7 @@ def _decode(run: Run, clock: Clock, started: Mark, recorder: Recorder) -> list[l
         while report.known < run.state.length:
             bound = report.known + len(in_flight) * run.most
             if bound < run.state.length and len(in_flight) < AHEAD:
-                reach = run.prompt_tokens + bound + run.most - 1
+                reach = run.prefill.prompt_tokens + bound + run.most - 1
                 run.reserve(reach)
                 marks = []
                 for stage in run.stages:

@@ -32,7 +32,9 @@ def score(reader: Reader, ids_T: torch.Tensor, chunk: int, recorder: Recorder) -
 def _chunks(reader: Reader, ids_T: torch.Tensor, chunk: int) -> Iterator[tuple[int, torch.Tensor]]:
     for start in range(0, len(ids_T) - 1, chunk):
         read_1M = ids_T[None, start : min(start + chunk, len(ids_T) - 1)]
-        logits_MV = reader.logits(reader.prefill(read_1M, start)[0])
+        reader.cache.reserve(start + read_1M.shape[1])
+        at = torch.tensor(start, device=ids_T.device)
+        logits_MV = reader.logits(reader.prefill(read_1M, at, alone=False)[0])
         yield (
             start,
             functional.cross_entropy(logits_MV, ids_T[start + 1 :][: len(logits_MV)], reduction="none"),

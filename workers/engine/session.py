@@ -11,6 +11,7 @@ from workers.engine.decode import Rules, new_state
 from workers.engine.full_cache import FullCache
 from workers.engine.kernels import PLAIN, kernels_of
 from workers.engine.model import Cache, Reader
+from workers.engine.prefill import new_prefill
 from workers.engine.ring import RingCache, ring_of
 from workers.engine.run import Run, execute, most_tokens, stages_of
 from workers.engine.speculate import Oracle, draw_oracle, new_round
@@ -41,7 +42,7 @@ class GraphSession:
         return self._cell.speculation.gamma if self._cell.speculation else 0
 
     def in_effect(self) -> InEffect:
-        cache = self._run.target.cache if self._run else self._cache(self._target, 1, 1)
+        cache = self._run.prefill.target.cache if self._run else self._cache(self._target, 1, 1)
         ring = cache.ring if isinstance(cache, RingCache) else None
         return InEffect(
             cache_class=type(cache).__name__,
@@ -55,12 +56,12 @@ class GraphSession:
 
     @torch.inference_mode()
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
-        """Compiles, captures, reads the prompt once; a full cache gives its blocks back."""
+        """Compiles, captures, reads of the prompt what its passes differ in; a full cache gives its blocks back."""
         if self._cell.workload == "score":
             self.score(prompt_BT[0], Unmeasured())
             return
         run = self._prepared(prompt_BT, self._cell.length, Unmeasured())
-        run.prefill(prompt_BT.to(self._target.device))
+        run.prefill.warm_up(prompt_BT.to(self._target.device))
         run.clear()
 
     @torch.inference_mode()
@@ -113,12 +114,12 @@ class GraphSession:
             draft = self._reader(self._draft, self._cache(self._draft, batch, reach))
         round_ = new_round(gamma, oracle, device) if speculative else None
         stages = stages_of(target, draft, state, self._rules, round_)
-        chunk = self._chunk(target.cache, prompt_tokens)
-        run = Run(target, draft, state, self._rules, round_, stages, prompt_tokens, chunk)
+        prefill = new_prefill(target, draft, batch, prompt_tokens, self._chunk(target.cache, prompt_tokens))
+        run = Run(state, self._rules, round_, stages, prefill)
         if self._kernels is not PLAIN:
             run.reserve(gamma + 2)
             state.head.fill_(1)
-            for stage in stages:
+            for stage in (prefill.stage, *stages) if prefill.worth_a_graph else stages:
                 stage.capture(tuple(reader.cache for reader in run.readers), reach)
             run.clear()
         return run

@@ -47,14 +47,14 @@ def logits_alike() -> None:
 
 
 def decoding_alike() -> None:
-    """Through prefill, penalty, rounds that roll back; a prompt that reaches the second span of blocks."""
+    """Through chunks of a prompt, penalty, rounds that roll back; a prompt of several blocks."""
     for mode, prompt, gamma in (("streaming+spec", 9, 3), ("baseline+spec", 252, 3)):
         target, draft = (
             build("llama", torch.float32, layers=1),
             build("llama", torch.float32, layers=1, seed=2),
         )
         fields = {"speculation": Speculation(gamma=gamma, acceptance=0.6)} if gamma else {}
-        asked = cell(mode, window=2, repetition_penalty=1.2, length=6, **fields)
+        asked = cell(mode, window=2, repetition_penalty=1.2, length=6, prefill_chunk=100, **fields)
         expected = open_session(asked, target, draft).generate(tokens(prompt), 6, Heard())
         actual = fused(open_session(asked, target, draft)).generate(tokens(prompt), 6, Heard())
         print(mode, actual.ids_BT.tolist(), actual.rounds, flush=True)
@@ -73,8 +73,8 @@ def a_row_alone_is_the_row_among_others() -> None:
         ids = tokens(12)
         with torch.inference_mode():
             for reader in readers:
-                reader.prefill(ids[:, :9], 0)
                 reader.cache.reserve(12)
+                reader.prefill(ids[:, :9], torch.tensor(0), alone=False)
             together = readers[0].read(ids[:, 9:], torch.tensor(9))
             alone = torch.cat([readers[1].read(ids[:, i : i + 1], torch.tensor(i)) for i in range(9, 12)])
         check(f"rows {mode}", together, alone, 0.0)

@@ -1,11 +1,11 @@
 """The operations of a pass, twice: plain torch, which is their specification, and Triton."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from workers.engine.kernels.attend_blocks import attend_blocks, attend_blocks_plain
+from workers.engine.kernels.attend_blocks import attend_blocks, attend_blocks_plain, attend_chunk
 from workers.engine.kernels.attend_ring import attend_ring, attend_ring_plain
 from workers.engine.kernels.begin import begin, begin_plain
 from workers.engine.kernels.finish import finish, finish_plain
@@ -47,6 +47,9 @@ PLAIN = Kernels(
     pick_plain,
 )
 FUSED = Kernels("triton", begin, linear, gate, mix, finish, head, attend_ring, attend_blocks, pick)
+#: For a prompt's chunks, by the name of the kernels that decode: many rows are torch's to multiply, but what came
+#: before them is read block by block.
+OF_CHUNKS = {PLAIN.name: PLAIN, FUSED.name: replace(PLAIN, name=FUSED.name, attend_blocks=attend_chunk)}
 
 
 def kernels_of(weights: Weights) -> Kernels:

@@ -80,14 +80,20 @@ def ungrouped(attended_BKRD: torch.Tensor, tokens: int) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """`blocks`: that one program reads, one after the other, `stages` of them on their way."""
+    """`blocks`: that one program reads, one after the other, `stages` of them on their way. `rows` of its query
+    tile, where a row need not be computed as in a pass of one token (`query_rows`)."""
 
     blocks: int
     warps: int
     stages: int
+    rows: int | None = None
 
 
 CUT = Cut(blocks=12, warps=4, stages=4)
+#: Of a prompt's chunk: its queries are programs enough, so nothing is split and merged, whatever came before.
+CHUNK_CUT = Cut(blocks=2**16, warps=4, stages=2, rows=64)
+#: Float32 is multiplied without tensor cores, in registers: as few rows as decoding takes.
+CHUNK_CUT_FLOAT32 = Cut(blocks=2**16, warps=4, stages=2)
 
 
 @jit(do_not_specialize=["M", "layer"])
@@ -202,7 +208,7 @@ def attend_blocks(
     """`attend_blocks_plain` in two launches: the splits, their merge."""
     B, M, H, D = q_BMHD.shape
     K, F, N = k_BMKD.shape[2], angles.cos_MF.shape[1], B * M * H
-    rows = query_rows(H // K)
+    rows = cut.rows or query_rows(H // K)
     queries = rows // (H // K)
     splits = ceil_div(cache.grid_tokens, cut.blocks * BLOCK)
     partial = torch.empty(splits, N, D, dtype=torch.float32, device=q_BMHD.device)
@@ -218,6 +224,20 @@ def attend_blocks(
         partial, stats, start, out, M, N, D, cut.blocks * BLOCK, 16, block_d, num_warps=4, **launch_options()
     )
     return out
+
+
+def attend_chunk(
+    q_BMHD: torch.Tensor,
+    k_BMKD: torch.Tensor,
+    v_BMKD: torch.Tensor,
+    cache: FullCache,
+    layer: int,
+    start: torch.Tensor,
+    angles: Angles,
+) -> torch.Tensor:
+    """`attend_blocks_plain` for the many tokens of a prompt's chunk: no more memory than its own rows."""
+    cut = CHUNK_CUT_FLOAT32 if q_BMHD.dtype == torch.float32 else CHUNK_CUT
+    return attend_blocks(q_BMHD, k_BMKD, v_BMKD, cache, layer, start, angles, cut)
 
 
 def query_rows(group: int) -> int:
