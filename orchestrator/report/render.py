@@ -26,7 +26,7 @@ def render(folder: str | Path) -> str:
         engines = len({scene.engine for scene in found}) > 1
         telling = max(
             (place for place in runs if any(run.by_token.height for run in runs[place])),
-            key=lambda place: (sum(r.attempt.outcome.is_device_oom for r in runs[place]), -place),
+            key=lambda place: (sum(r.out_of_memory for r in runs[place]), -place),
             default=None,
         )
         first = None if telling is None else memory_by_tokens(found[telling], runs[telling], engines)

@@ -89,7 +89,8 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """`conditions`: the one with most rows first; pictures and sentences are about that one."""
+    """`conditions`: the one with most rows first; pictures and sentences are about that one. `probes`: the final
+    attempts of its boundary searches."""
 
     model: str
     dtype: str
@@ -99,6 +100,7 @@ class Scene:
     total_bytes: int | None
     conditions: Sequence[Condition]
     boundaries: Sequence[BoundaryRow]
+    probes: pl.DataFrame
 
     @property
     def main(self) -> Condition:
@@ -120,21 +122,30 @@ class Scene:
 
 
 def scenes(tables: Tables) -> list[Scene]:
-    measured = tables.attempts.filter(
-        pl.col("final") & (pl.col("purpose") == "measure") & (pl.col("workload") == "generate")
-    )
+    """Of measured cells, and of searches whose cells have not run yet."""
+    generated = tables.attempts.filter(pl.col("final") & (pl.col("workload") == "generate"))
+    measured = generated.filter(pl.col("purpose") == "measure")
+    probes = generated.filter(pl.col("purpose") == "probe")
     totals = dict(
         tables.attempts.filter(pl.col("device_kind").is_not_null())
         .group_by("device_kind")
         .agg(pl.col("device_total_bytes").min())
         .iter_rows()
     )
-    names = tables.summary.select(_SCENE).unique().sort(_SCENE, nulls_last=True)
+    searched = pl.DataFrame(
+        [tuple(getattr(row, name) for name in _SCENE) for row in tables.boundaries],
+        schema={name: tables.summary.schema[name] for name in _SCENE},
+        orient="row",
+    )
+    names = pl.concat([tables.summary.select(_SCENE), searched]).unique().sort(_SCENE, nulls_last=True)
     names = names.filter(pl.col("device_kind").is_not_null())
     found = []
     for values in names.iter_rows():
         model, dtype, kind, budget, engine = values
         rows, attempts = _equal(tables.summary, _SCENE, values), _equal(measured, _SCENE, values)
+        boundaries = [
+            row for row in tables.boundaries if tuple(getattr(row, name) for name in _SCENE) == values
+        ]
         found.append(
             Scene(
                 model=model,
@@ -143,12 +154,9 @@ def scenes(tables: Tables) -> list[Scene]:
                 budget_bytes=budget,
                 engine=engine,
                 total_bytes=totals.get(kind),
-                conditions=_conditions(rows, attempts),
-                boundaries=[
-                    row
-                    for row in tables.boundaries
-                    if (row.model, row.dtype, row.device_kind, row.budget_bytes, row.engine) == values
-                ],
+                conditions=_conditions(rows, attempts) or [_searched(boundaries[0], rows, attempts)],
+                boundaries=boundaries,
+                probes=_equal(probes, _SCENE, values),
             )
         )
     return found
@@ -175,6 +183,17 @@ def _conditions(rows: pl.DataFrame, attempts: pl.DataFrame) -> list[Condition]:
         )
         for *values, _ in sizes.iter_rows()
     ]
+
+
+def _searched(row: BoundaryRow, summary: pl.DataFrame, attempts: pl.DataFrame) -> Condition:
+    """That of a search alone: nothing was measured under it."""
+    return Condition(
+        prompt_tokens=row.prompt_tokens or 0,
+        batch_size=row.batch_size,
+        repetition_penalty=row.repetition_penalty,
+        summary=summary,
+        attempts=attempts,
+    )
 
 
 def _variant(values: tuple[object, ...]) -> Variant:

@@ -7,7 +7,7 @@ import polars as pl
 
 from orchestrator.journal.journal import View
 from orchestrator.report.scene import Scene, Variant
-from workers.attempt import Attempt
+from workers.attempt import Attempt, Outcome
 
 #: More points than a picture can show; thinned so that every peak stays.
 _MOST = 400
@@ -15,7 +15,11 @@ _MOST = 400
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`by_token`: token_index, used_bytes; `by_time`: t_s, used_bytes; `speed`: token_index, tokens_per_s."""
+    """`by_token`: token_index, used_bytes; `by_time`: t_s, used_bytes; `speed`: token_index, tokens_per_s.
+
+    `beyond`: what the boundary search adds to a run that passed: token_index, used_bytes of probes that went
+    further, in order, up to the first that ran out of memory; `ended`: the last of them is that one.
+    """
 
     variant: Variant
     name: str
@@ -23,11 +27,17 @@ class Run:
     by_token: pl.DataFrame
     by_time: pl.DataFrame
     speed: pl.DataFrame
+    beyond: pl.DataFrame
+    ended: bool
+
+    @property
+    def out_of_memory(self) -> bool:
+        return self.ended or self.attempt.outcome.is_device_oom
 
 
 def longest_runs(scenes: Sequence[Scene], view: View) -> dict[int, list[Run]]:
     """Of each scene (by its place), the run of each variant that came furthest."""
-    chosen: list[tuple[int, Variant, str, int]] = []
+    chosen: list[tuple[int, Variant, int]] = []
     for place, scene in enumerate(scenes):
         condition = scene.main
         for variant in condition.variants():
@@ -36,15 +46,15 @@ def longest_runs(scenes: Sequence[Scene], view: View) -> dict[int, list[Run]]:
                 best = ran.sort("new_tokens", "length", "repeat", descending=[True, True, False]).row(
                     0, named=True
                 )
-                chosen.append((place, variant, condition.name(variant), best["row"]))
+                chosen.append((place, variant, best["row"]))
     whole = view.whole([row for *_, row in chosen])
     runs: dict[int, list[Run]] = {place: [] for place in range(len(scenes))}
-    for place, variant, name, row in chosen:
-        runs[place].append(_run(variant, name, whole[row]))
+    for place, variant, row in chosen:
+        runs[place].append(_run(scenes[place], variant, whole[row]))
     return runs
 
 
-def _run(variant: Variant, name: str, attempt: Attempt) -> Run:
+def _run(scene: Scene, variant: Variant, attempt: Attempt) -> Run:
     samples = pl.DataFrame(
         {
             "t_s": [sample.t_s for sample in attempt.samples],
@@ -66,14 +76,45 @@ def _run(variant: Variant, name: str, attempt: Attempt) -> Run:
     along = steps.join_asof(samples.sort("t_s"), on="t_s").select(
         "token_index", used_bytes=pl.coalesce("used_bytes", "allocated_bytes")
     )
+    beyond = _beyond(scene, variant, attempt)
     return Run(
         variant=variant,
-        name=name,
+        name=scene.main.name(variant),
         attempt=attempt,
         by_token=_thin(along.drop_nulls(), "token_index"),
         by_time=_thin(samples, "t_s"),
         speed=_speed(steps, attempt.cell.batch_size),
+        beyond=beyond.select("token_index", "used_bytes"),
+        ended=beyond.height > 0 and not beyond["passed"][-1],
     )
+
+
+def _beyond(scene: Scene, variant: Variant, attempt: Attempt) -> pl.DataFrame:
+    condition = scene.main
+    alike = (pl.col("batch_size") == condition.batch_size) & (
+        pl.col("repetition_penalty") == condition.repetition_penalty
+    )
+    asked = pl.col("prompt_tokens") + pl.col("length") - condition.prompt_tokens
+    same_prompt = pl.col("prompt_tokens") == condition.prompt_tokens
+    probes = (
+        condition.of(variant, scene.probes)
+        .filter(alike)
+        .select(
+            token_index=pl.when(same_prompt).then(pl.coalesce("oom_token_index", asked)).otherwise(asked),
+            used_bytes=pl.coalesce("peak_device_bytes", "peak_process_bytes"),
+            passed=pl.col("outcome") == Outcome.OK,
+            failed=pl.col("outcome").is_in([outcome for outcome in Outcome if outcome.is_device_oom]),
+        )
+        .filter((pl.col("passed") | pl.col("failed")) & (pl.col("token_index") > attempt.cell.length))
+        .drop_nulls()
+        .group_by("token_index")
+        .agg(pl.col("used_bytes").max(), pl.col("passed").all())
+        .sort("token_index")
+    )
+    if attempt.outcome is not Outcome.OK:
+        return probes.clear()
+    # Up to and including the first that failed.
+    return probes.filter(pl.col("passed").cum_min().shift(1, fill_value=True))
 
 
 def _thin(frame: pl.DataFrame, by: str) -> pl.DataFrame:

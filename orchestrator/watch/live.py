@@ -35,7 +35,7 @@ _COLOURS = {
     Outcome.CANCELLED: "red",
 }
 _OTHER_COLOUR = "yellow"  # a result, and not `ok`: out of memory, context limit, timeout
-_BAR, _WIDE = 8, 100  # below this width there is no room for bars
+_BAR, _WIDE = 8, 100  # below this width there is no room for bars, nor for more of a cell than its mode
 _ROWS_FOR_TOTALS = 6
 _REDRAW_S = 0.25
 
@@ -97,7 +97,9 @@ class LiveWatcher:
             title=Text(self._title, style="bold"), title_justify="left", expand=True, box=None, pad_edge=False
         )
         table.add_column("device", max_width=24, no_wrap=True, overflow="ellipsis", header_style="dim")
-        table.add_column("cell", ratio=1, no_wrap=True, overflow="ellipsis", header_style="dim")
+        table.add_column("mode", no_wrap=True, header_style="dim", ratio=None if self._wide else 1)
+        if self._wide:
+            table.add_column("cell", ratio=1, no_wrap=True, overflow="ellipsis", header_style="dim")
         for name in ("tokens", "memory"):
             table.add_column(name, no_wrap=True, header_style="dim")
         for name in ("tok/s", "time"):
@@ -113,25 +115,30 @@ class LiveWatcher:
             parts.append(Text(f"{duration(self._tick.elapsed_s)}: {totals(self._tick)}"))
         return Group(*parts)
 
+    @property
+    def _wide(self) -> bool:
+        return self._console.width >= _WIDE
+
     def _add(self, table: Table, slot: str, row: _Row) -> None:
         if row.cell is None:
-            table.add_row(slot, Text("idle", style="dim"), "", "", "", "")
+            table.add_row(slot, Text("idle", style="dim"))
             return
         progress = row.progress
         done = progress.new_tokens if progress else 0
         used = progress.device_used_bytes if progress else None
         limit = row.cell.budget or row.device.total_bytes
-        bar = _BAR if self._console.width >= _WIDE else 0
+        bar = _BAR if self._wide else 0
         speed = f"{progress.tokens_per_s:.1f}" if progress and progress.tokens_per_s else ""
         # Where there is nothing to count yet, the phase: it must survive a narrow terminal, the cell's name need not.
         begun = str(progress.phase) if progress else "starting"
         table.add_row(
             slot,
-            cell_words(row.cell),
+            row.cell.mode,
+            *([cell_words(row.cell, mode=False)] if self._wide else []),
             _bar(done, row.cell.length, f"{done}/{row.cell.length}" if done else begun, bar),
             _bar(used or 0, limit, _share(used, limit), bar, full="red"),
             speed,
-            duration(self._clock() - row.began),
+            _clock_words(self._clock() - row.began),
         )
 
     def _finished(self, event: CellFinished) -> None:
@@ -164,6 +171,10 @@ def _bar(done: float, total: float, label: str, width: int, full: str = "green")
     grid.add_column(no_wrap=True)
     grid.add_row(bar, Text(label, style="dim"))
     return grid
+
+
+def _clock_words(seconds: float) -> str:
+    return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
 
 
 def _share(used: int | None, limit: int) -> str:

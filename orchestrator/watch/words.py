@@ -28,13 +28,16 @@ def device_words(device: Device) -> str:
     return f"{device.kind} {size(device.total_bytes)}"
 
 
-def cell_words(cell: Cell) -> str:
+def cell_words(cell: Cell, *, mode: bool = True) -> str:
+    """Of one line; without its `mode` where that stands beside it."""
     model = cell.model.target.rstrip("/").rpartition("/")[2]
+    if mode:
+        model = f"{model} {cell.mode}"
     engine = "" if cell.engine == "eager" else f" {cell.engine}"
     extra = f" x{cell.batch_size}" if cell.batch_size > 1 else ""
     budget = "" if cell.budget is None else f" in {size(cell.budget)}"
     purpose = " probe" if cell.purpose == "probe" else ""
-    return f"{model} {cell.mode}{engine} {cell.prompt_tokens}+{cell.length}{extra}{budget}{purpose} #{cell.repeat}"
+    return f"{model}{engine} {cell.prompt_tokens}+{cell.length}{extra}{budget}{purpose} #{cell.repeat}"
 
 
 def attempt_words(attempt: Attempt) -> str:

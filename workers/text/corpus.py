@@ -57,11 +57,10 @@ def token_ids(corpus: str, tokenizer_of: str, ref: ModelRef, start: int, count: 
     return wanted
 
 
-def decode(ids: Sequence[int], tokenizer_of: str, ref: ModelRef) -> str:
-    """The text of `ids`; a random model's ids beyond its stand-in tokenizer have none."""
-    text = load_tokenizer(tokenizer_of, ref).decode(list(ids))
-    assert isinstance(text, str)
-    return text
+def decode(runs: Sequence[Sequence[int]], tokenizer_of: str, ref: ModelRef) -> list[str]:
+    """The text of each run of ids; a random model's ids beyond its stand-in tokenizer have none."""
+    tokenizer = load_tokenizer(tokenizer_of, ref)
+    return [str(tokenizer.decode(list(ids))) for ids in runs]
 
 
 def held_out_tokens(tokenizer_of: str, ref: ModelRef) -> int:

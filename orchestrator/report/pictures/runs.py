@@ -14,7 +14,16 @@ from orchestrator.report.series import Run
 
 def memory_by_tokens(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
     unit, name = _unit(runs, scene)
-    curves = [_curve(run, run.by_token, "token_index", unit, _named(run)) for run in runs]
+    reach = _reach(runs)
+    curves = [
+        _curve(run, _up_to(reach, run), "token_index", unit, _named(run), out_of_memory=run.out_of_memory)
+        for run in runs
+    ]
+    probed = (
+        " Beyond it, straight lines to the peaks of the probes of the boundary search."
+        if any(run.beyond.height for run in runs)
+        else ""
+    )
     where = scene.words(engine=engine)
     panel = Panel(
         f"Memory against tokens: {where}",
@@ -26,14 +35,17 @@ def memory_by_tokens(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture
     return picture(
         f"memory-by-tokens-{scene.slug()}",
         draw(panel),
-        f"The longest run of each mode ({scene.main.words()}). A cross: memory ran out there.",
+        f"The longest run of each mode ({scene.main.words()}).{probed} A cross: memory ran out there.",
         f"Memory against tokens on {where}",
     )
 
 
 def memory_by_time(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
     unit, name = _unit(runs, scene)
-    curves = [_curve(run, run.by_time, "t_s", unit, run.name) for run in runs]
+    curves = [
+        _curve(run, run.by_time, "t_s", unit, run.name, out_of_memory=run.attempt.outcome.is_device_oom)
+        for run in runs
+    ]
     where = scene.words(engine=engine)
     panel = Panel(
         f"Memory against time: {where}",
@@ -95,19 +107,41 @@ def speed_along_the_run(scene: Scene, runs: Sequence[Run], engine: bool) -> Pict
     )  # fmt: skip
 
 
-def _curve(run: Run, frame: pl.DataFrame, x: str, unit: int, name: str) -> Curve:
+def _reach(runs: Sequence[Run]) -> int:
+    """The right end of the picture: where the last mode ends that does, or else the furthest measured token."""
+    ends = [run.beyond["token_index"][-1] for run in runs if run.ended]
+    return max([*ends, *(index for run in runs for index in run.by_token["token_index"].tail(1))], default=0)
+
+
+def _up_to(reach: int, run: Run) -> pl.DataFrame:
+    """A run and its probes; what goes on beyond `reach` is cut there, on the line to the next probe."""
+    whole = pl.concat([run.by_token, run.beyond])
+    within, after = (
+        whole.filter(pl.col("token_index") <= reach),
+        whole.filter(pl.col("token_index") > reach),
+    )
+    if not after.height or not within.height:
+        return within
+    (x0, y0), (x1, y1) = within.row(-1), after.row(0)
+    cut = y0 + (y1 - y0) * (reach - x0) // (x1 - x0)
+    return pl.concat([within, pl.DataFrame([(reach, cut)], schema=whole.schema, orient="row")])
+
+
+def _curve(run: Run, frame: pl.DataFrame, x: str, unit: int, name: str, *, out_of_memory: bool) -> Curve:
     return Curve(
         name,
         run.variant.policy,
         run.variant.speculative,
         frame[x].to_list(),
         (frame["used_bytes"] / unit).to_list(),
-        out_of_memory=run.attempt.outcome.is_device_oom,
+        out_of_memory=out_of_memory,
     )
 
 
 def _named(run: Run) -> str:
     failure = run.attempt.failure
+    if run.ended:
+        return f"{run.name}: out of memory by {run.beyond['token_index'][-1]:,}"
     if failure is None or failure.oom_token_index is None:
         return run.name
     return f"{run.name}: out of memory at {failure.oom_token_index:,}"

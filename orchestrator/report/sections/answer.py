@@ -163,7 +163,7 @@ def _recommendation(scene: Scene, reaches: Sequence[_Reach]) -> list[Span]:
     candidates = [reach for reach in honest if reach.tokens >= furthest]
     full = max((reach for reach in candidates if not reach.bounded), key=_speed, default=None)
     fastest = max(candidates, key=_speed)
-    if full is not None and fastest.speed < _WORTH * full.speed:
+    if full is not None and fastest.speed <= _WORTH * full.speed:
         best = full
         why = f"it passes every length tried, up to {furthest:,} tokens, and attends to the whole text"
     elif full is not None and fastest.bounded:

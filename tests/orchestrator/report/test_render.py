@@ -6,9 +6,10 @@ import pytest
 
 from orchestrator.journal.folder import FolderError, open_run
 from orchestrator.journal.record import Record
+from orchestrator.plan import expand
 from orchestrator.report import render
-from orchestrator.spec import ModelSpec, SweepSpec
-from tests.orchestrator.fake_run import CPU, MiB, demo_attempts, demo_spec
+from orchestrator.spec import BoundarySpec, ModelSpec, SweepSpec
+from tests.orchestrator.fake_run import CPU, MiB, attempt_of, demo_attempts, demo_spec
 from workers.attempt import Attempt, Failure, Outcome
 
 
@@ -93,6 +94,39 @@ def test_several_budgets_open_with_the_card_table(tmp_path: Path) -> None:
     assert re.search(r"\| mode \| 48 MiB \| 64 MiB \| the whole device \(12\.00 GiB\) \|", answer)
     assert re.search(r"\| baseline \| 1,000 \| 2,000 \| ≥ 8,000 \|", answer)
     assert "it passes every length tried, up to 8,000 tokens, and attends to the whole text" in answer
+
+
+def _searched(tmp_path: Path, lengths: tuple[int, ...]) -> str:
+    """A search of each mode's end whose probes reach further than any measured cell."""
+    spec = demo_spec(
+        lengths=[500], modes=["baseline", "streaming"], boundary=BoundarySpec(max_length=8000, resolution=64)
+    )
+    cells = expand(spec)
+    probes = [
+        dataclasses.replace(cell, length=length, purpose="probe", repeat=repeat)
+        for cell in cells
+        for length in (2048, 2112, 4096, 8000)
+        if (length <= 4096) == (cell.mode == "baseline")
+        for repeat in (0, 1)
+    ]
+    measured = [cell for cell in cells if cell.length in lengths]
+    attempts = [attempt_of(cell, number) for number, cell in enumerate([*measured, *probes])]
+    return _run(tmp_path, spec, attempts, cells=2)
+
+
+def test_the_picture_follows_the_probes_to_where_memory_ends(tmp_path: Path) -> None:
+    text = _searched(tmp_path, lengths=(500,))
+    assert "Beyond it, straight lines to the peaks of the probes of the boundary search." in text
+    picture = (tmp_path / "plots" / "memory-by-tokens-pocket-cpu-64MiB-eager.svg").read_text()
+    assert re.search(r"baseline: out of memory by 3,0\d\d", picture)
+    assert "8,000" not in picture, "streaming goes on; the picture ends where baseline does"
+
+
+def test_a_search_whose_cells_have_not_run_yet_is_reported(tmp_path: Path) -> None:
+    answer = _searched(tmp_path, lengths=()).split("## ")[1]
+    assert "baseline runs out of memory after 3,008 tokens (first failure at 3,072" in answer
+    assert "streaming passed 8,000 tokens" in answer
+    assert "Use **streaming**" in answer
 
 
 def test_quality_runs_show_the_third_boundary(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_text_file_comes_back_as_it_is(tmp_path: Path) -> None:
     path.write_text("\n".join(LINES) + "\n")
     ids = ids_of(path, 0, 20_000)
     assert ids.dtype == np.int32
-    assert "\n".join(LINES).startswith(decode(ids.tolist(), "pocket", REF).rstrip("\ufffd"))
+    assert "\n".join(LINES).startswith(decode([ids.tolist()], "pocket", REF)[0].rstrip("\ufffd"))
 
 
 def test_records_are_documents_that_end(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_records_are_documents_that_end(tmp_path: Path) -> None:
     ids = ids_of(jsonl)
     assert np.array_equal(ids, ids_of(parquet))
     end = load_tokenizer("pocket", REF).eos_token_id
-    first = decode(ids[: int(np.argmax(ids == end))].tolist(), "pocket", REF)
+    first = decode([ids[: int(np.argmax(ids == end))].tolist()], "pocket", REF)[0]
     assert first == LINES[0]
 
 
@@ -151,7 +151,7 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
 def test_builtin_begins_with_what_the_pair_has_not_seen() -> None:
     held_out = held_out_tokens("pocket", REF)
     assert held_out >= 8064  # a prompt of 64 and 8,000 scored tokens
-    text = decode(ids_of("builtin", 0, held_out).tolist(), "pocket", REF)
+    text = decode([ids_of("builtin", 0, held_out).tolist()], "pocket", REF)[0]
     unseen = {
         builtin.fingerprint(p) for topic in builtin.held_out_documents() for p in builtin.paragraphs(topic)
     }

@@ -14,7 +14,7 @@ import functools
 import itertools
 import sys
 
-from workers.meters.process import own_memory
+from workers.meters.process import own_data_and_stack, own_memory
 
 MiB = 2**20
 #: Requests from here on are mapped, and given back, one by one.
@@ -33,6 +33,7 @@ _pins: list[bytes] = []
 
 def take_room(since: int) -> None:
     """Once per process, whose data was `since` bytes when its limit was set. Raises `MemoryError`."""
+    since += own_data_and_stack() - own_memory().data  # read a hundred times, so from where it costs least
     _take_heap(since + HEAP_BYTES)
     _take_python(since + HEAP_BYTES + PYTHON_BYTES)
 
@@ -41,7 +42,7 @@ def _take_heap(until: int) -> None:
     libc = _libc()
     pieces = []
     # To the end of what the heap grew by, so that its top is no larger than a piece, too.
-    while own_memory().data < until or libc.mallinfo().keepcost >= _PIECE:
+    while own_data_and_stack() < until or libc.mallinfo().keepcost >= _PIECE:
         piece = libc.malloc(_PIECE)
         if piece is None:
             raise MemoryError(f"no room for {HEAP_BYTES} bytes of small blocks")
@@ -53,7 +54,7 @@ def _take_heap(until: int) -> None:
 
 def _take_python(until: int) -> None:
     objects = []
-    while own_memory().data < until:
+    while own_data_and_stack() < until:
         objects.append([bytes(_LARGEST) for _ in range(_TOGETHER)])
     _pins.extend(together[0] for together in objects[:: _APART // _TOGETHER])
     _pins.append(objects[-1][-1])

@@ -223,11 +223,9 @@ def _generate(state: _State, session: Session, prompt_BT: torch.Tensor) -> int:
         **_speculation(result, len(state.output_ids)),
     )
     if state.output_ids:
-        named = (cell.model.target, cell.model)
-        state.note(
-            text_head=decode(state.output_ids[:_TEXT_TOKENS], *named)[:_TEXT_CHARS],
-            text_tail=decode(state.output_ids[-_TEXT_TOKENS:], *named)[-_TEXT_CHARS:],
-        )
+        ends = state.output_ids[:_TEXT_TOKENS], state.output_ids[-_TEXT_TOKENS:]
+        head, tail = decode(ends, cell.model.target, cell.model)
+        state.note(text_head=head[:_TEXT_CHARS], text_tail=tail[-_TEXT_CHARS:])
     return len(state.output_ids)
 
 
