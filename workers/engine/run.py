@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 
@@ -107,6 +108,15 @@ class _Report:
         self.handed_on_at = perf_counter()
 
 
+class _Round(NamedTuple):
+    """`marks`: after each stage. `tokens`: their count, on the host once `told` has passed; it is fetched after the
+    last stage's mark."""
+
+    marks: list[Mark]
+    tokens: torch.Tensor
+    told: Mark
+
+
 def execute(run: Run, prompt_BT: torch.Tensor, recorder: Recorder) -> Generated:
     """Prefill, then decode to the asked length. `prompt_BT`: int64 on the device.
 
@@ -140,20 +150,20 @@ def execute(run: Run, prompt_BT: torch.Tensor, recorder: Recorder) -> Generated:
 def _decode(run: Run, clock: Clock, started: Mark, recorder: Recorder) -> list[list[float]]:
     """Seconds each stage took, round by round."""
     report = _Report(recorder)
-    in_flight: deque[tuple[torch.Tensor, list[Mark]]] = deque()
+    in_flight: deque[_Round] = deque()
     stage_times: list[list[float]] = [[] for _ in run.stages]
     previous = started
 
     def learn() -> None:
         nonlocal previous
-        counter, marks = in_flight.popleft()
-        clock.wait(marks[-1])
+        done = in_flight.popleft()
+        clock.wait(done.told)
         begun = previous
-        for times, mark in zip(stage_times, marks, strict=True):
+        for times, mark in zip(stage_times, done.marks, strict=True):
             times.append(clock.seconds(begun, mark))
             begun = mark
-        report.round(min(int(counter), run.state.length), clock.seconds(previous, marks[-1]))
-        previous = marks[-1]
+        report.round(min(int(done.tokens), run.state.length), clock.seconds(previous, done.marks[-1]))
+        previous = done.marks[-1]
 
     try:
         while report.known < run.state.length:
@@ -165,7 +175,8 @@ def _decode(run: Run, clock: Clock, started: Mark, recorder: Recorder) -> list[l
                 for stage in run.stages:
                     stage(reach)
                     marks.append(clock.mark())
-                in_flight.append((clock.fetch(run.state.count), marks))
+                tokens = clock.fetch(run.state.count)
+                in_flight.append(_Round(marks, tokens, clock.mark()))
             else:
                 learn()
     finally:

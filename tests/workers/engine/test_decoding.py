@@ -8,6 +8,7 @@ from tests.workers.engine.tiny import EOS, Heard, build, cell, tokens
 from workers.attempt import Phase
 from workers.cell import Speculation
 from workers.engine import open_session
+from workers.engine.clock import HostClock
 
 
 def by_hand(model, prompt_1T: torch.Tensor, length: int, penalty: float) -> tuple[list[int], int | None]:
@@ -137,3 +138,40 @@ def test_streaming_memory_is_constant_and_full_grows_by_blocks() -> None:
     block = 1 * 2 * 4 * 64 * 12 * 4
     assert sizes["baseline", 10] == block
     assert sizes["baseline", 300] == -(-308 // 64) * block
+
+
+class LateClock(HostClock):
+    """A device that is always behind: a counter reaches the host with the first mark that was made after its fetch."""
+
+    def __init__(self) -> None:
+        self._marks = 0
+        self._on_their_way: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+
+    def mark(self) -> int:
+        self._marks += 1
+        return self._marks
+
+    def fetch(self, counter: torch.Tensor) -> torch.Tensor:
+        host = torch.tensor(10**6)
+        self._on_their_way.append((self._marks, host, counter.clone()))
+        return host
+
+    def wait(self, mark: int) -> None:
+        for made, host, value in self._on_their_way:
+            if made < mark:
+                host.copy_(value)
+
+    def seconds(self, earlier: int, later: int) -> float:
+        return 1e-3 * (later - earlier)
+
+
+@pytest.mark.parametrize("mode", ["baseline", "baseline+spec"])
+def test_a_count_is_read_only_once_it_has_arrived(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count from elsewhere ends a run early, or leaves it without the blocks that it writes next."""
+    target, draft = build("neox", torch.float64), build("neox", torch.float64, layers=1, seed=1)
+    needed = draft if mode.endswith("+spec") else None
+    expected = open_session(cell(mode), target, needed).generate(tokens(9), 150, Heard()).ids_BT
+    monkeypatch.setattr("workers.engine.run.clock_of", lambda device: LateClock())
+    assert torch.equal(
+        open_session(cell(mode), target, needed).generate(tokens(9), 150, Heard()).ids_BT, expected
+    )

@@ -42,7 +42,9 @@ CHUNK = 2048
 
 @jit
 def _best(score, index, NEVER: tl.constexpr):
-    """The largest score and the first index that has it."""
+    """The largest score and the first index that has it. NaN is the largest, as in torch.argmax: an index past the
+    vocabulary would be read from the embedding next."""
+    score = tl.where(score == score, score, float("inf"))
     peak = tl.max(score, axis=0)
     return peak, tl.min(tl.where(score == peak, index, NEVER), axis=0)
 
