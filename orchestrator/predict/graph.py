@@ -14,6 +14,10 @@ from workers.modes import CachePolicy
 #: Device memory outside torch's allocator, beyond the context: Triton's kernels and the captured graphs (32
 #: layers, one or six captures alike). Measured.
 _KERNELS_BYTES: dict[Allocator, int] = {"cuda": 82 * 2**20, "cpu": 3 * 2**19}
+#: Of the graph that reads a prompt's chunks into rings: its nodes, and cuBLAS's workspace for its stream. Measured.
+_CHUNK_GRAPH_BYTES = 56 * 2**20
+#: Chunks from which on it is captured (`workers.engine.prefill`).
+_CHUNKS_WORTH_A_GRAPH = 4
 #: Tokens per block of the full cache (`workers.engine.full_cache`).
 BLOCK = 64
 #: A ring's room beyond its window; it bounds a pass, too (`workers.engine.ring`).
@@ -32,7 +36,9 @@ def moments(cell: Cell, shape: ModelShape, draft: ModelShape | None) -> list[Mom
 
 def kernels_bytes(cell: Cell, allocator: Allocator) -> int:
     """Beyond the context."""
-    return _KERNELS_BYTES[allocator]
+    chunks = -(-cell.prompt_tokens // prompt_pass(cell)) if cell.prompt_tokens else 0
+    captured = allocator == "cuda" and cell.mode_spec.policy.bounded and chunks >= _CHUNKS_WORTH_A_GRAPH
+    return _KERNELS_BYTES[allocator] + captured * _CHUNK_GRAPH_BYTES
 
 
 def prompt_pass(cell: Cell) -> int:

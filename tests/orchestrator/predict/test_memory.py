@@ -181,3 +181,14 @@ def test_how_cuda_rounds() -> None:
     assert held([(6 * MiB, 3)], PROFILE) == 20 * MiB
     assert held([(6 * MiB, 4)], PROFILE) == 40 * MiB
     assert held([(12 * MiB + 1, 2)], PROFILE) == 28 * MiB
+
+
+def test_a_ring_pays_once_for_the_graph_that_reads_long_prompts() -> None:
+    """Three chunks of 128 are read without one, and a million tokens need no more than four chunks."""
+
+    def peak(prompt_tokens: int) -> int:
+        asked = cell("streaming", engine="graph", prompt_tokens=prompt_tokens)
+        return predict(asked, PYTHIA, None, PROFILE).peak_bytes
+
+    assert peak(385) - peak(384) == 56 * MiB
+    assert peak(1_000_000) == peak(385)
