@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -88,18 +87,16 @@ def test_a_stale_address_ends_a_driver_in_seconds_not_minutes() -> None:
         "try:\n    connected(None).__enter__()\n"
         "except ConnectError as error:\n    raise SystemExit(str(error))"
     )
-    began = time.monotonic()
     ended = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=30,  # Ray by itself waits for minutes
         check=False,
     )
     assert ended.returncode == 1
     assert "no Ray at 127.0.0.1:1 (from RAY_ADDRESS)" in ended.stderr
-    assert time.monotonic() - began < 30
 
 
 def test_a_running_head_is_joined(ray_head: str) -> None:
