@@ -13,6 +13,7 @@ from orchestrator.boundary.search import Probe
 from orchestrator.plan import build_cell
 from orchestrator.spec import SweepSpec
 from workers.attempt import Attempt, Outcome
+from workers.attempt import Phase as RunPhase
 from workers.cell import Cell
 from workers.modes import MODES
 
@@ -91,7 +92,8 @@ class Question:
     def _account(self, attempt: Attempt) -> "Reading":
         """What a failed run says of how far it came."""
         if attempt.outcome is Outcome.OOM_LOAD:
-            return Reading(passed=False, reached=0)
+            # What is prepared after the load (captures, caches) may depend on the value; the weights do not.
+            return Reading(passed=False, reached=0 if attempt.phase is RunPhase.LOAD else None)
         if self.axis == "batch_size":
             return Reading(passed=False)
         cell = attempt.cell

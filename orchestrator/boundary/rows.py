@@ -64,6 +64,11 @@ class BoundaryRow:
     device_total_bytes: int
     max_positions: int | None
 
+    @property
+    def is_open(self) -> bool:
+        """The search has not ended, and has met no failure yet."""
+        return self.first_oom is None and not self.censored
+
 
 class _Shapes(NamedTuple):
     target: ModelShape | None

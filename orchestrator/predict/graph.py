@@ -1,8 +1,8 @@
 """What the graph engine keeps alive: a full cache in blocks that are never copied, or a ring; a small
 captured step.
 
-Read off `workers.engine`. Prompts are read in plain torch, a whole prompt in one pass unless the cell says
-otherwise.
+Read off `workers.engine`. Prompts are read in plain torch, into rings in passes of 128 tokens, into a full cache a
+whole prompt in one pass unless the cell says otherwise.
 """
 
 from orchestrator.predict.device import Allocator
@@ -102,5 +102,6 @@ def _pass(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> tuple[Live, 
         scores = row * shape.heads * ring_slots(cell)
         live.append(Live("scores of the ring, float32, and their copies", scores * _FLOAT32, 5))
     elif 1 < rows < tokens:
+        # As plain torch merges them; the kernel that a CUDA device has keeps a quarter of it.
         live.append(Live("blocks merged, float32", row * shape.heads * shape.key_dim * _FLOAT32, 4))
     return tuple(live)

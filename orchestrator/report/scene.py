@@ -133,7 +133,11 @@ def scenes(tables: Tables) -> list[Scene]:
         .iter_rows()
     )
     searched = pl.DataFrame(
-        [tuple(getattr(row, name) for name in _SCENE) for row in tables.boundaries],
+        [
+            tuple(getattr(row, name) for name in _SCENE)
+            for row in tables.boundaries
+            if row.last_ok is not None or row.first_oom is not None
+        ],
         schema={name: tables.summary.schema[name] for name in _SCENE},
         orient="row",
     )
@@ -154,7 +158,7 @@ def scenes(tables: Tables) -> list[Scene]:
                 budget_bytes=budget,
                 engine=engine,
                 total_bytes=totals.get(kind),
-                conditions=_conditions(rows, attempts) or [_searched(boundaries[0], rows, attempts)],
+                conditions=_conditions(rows, attempts) or [_searched(boundaries, rows, attempts)],
                 boundaries=boundaries,
                 probes=_equal(probes, _SCENE, values),
             )
@@ -185,8 +189,9 @@ def _conditions(rows: pl.DataFrame, attempts: pl.DataFrame) -> list[Condition]:
     ]
 
 
-def _searched(row: BoundaryRow, summary: pl.DataFrame, attempts: pl.DataFrame) -> Condition:
-    """That of a search alone: nothing was measured under it."""
+def _searched(rows: Sequence[BoundaryRow], summary: pl.DataFrame, attempts: pl.DataFrame) -> Condition:
+    """That of searches alone: nothing was measured under it."""
+    row = min(rows, key=lambda row: row.phase != "decode")
     return Condition(
         prompt_tokens=row.prompt_tokens or 0,
         batch_size=row.batch_size,

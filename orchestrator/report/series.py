@@ -94,13 +94,16 @@ def _beyond(scene: Scene, variant: Variant, attempt: Attempt) -> pl.DataFrame:
     alike = (pl.col("batch_size") == condition.batch_size) & (
         pl.col("repetition_penalty") == condition.repetition_penalty
     )
-    asked = pl.col("prompt_tokens") + pl.col("length") - condition.prompt_tokens
-    same_prompt = pl.col("prompt_tokens") == condition.prompt_tokens
+    # Of searches of the decode phase: with the prompt of the run, or with most of the text read as a prompt in chunks.
+    decoding = (pl.col("prompt_tokens") == condition.prompt_tokens) | (
+        pl.col("prefill_chunk").is_not_null() & (pl.col("length") > 1)
+    )
+    reached = pl.coalesce("oom_token_index", "length")
     probes = (
         condition.of(variant, scene.probes)
-        .filter(alike)
+        .filter(alike & decoding)
         .select(
-            token_index=pl.when(same_prompt).then(pl.coalesce("oom_token_index", asked)).otherwise(asked),
+            token_index=pl.col("prompt_tokens") + reached - condition.prompt_tokens,
             used_bytes=pl.coalesce("peak_device_bytes", "peak_process_bytes"),
             passed=pl.col("outcome") == Outcome.OK,
             failed=pl.col("outcome").is_in([outcome for outcome in Outcome if outcome.is_device_oom]),

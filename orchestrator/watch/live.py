@@ -174,7 +174,8 @@ def _bar(done: float, total: float, label: str, width: int, full: str = "green")
 
 
 def _clock_words(seconds: float) -> str:
-    return f"{seconds // 60:.0f}:{seconds % 60:02.0f}"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02}"
 
 
 def _share(used: int | None, limit: int) -> str:

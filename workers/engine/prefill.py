@@ -46,11 +46,6 @@ class Prefill:
             self.start.fill_(first)
             self.stage(end)
 
-    def warm_up(self, prompt_BT: torch.Tensor) -> None:
-        """What the first pass sets up. Into rings, every pass is the same."""
-        bounded = isinstance(self.target.cache, RingCache)
-        self.read(prompt_BT[:, : self.chunk] if bounded else prompt_BT)
-
     @property
     def readers(self) -> tuple[Reader, ...]:
         return (self.target,) if self.draft is None else (self.target, self.draft)

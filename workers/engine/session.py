@@ -56,12 +56,15 @@ class GraphSession:
 
     @torch.inference_mode()
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
-        """Compiles, captures, reads of the prompt what its passes differ in; a full cache gives its blocks back."""
+        """Compiles, captures, reads the prompt once (into rings only a chunk: all passes are alike) and chooses a
+        token; a full cache gives its blocks back."""
         if self._cell.workload == "score":
             self.score(prompt_BT[0], Unmeasured())
             return
         run = self._prepared(prompt_BT, self._cell.length, Unmeasured())
-        run.prefill.warm_up(prompt_BT.to(self._target.device))
+        bounded = isinstance(run.prefill.target.cache, RingCache)
+        read_BT = prompt_BT[:, : run.prefill.chunk] if bounded else prompt_BT
+        run.begin(read_BT.to(self._target.device))
         run.clear()
 
     @torch.inference_mode()

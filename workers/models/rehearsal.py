@@ -1,7 +1,8 @@
 """Imported once, by the fork server: a small model is loaded and its tokenizer used, as every cell does with its own.
 
 What torch and transformers import, compile (a thousand patterns of weight conversions) and remember at a process's
-first load is there for every cell then: it is half of a small model's load.
+first load is there for every cell then: it is half of a small model's load. The fork server's environment keeps it
+to one thread, as a fork asks for.
 """
 
 import torch
@@ -15,10 +16,7 @@ _SMALL = "pocket-draft"
 
 def _rehearse() -> None:
     ref = ModelRef(target=_SMALL, dtype="float32")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # none may be alive when a cell is forked
     load_model(_SMALL, ref, torch.device("cpu"))
-    torch.set_num_threads(threads)
     tokenizer = load_tokenizer(_SMALL, ref)
     tokenizer.decode(tokenizer("a")["input_ids"])
 

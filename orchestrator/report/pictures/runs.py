@@ -13,15 +13,16 @@ from orchestrator.report.series import Run
 
 
 def memory_by_tokens(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
-    unit, name = _unit(runs, scene)
     reach = _reach(runs)
+    drawn = [_up_to(reach, run) for run in runs]
+    unit, name = _unit(drawn, scene)
     curves = [
-        _curve(run, _up_to(reach, run), "token_index", unit, _named(run), out_of_memory=run.out_of_memory)
-        for run in runs
+        _curve(run, frame, "token_index", unit, _named(run), out_of_memory=run.out_of_memory)
+        for run, frame in zip(runs, drawn, strict=True)
     ]
     probed = (
         " Beyond it, straight lines to the peaks of the probes of the boundary search."
-        if any(run.beyond.height for run in runs)
+        if any(frame.height > run.by_token.height for run, frame in zip(runs, drawn, strict=True))
         else ""
     )
     where = scene.words(engine=engine)
@@ -41,7 +42,7 @@ def memory_by_tokens(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture
 
 
 def memory_by_time(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
-    unit, name = _unit(runs, scene)
+    unit, name = _unit([run.by_time for run in runs], scene)
     curves = [
         _curve(run, run.by_time, "t_s", unit, run.name, out_of_memory=run.attempt.outcome.is_device_oom)
         for run in runs
@@ -160,7 +161,7 @@ def _budget(scene: Scene, unit: int) -> list[Limit]:
     return [Limit(f"budget {words.card(scene.budget_bytes)}", y=limit / unit)]
 
 
-def _unit(runs: Sequence[Run], scene: Scene) -> tuple[int, str]:
-    peaks = [used for run in runs for used in run.by_time["used_bytes"]]
+def _unit(drawn: Sequence[pl.DataFrame], scene: Scene) -> tuple[int, str]:
+    peaks = [used for frame in drawn for used in frame["used_bytes"]]
     largest = max([*peaks, scene.budget_bytes or 0])
     return (words.GiB, "GiB") if largest >= 2 * words.GiB else (words.MiB, "MiB")

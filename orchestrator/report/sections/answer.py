@@ -41,13 +41,35 @@ def _sentence(group: Sequence[Scene]) -> list[Span]:
     spans: list[Span] = [Strong(scene.words(engine=False)), ": "]
     reaches = [r for s in group for row in s.boundaries if (r := _reach(s, row, len(group) > 1)) is not None]
     if not reaches:
-        return [*spans, "no mode has come far enough to tell."]
+        so_far = _searching(group)
+        return [*spans, f"{'; '.join(so_far) or 'no mode has come far enough to tell'}."]
     by_mode: dict[tuple[str, bool], list[_Reach]] = {}
     for reach in sorted(reaches, key=lambda reach: list(MODES).index(reach.row.mode)):
         by_mode.setdefault((reach.row.mode, reach.row.censored), []).append(reach)
     failing = [_failing(mode, found) for (mode, censored), found in by_mode.items() if not censored]
     passing = _passing([found for (_, censored), found in by_mode.items() if censored])
-    return [*spans, f"{'; '.join([*failing, *passing])}. ", *_recommendation(scene, reaches)]
+    return [
+        *spans,
+        f"{'; '.join([*failing, *passing, *_searching(group)])}. ",
+        *_recommendation(scene, reaches),
+    ]
+
+
+def _searching(group: Sequence[Scene]) -> list[str]:
+    """Modes whose end is still being looked for: no ground for a recommendation."""
+    passed: dict[str, int] = {}
+    for scene in group:
+        for row in scene.boundaries:
+            if row.is_open and row.last_ok and scene.main.asks(row) and _is_length_of_decode(row):
+                passed[row.mode] = max(passed.get(row.mode, 0), row.last_ok)
+    return [
+        f"{mode} has passed {tokens:,} tokens, and its search has not ended"
+        for mode, tokens in passed.items()
+    ]
+
+
+def _is_length_of_decode(row: BoundaryRow) -> bool:
+    return (row.phase, row.axis) == ("decode", "length")
 
 
 def _understanding(found: Sequence[QualityBoundary]) -> list[list[Span]]:
@@ -111,7 +133,7 @@ class _Reach:
 
 def _reach(scene: Scene, row: BoundaryRow, engines: bool) -> _Reach | None:
     main = scene.main
-    if (row.phase, row.axis) != ("decode", "length") or not main.asks(row):
+    if not _is_length_of_decode(row) or row.is_open or not main.asks(row):
         return None
     variants = [v for v in main.variants() if (v.mode, v.draft) == (row.mode, row.draft)]
     passed = [
@@ -165,7 +187,12 @@ def _recommendation(scene: Scene, reaches: Sequence[_Reach]) -> list[Span]:
     fastest = max(candidates, key=_speed)
     if full is not None and fastest.speed <= _WORTH * full.speed:
         best = full
-        why = f"it passes every length tried, up to {furthest:,} tokens, and attends to the whole text"
+        how_far = (
+            f"passes every length tried, up to {furthest:,} tokens,"
+            if full.row.censored
+            else f"comes furthest, {furthest:,} tokens,"
+        )
+        why = f"it {how_far} and attends to the whole text"
     elif full is not None and fastest.bounded:
         best = fastest
         why = (

@@ -55,8 +55,8 @@ def _order(line: tuple[tuple[str, str, str | None], object]) -> tuple[str, int, 
 
 
 def reach(row: BoundaryRow) -> str:
-    """`3,264`, or `≥ 8,000` where memory never ran out."""
-    if row.censored:
+    """`3,264`, or `≥ 8,000` where memory never ran out, or has not yet."""
+    if row.censored or row.is_open:
         return f"≥ {row.last_ok:,}" if row.last_ok is not None else words.NOTHING
     return f"{row.last_ok:,}" if row.last_ok else "none"
 
@@ -146,6 +146,8 @@ def _predicted(row: BoundaryRow) -> str:
 def _bracket(row: BoundaryRow) -> str:
     if row.censored:
         return reach(row)
+    if row.is_open:
+        return words.NOTHING if row.last_ok is None else f"{reach(row)}, not ended"
     return f"({row.last_ok or 0:,}, {row.first_oom:,}]"
 
 

@@ -15,7 +15,8 @@ _MARK = "†"
 
 def lengths(scenes: Sequence[Scene]) -> Section | None:
     """The main condition of each scene open, the others folded."""
-    if not scenes:
+    measured = [scene for scene in scenes if scene.main.summary.height]
+    if not measured:
         return None
     engines = len({scene.engine for scene in scenes}) > 1
     blocks: list[Block] = [
@@ -27,7 +28,7 @@ def lengths(scenes: Sequence[Scene]) -> Section | None:
     ]  # fmt: skip
     if (marked := _trained_on(scenes)) is not None:
         blocks.append(Paragraph([marked]))
-    for scene in scenes:
+    for scene in measured:
         title = scene.words(engine=engines)
         blocks.append(_table(f"{title}, {scene.main.words()}", scene.main))
         for condition in scene.conditions[1:]:

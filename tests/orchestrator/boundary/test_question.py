@@ -13,7 +13,7 @@ from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.shape import shape_for
 from orchestrator.spec import BoundarySpec, SweepSpec
 from tests.orchestrator.boundary.attempts import CPU, attempt_of
-from workers.attempt import Outcome
+from workers.attempt import Outcome, Phase
 from workers.cell import ModelRef
 
 PHASES = ["decode", "decode_after_prefill", "prefill", "prefill_chunked"]
@@ -123,10 +123,16 @@ def test_a_run_says_how_far_it_came() -> None:
     assert passed.passed
     assert failed is not None
     assert (failed.passed, failed.reached) == (False, 700)
-    for outcome in (Outcome.OOM_PREFILL, Outcome.OOM_LOAD):
-        nothing = question.read(attempt_of(cell, outcome))
+    prefill = attempt_of(cell, Outcome.OOM_PREFILL)
+    load = dataclasses.replace(attempt_of(cell, Outcome.OOM_LOAD), phase=Phase.LOAD)
+    for attempt in (prefill, load):
+        nothing = question.read(attempt)
         assert nothing is not None
         assert (nothing.passed, nothing.reached) == (False, 0)
+    # What is prepared after the weights may be larger for a longer run.
+    preparing = question.read(dataclasses.replace(load, phase=Phase.PREPARE))
+    assert preparing is not None
+    assert (preparing.passed, preparing.reached) == (False, None)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.HANG, Outcome.INFRA_ERROR, Outcome.CRASHED, Outcome.OOM_HOST])

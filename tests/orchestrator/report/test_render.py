@@ -1,6 +1,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -127,6 +128,44 @@ def test_a_search_whose_cells_have_not_run_yet_is_reported(tmp_path: Path) -> No
     assert "baseline runs out of memory after 3,008 tokens (first failure at 3,072" in answer
     assert "streaming passed 8,000 tokens" in answer
     assert "Use **streaming**" in answer
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_search_that_has_not_ended_is_told_as_such(tmp_path: Path, measured: bool) -> None:
+    spec = demo_spec(lengths=[500], modes=["baseline", "streaming"], boundary=BoundarySpec(max_length=8000))
+    cells = [cell for cell in expand(spec) if cell.mode == "baseline"]
+    probe = dataclasses.replace(cells[0], length=2048, purpose="probe")
+    attempts = [attempt_of(cell, number) for number, cell in enumerate([probe, *cells[: int(measured)]])]
+    text = _run(tmp_path, spec, attempts, cells=2, end=False)
+    assert "baseline has passed 2,048 tokens, and its search has not ended." in text
+    assert "≥ 2,048, not ended" in text
+    assert "Use **" not in text
+
+
+@pytest.mark.parametrize("phases", [["decode", "prefill"], ["prefill", "decode"]])
+def test_probes_of_a_prompt_in_one_pass_are_no_part_of_the_picture(
+    tmp_path: Path, phases: list[Literal["decode", "prefill"]]
+) -> None:
+    spec = demo_spec(
+        lengths=[500], modes=["baseline"], boundary=BoundarySpec(max_length=8000, phases=[*phases])
+    )
+    (cell,) = expand(spec)
+    decoding = [
+        attempt_of(dataclasses.replace(cell, length=length, purpose="probe", repeat=repeat), 10 + repeat)
+        for length in (2112, 8000)
+        for repeat in (0, 1)
+    ]
+    prompt = dataclasses.replace(cell, prompt_tokens=1500, length=1, purpose="probe")
+    failed = dataclasses.replace(
+        attempt_of(prompt, 20),
+        outcome=Outcome.OOM_PREFILL,
+        failure=Failure(error_type="RuntimeError", error_message="can't allocate memory"),
+    )
+    text = _run(tmp_path, spec, [attempt_of(cell, 1), *decoding, failed], cells=1)
+    assert "baseline runs out of memory after 3,008 tokens" in text
+    assert "it comes furthest, 3,008 tokens, and attends to the whole text" in text
+    picture = (tmp_path / "plots" / "memory-by-tokens-pocket-cpu-64MiB-eager.svg").read_text()
+    assert re.search(r"baseline: out of memory by 3,0\d\d", picture)
 
 
 def test_quality_runs_show_the_third_boundary(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def _attend_blocks(
                 j = j0 + tl.arange(0, 16)
                 position = first + j
                 mine = (j < M) & (position >= low) & (position < low + SPAN_BLOCKS * BLOCK)
-                row = b * M + j
+                row = (b * M + j).to(tl.int64)  # a batch of long chunks passes 2^31 numbers
                 k_JD = load_rotated(k, row * k_row + head * k_head, mine, cos, sin, j, D, F, BLOCK_D)
                 inside = mine[:, None] & (d < D)[None, :]
                 v_JD = tl.load(
@@ -138,7 +138,7 @@ def _attend_blocks(
         r = tl.arange(0, BLOCK_R)
         m = group * QUERIES + r // G
         asks = (r < QUERIES * G) & (m < M)
-        q_R = (b * M + m) * q_row + (head * G + r % G) * q_head
+        q_R = (b * M + m).to(tl.int64) * q_row + (head * G + r % G) * q_head
         q_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, BLOCK_D)
         peak_R = tl.full((BLOCK_R,), float("-inf"), tl.float32)
         total_R = tl.zeros((BLOCK_R,), tl.float32)
@@ -157,7 +157,7 @@ def _attend_blocks(
             scores_RC = tl.where(visible, scores_RC * scale, float("-inf"))
             peak_R, total_R, sum_RD = absorb(scores_RC, v_CD, peak_R, total_R, sum_RD)
         N = B * M * H
-        at_R = (b * M + m) * H + head * G + r % G
+        at_R = (b * M + m).to(tl.int64) * H + head * G + r % G
         tl.store(stats + split * 2 * N + at_R, peak_R, mask=asks)
         tl.store(stats + (split * 2 + 1) * N + at_R, total_R, mask=asks)
         tl.store(
@@ -174,7 +174,7 @@ def _merge(
 ):  # fmt: skip
     """One program: one row, its splits in their order. Splits a row does not see weigh nothing."""
     follow(EARLY)
-    row = tl.program_id(0)
+    row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, BLOCK_D)
     splits = tl.cdiv(tl.load(start).to(tl.int32) + M, SPAN)
     peak = tl.max(tl.full((BLOCK_S,), float("-inf"), tl.float32), axis=0)
