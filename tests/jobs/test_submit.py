@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,11 +26,11 @@ name: submitted
 models: [{target: pocket, dtype: float32}]
 modes: [baseline, streaming]
 lengths: [24, 48]
-repeats: 5
+repeats: 7
 prompt_tokens: 16
 streaming: {sinks: 4, window: 16}
 """
-CELLS = 20
+CELLS = 28
 
 
 def free_port() -> int:
@@ -70,6 +71,7 @@ def dashboard() -> Iterator[str]:
             except subprocess.TimeoutExpired:  # one that lingers must not leave the others running
                 os.killpg(node.pid, signal.SIGKILL)
                 node.wait()
+        shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def start_node(temp_dir: str, *words: str) -> subprocess.Popen[bytes]:
