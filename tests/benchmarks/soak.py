@@ -102,7 +102,11 @@ class Driver:
     def start(self) -> None:
         self.starts += 1
         self.process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
 

@@ -21,20 +21,19 @@ from tests.workers.host.cells import gpt_neox
 from workers.attempt import Outcome
 
 MARK = "OOMLINE_INTERRUPTED"  # in the environment of every process of a test, wherever it is reparented to
-PATIENCE_S = 10  # Ray's own is 60: how long a driver outlives its head
-CELLS = 10
+PATIENCE_S = 5  # Ray's own is 60: how long a driver outlives its head
 
 
 class Command:
     """`oomline run` of one sweep in one folder, to be started again and again."""
 
-    def __init__(self, folder: Path, token: str, *options: str, **environment: str) -> None:
-        self.out, self._token = folder / "run", token
+    def __init__(self, folder: Path, token: str, cells: int, *options: str, **environment: str) -> None:
+        self.out, self.cells, self._token = folder / "run", cells, token
         sweep = folder / "sweep.yaml"
         model = gpt_neox(folder / "model")
         sweep.write_text(
             f"{{name: interrupted, models: [{{target: '{model}', dtype: float32}}], modes: [baseline], "
-            f"lengths: [100], prompt_tokens: [8], repeats: {CELLS}}}"
+            f"lengths: [100], prompt_tokens: [8], repeats: {cells}}}"
         )
         self._words = [
             sys.executable, "-m", "jobs", "run", str(sweep), "--out", str(self.out), "--slots", "1", *options
@@ -99,10 +98,15 @@ def token() -> Iterator[str]:
         process.kill()
 
 
+def check_goes_on(command: Command, *, reused: int) -> None:
+    left = command.cells - reused
+    assert f"{left} cell{'s' * (left != 1)} computed, {reused} reused" in command.text
+
+
 def check_each_cell_once(command: Command) -> None:
     attempts = Journal.open(command.out, writable=False).attempts()
     done = [attempt.cell.cell_id for attempt in attempts if attempt.outcome is Outcome.OK]
-    assert len(done) == len(set(done)) == CELLS
+    assert len(done) == len(set(done)) == command.cells
     assert len({(a.cell.cell_id, a.attempt) for a in attempts}) == len(attempts)
 
 
@@ -110,7 +114,7 @@ def check_each_cell_once(command: Command) -> None:
 def test_ctrl_c_ends_the_children_writes_the_report_and_the_same_command_goes_on(
     tmp_path: Path, token: str
 ) -> None:
-    command = Command(tmp_path, token)
+    command = Command(tmp_path, token, 6)
     command.start()
     command.read_until_ok(2)
     assert marked(token, "workers.host.forkserver_main")
@@ -128,7 +132,7 @@ def test_ctrl_c_ends_the_children_writes_the_report_and_the_same_command_goes_on
 
     command.start()
     assert command.read_to_end() == 0, command.text
-    assert f"{CELLS - stopped[Outcome.OK]} cells computed, {stopped[Outcome.OK]} reused" in command.text
+    check_goes_on(command, reused=stopped[Outcome.OK])
     check_each_cell_once(command)
     wait_gone(token)
 
@@ -184,7 +188,7 @@ def test_a_driver_whose_head_died_loses_nothing_and_goes_on_at_a_new_head(
     tmp_path: Path, token: str, head: Head
 ) -> None:
     """Until Ray ends it, hard and without clean-up, the driver goes on and journals what comes back."""
-    command = Command(tmp_path, token, "--address", head.address, **head.environment)
+    command = Command(tmp_path, token, 14, "--address", head.address, **head.environment)
     command.start()
     command.read_until_ok(2)
     head.kill()
@@ -202,5 +206,5 @@ def test_a_driver_whose_head_died_loses_nothing_and_goes_on_at_a_new_head(
     head.start()
     command.start()
     assert command.read_to_end() == 0, command.text
-    assert f"{CELLS - known[Outcome.OK]} cells computed, {known[Outcome.OK]} reused" in command.text
+    check_goes_on(command, reused=known[Outcome.OK])
     check_each_cell_once(command)

@@ -3,18 +3,21 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from orchestrator.fleet.connect import ConnectError, Target, probe
 from orchestrator.status import read_status
 
 ROOT = Path(__file__).parents[2]
@@ -23,11 +26,11 @@ name: submitted
 models: [{target: pocket, dtype: float32}]
 modes: [baseline, streaming]
 lengths: [24, 48]
-repeats: 5
+repeats: 7
 prompt_tokens: 16
 streaming: {sinks: 4, window: 16}
 """
-CELLS = 20
+CELLS = 28
 
 
 def free_port() -> int:
@@ -56,8 +59,9 @@ def dashboard() -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     nodes = [start_node(temp_dir, *head)]
     try:
-        await_jobs_server(address, nodes[0], temp_dir)
+        await_head(gcs, nodes[0], temp_dir)
         nodes.append(start_node(temp_dir, f"--address=127.0.0.1:{gcs}"))
+        await_jobs_server(address, nodes[0], temp_dir)
         yield address
     finally:
         for node in reversed(nodes):
@@ -67,6 +71,7 @@ def dashboard() -> Iterator[str]:
             except subprocess.TimeoutExpired:  # one that lingers must not leave the others running
                 os.killpg(node.pid, signal.SIGKILL)
                 node.wait()
+        shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def start_node(temp_dir: str, *words: str) -> subprocess.Popen[bytes]:
@@ -78,13 +83,28 @@ def start_node(temp_dir: str, *words: str) -> subprocess.Popen[bytes]:
         )
 
 
+def await_head(gcs: int, head: subprocess.Popen[bytes], temp_dir: str) -> None:
+    await_answer(lambda: probe(Target(f"127.0.0.1:{gcs}", "test")), ConnectError, head, temp_dir)
+
+
 def await_jobs_server(address: str, head: subprocess.Popen[bytes], temp_dir: str) -> None:
+    await_answer(
+        lambda: urllib.request.urlopen(f"{address}/api/jobs/", timeout=10).close(), OSError, head, temp_dir
+    )
+
+
+def await_answer(
+    ask: Callable[[], None], not_yet: type[Exception], head: subprocess.Popen[bytes], temp_dir: str
+) -> None:
     deadline = time.monotonic() + 90
-    while ray_job(address, "list").returncode:
-        log = (Path(temp_dir) / "nodes.log").read_text()
-        assert head.poll() is None, log
-        assert time.monotonic() < deadline, log
-        time.sleep(1)
+    while True:
+        try:
+            return ask()
+        except not_yet:
+            log = (Path(temp_dir) / "nodes.log").read_text()
+            assert head.poll() is None, log
+            assert time.monotonic() < deadline, log
+            time.sleep(0.2)
 
 
 def ray_job(address: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -135,7 +155,8 @@ def test_a_submitted_sweep_uses_both_nodes_stops_and_resumes(dashboard: str, tmp
 
     again = ray_job(dashboard, "submit", *line)
     assert again.returncode == 0, again.stdout
-    assert f"{CELLS - standing.reached} cells computed, {standing.reached} reused" in again.stdout
+    left = CELLS - standing.reached
+    assert f"{left} cell{'s' * (left != 1)} computed, {standing.reached} reused" in again.stdout
     attempts = pl.read_parquet(out / "tables" / "attempts.parquet")
     final = attempts.filter(pl.col("final"))
     assert final["outcome"].to_list() == ["ok"] * CELLS

@@ -1,20 +1,24 @@
 """A model's configuration, without its weights: what the driver plans with."""
 
 from pathlib import Path
-
-from transformers import AutoConfig, PreTrainedConfig
+from typing import TYPE_CHECKING
 
 from workers.cell import ModelRef
 from workers.models import LoadError
 from workers.models.shapes import nearest, shapes
 from workers.models.source import RANDOM, locate
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-def read_config(name: str, ref: ModelRef) -> PreTrainedConfig:
+
+def read_config(name: str, ref: ModelRef) -> "PreTrainedConfig":
     """The configuration of `name` (see `workers.models.source` for names). Touches no weights but a GGUF file's header.
 
     Raises `LoadError`.
     """
+    from transformers import AutoConfig  # seconds, which not every command needs
+
     try:
         if name.startswith(RANDOM):
             return _random_config(name.removeprefix(RANDOM), ref)
@@ -28,7 +32,7 @@ def read_config(name: str, ref: ModelRef) -> PreTrainedConfig:
         raise LoadError(f"{name}: no usable configuration: {one_line(error)}") from error
 
 
-def check_draft(target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
+def check_draft(target: "PreTrainedConfig", draft: "PreTrainedConfig") -> None:
     """Refuse a draft that cannot speak the target's tokens.
 
     Equal `vocab_size` is asked, padding included: verification compares the two models' ids and logits one to one.
@@ -42,11 +46,11 @@ def check_draft(target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
         )
 
 
-def vocab_size(config: PreTrainedConfig) -> int:
+def vocab_size(config: "PreTrainedConfig") -> int:
     return int(config.get_text_config().vocab_size)
 
 
-def max_positions(config: PreTrainedConfig) -> int | None:
+def max_positions(config: "PreTrainedConfig") -> int | None:
     """The trained context, where the architecture has one."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
@@ -55,7 +59,9 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
-def _random_config(name: str, ref: ModelRef) -> PreTrainedConfig:
+def _random_config(name: str, ref: ModelRef) -> "PreTrainedConfig":
+    from transformers import AutoConfig
+
     if name in shapes():
         shape = dict(shapes()[name]["config"])
         return AutoConfig.for_model(shape.pop("model_type"), **shape)

@@ -11,7 +11,9 @@ from workers.progress import Progress
 
 
 class ScriptedActor:
-    """`sleep:S`, `die`, `raise`, `dirty`, `news` (posts progress, then sleeps a second), `grow:GIB` (takes so much)."""
+    """`sleep:S`, `while:FILE` (sleeps half a second where there is such a file), `die`, `raise`, `dirty`,
+    `news` (posts progress, then sleeps a second), `grow:GIB` (takes so much).
+    """
 
     kind = "cpu"
 
@@ -38,9 +40,11 @@ class ScriptedActor:
             held = []
             for _ in range(8 * int(argument)):
                 held.append(b"1" * 2**27)
-                time.sleep(0.1)
+                time.sleep(0.02)
         if what == "sleep":
             time.sleep(float(argument))
+        if what == "while" and os.path.exists(argument):
+            time.sleep(0.5)
         return Attempt(
             lease_id=lease.lease_id,
             cell=lease.cell,

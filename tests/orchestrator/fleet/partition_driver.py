@@ -1,6 +1,6 @@
-"""The driver of the partition test: `python -m tests.orchestrator.fleet.partition_driver ADDRESS OUT`.
+"""The driver of the partition test: `python -m tests.orchestrator.fleet.partition_driver ADDRESS OUT HOLD`.
 
-Cells sleep half a second each; a line per event on stdout.
+Cells sleep half a second each while there is a file HOLD; a line per event on stdout.
 """
 
 import sys
@@ -17,8 +17,8 @@ from tests.orchestrator.sweep.simulated import FlatEstimates, spec
 CELLS = 120
 
 
-def main(address: str, out: str) -> None:
-    asked = spec(modes=["baseline"], lengths=[100], repeats=CELLS, corpus="sleep:0.5")
+def main(address: str, out: str, hold: str) -> None:
+    asked = spec(modes=["baseline"], lengths=[100], repeats=CELLS, corpus=f"while:{hold}")
     with connected(address):
         fleet = RayFleet(FleetOptions(run_id="partition", refresh_s=1.0, suspect_node_s=5.0), ScriptedActor)
         sweep = Sweep(

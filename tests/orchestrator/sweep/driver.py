@@ -1,4 +1,7 @@
-"""A driver to be killed: `python -m tests.orchestrator.sweep.driver OUT SPEC.json [ADDRESS]`, one CPU slot per core."""
+"""A driver to be killed: `python -m tests.orchestrator.sweep.driver OUT SPEC.json [ADDRESS]`, one CPU slot per core.
+
+Has imported everything when it waits for its input to end, and begins then.
+"""
 
 import json
 import sys
@@ -11,6 +14,7 @@ from orchestrator.watch.plain import PlainWatcher
 
 
 def main(out: str, spec_file: str, address: str | None = None) -> int:
+    sys.stdin.read()
     spec = parse_spec(json.loads(Path(spec_file).read_text()))
     with open_run(out, spec) as folder:
         summary = run_sweep(spec, folder, PlainWatcher(sys.stdout), address=address, cpu_slots=1)

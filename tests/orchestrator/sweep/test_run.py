@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ from orchestrator.journal.journal import Journal
 from tests.workers.host.cells import gpt_neox
 from workers.attempt import Outcome
 
-CELLS = 12
+CELLS = 8
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +40,29 @@ def spec_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
 class Driver:
+    """Takes seconds to import what it needs; works from `begin` on."""
+
     def __init__(self, out: Path, spec_file: Path, address: str) -> None:
         command = [sys.executable, "-m", "tests.orchestrator.sweep.driver", str(out), str(spec_file), address]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         self.lines: list[str] = []
+
+    def begin(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.stdin = None  # for `communicate`
 
     def read_until(self, text: str, times: int) -> None:
         assert self.process.stdout is not None
@@ -82,13 +99,22 @@ def outcomes(out: Path) -> Counter[Outcome]:
     return Counter(attempt.outcome for attempt in Journal.open(out, writable=False).attempts())
 
 
+@pytest.fixture
+def drivers(ray_head: str, spec_file: Path, out: Path) -> Iterator[list[Driver]]:
+    """The next ones import while the one before works."""
+    made = [Driver(out, spec_file, ray_head) for _ in range(3)]
+    yield made
+    for driver in made:
+        driver.process.kill()
+        driver.process.wait()
+
+
 @pytest.mark.timeout(300)
 def test_a_sweep_that_is_stopped_and_killed_goes_on_and_loses_nothing(
-    ray_head: str, spec_file: Path, tmp_path: Path
+    drivers: list[Driver], out: Path
 ) -> None:
-    out = tmp_path / "run"
-
-    first = Driver(out, spec_file, ray_head)
+    first, second, third = drivers
+    first.begin()
     first.read_until(" · ok · ", 3)
     processes = family()
     asked = time.monotonic()
@@ -100,7 +126,7 @@ def test_a_sweep_that_is_stopped_and_killed_goes_on_and_loses_nothing(
     assert after_stop[Outcome.OK] >= 3
     assert after_stop[Outcome.CANCELLED] == 1
 
-    second = Driver(out, spec_file, ray_head)
+    second.begin()
     second.read_until(" · ok · ", 2)
     processes = family()
     second.process.kill()
@@ -109,11 +135,12 @@ def test_a_sweep_that_is_stopped_and_killed_goes_on_and_loses_nothing(
     after_kill = outcomes(out)
     assert after_kill[Outcome.OK] >= after_stop[Outcome.OK] + 2
 
-    third = Driver(out, spec_file, ray_head)
+    third.begin()
     text, _ = third.process.communicate(timeout=200)
     assert third.process.returncode == 0, text
     assert f"{after_kill[Outcome.OK]} outcomes on record are reused" in text
-    assert f"{CELLS - after_kill[Outcome.OK]} cells computed, {after_kill[Outcome.OK]} reused" in text
+    left = CELLS - after_kill[Outcome.OK]
+    assert f"{left} cell{'s' * (left != 1)} computed, {after_kill[Outcome.OK]} reused" in text
     attempts = Journal.open(out, writable=False).attempts()
     finished = [attempt.cell.cell_id for attempt in attempts if attempt.outcome is Outcome.OK]
     assert len(finished) == len(set(finished)) == CELLS

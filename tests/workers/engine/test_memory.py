@@ -69,7 +69,7 @@ def test_out_of_memory_while_the_cache_grows(host: DeviceHost, tmp_path: Path) -
 def test_out_of_memory_while_an_oracle_is_recorded(host: DeviceHost, model: str, purpose: str) -> None:
     """The recording is the run's own output: where it ends, the run ends."""
     attempt = run(
-        host, model, draft=model, length=2000, budget=28 * MiB, purpose=purpose, mode="baseline+spec",
+        host, model, draft=model, length=2000, budget=30 * MiB, purpose=purpose, mode="baseline+spec",
         speculation=Speculation(gamma=4, acceptance=0.8),
     )  # fmt: skip
     assert (attempt.outcome, attempt.phase) == (Outcome.OOM_DECODE, Phase.DECODE)
