@@ -6,7 +6,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,30 +28,6 @@ _STATUS = pytest.StashKey[int]()
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
-
-
-#: Whatever starts a Ray or drives one. They follow one another in one process, beside all others in another: each
-#: waits for the start of processes most of its time.
-_WITH_RAY = (
-    "orchestrator/fleet/",
-    "orchestrator/sweep/test_run.py",
-    "jobs/test_submit.py",
-    "jobs/test_interrupted.py",
-)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those with Ray first: they take longest."""
-    with_ray = [item for item in items if _of_ray(item)]
-    for item in with_ray:
-        item.add_marker(pytest.mark.xdist_group("ray"))
-    items[:] = [*with_ray, *(item for item in items if not _of_ray(item))]
-
-
-def _of_ray(item: pytest.Item) -> bool:
-    path = item.path.relative_to(Path(__file__).parent).as_posix()
-    return path.startswith(_WITH_RAY)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
