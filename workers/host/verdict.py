@@ -27,6 +27,9 @@ _HOST_COATS = (
     "Cannot allocate memory",
     "unable to mmap",
 )
+#: oneDNN has its kernel's description by then and finds no memory for its code. As the whole message: what goes on
+#: ("... descriptor for ...") is an operation that it does not know.
+_NO_PRIMITIVE = "could not create a primitive"
 #: Anything else that CUDA reports has poisoned the context.
 _GPU_FAULT = re.compile(
     r"CUDA error: |CUBLAS_STATUS_|CUDNN_STATUS_|cudaError|device-side assert|uncorrectable ECC"
@@ -138,4 +141,4 @@ def _has_no_device_memory(raised: Raised) -> bool:
 def _has_no_host_memory(raised: Raised) -> bool:
     if "MemoryError" in raised.types:
         return True
-    return any(coat in raised.message for coat in _HOST_COATS)
+    return raised.message == _NO_PRIMITIVE or any(coat in raised.message for coat in _HOST_COATS)

@@ -100,6 +100,7 @@ def test_device_memory_is_an_oom_of_the_phase(raised, is_cpu):
         caught(lambda: bytearray(2**62)),
         Raised.of(RuntimeError("std::bad_alloc")),
         Raised.of(OSError(12, "Cannot allocate memory")),
+        Raised.of(RuntimeError("could not create a primitive")),
     ],
 )
 def test_process_memory_is_the_device_of_a_cpu_only(raised):
