@@ -29,7 +29,7 @@ PRELOAD = (
     "transformers.models.auto.modeling_auto",
     "transformers.models.gpt_neox.modeling_gpt_neox",
     "transformers.models.llama.modeling_llama",
-    "workers.models.rehearsal",
+    "workers.host.child.rehearsal",
     "workers.text.corpus",
     "workers.eager",
     "workers.engine",

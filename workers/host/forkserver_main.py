@@ -1,8 +1,11 @@
 """The fork server's process: `python -m workers.host.forkserver_main FD HOST_PID MODULE...`.
 
-Imports MODULEs once, then forks a process per request and reports how it ended. Stays single-threaded and never
-touches CUDA: a fork copies one thread only, and a CUDA context not at all. Requests and replies are JSON on a
-SOCK_SEQPACKET socket, one message each; a request carries three descriptors (events, output, stack dumps).
+Imports MODULEs once, then gives each request a process of its own and reports how it ended. Stays single-threaded
+and never touches CUDA: a fork copies one thread only, and a CUDA context not at all. Requests and replies are JSON on
+a SOCK_SEQPACKET socket, one message each; a request carries three descriptors (events, output, stack dumps).
+
+The next cell's process is forked as soon as the last one has ended, takes what every cell needs and waits: it has no
+context, no thread and no cell until a request is handed to it. No other cell runs while that happens.
 
 Nothing that it starts outlives it: it adopts orphaned descendants and kills them with the cell's process; when the
 host's end of the socket closes (the host died, however) it does the same and ends. Should it die itself, its
@@ -21,12 +24,13 @@ import signal
 import socket
 import sys
 import traceback
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from workers.host import processes
 from workers.meters.host_memory import CELL_NAME
 
 _MAX_REQUEST = 2**18
+_WAITING_NAME = "oomline-next"
 
 
 def main() -> NoReturn:
@@ -49,7 +53,8 @@ def main() -> NoReturn:
     gc.freeze()
     control.send(json.dumps({"ready": _report()}).encode())
     while True:
-        pid = _serve_request(control, wake_write)
+        waiting = _fork(control, wake_write)
+        pid = _serve_request(waiting, control, wake_write)
         _follow(pid, control, wake_read)
 
 
@@ -61,24 +66,43 @@ def _report() -> dict[str, object]:
     }
 
 
-def _serve_request(control: socket.socket, wake_write: int) -> int:
-    request, fds, _, _ = socket.recv_fds(control, _MAX_REQUEST, 3)
-    if not request:
-        _end(control)
+class _Waiting(NamedTuple):
+    pid: int
+    channel: socket.socket  # takes one request
+
+
+def _fork(control: socket.socket, wake_write: int) -> _Waiting:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server = os.getpid()
     pid = os.fork()
     if pid == 0:
         signal.set_wakeup_fd(-1)
         os.close(wake_write)
         control.close()
-        _become_cell(server, request, *fds)
-    for fd in fds:
-        os.close(fd)
+        ours.close()
+        _become_cell(server, theirs)
+    theirs.close()
     # From both sides, so that whoever comes first finds the group in place.
     with contextlib.suppress(PermissionError, ProcessLookupError):
         os.setpgid(pid, pid)
-    control.send(json.dumps({"pid": pid}).encode())
-    return pid
+    return _Waiting(pid, ours)
+
+
+def _serve_request(waiting: _Waiting, control: socket.socket, wake_write: int) -> int:
+    request, fds, _, _ = socket.recv_fds(control, _MAX_REQUEST, 3)
+    if not request:
+        _end(control)
+    try:
+        socket.send_fds(waiting.channel, [request], fds)
+    except OSError:  # it died while it waited
+        waiting.channel.close()
+        waiting = _fork(control, wake_write)
+        socket.send_fds(waiting.channel, [request], fds)
+    waiting.channel.close()
+    for fd in fds:
+        os.close(fd)
+    control.send(json.dumps({"pid": waiting.pid}).encode())
+    return waiting.pid
 
 
 def _follow(pid: int, control: socket.socket, wake_read: int) -> None:
@@ -122,24 +146,31 @@ def _end(control: socket.socket) -> NoReturn:
     os._exit(0)
 
 
-def _become_cell(server: int, request: bytes, events_fd: int, output_fd: int, dump_fd: int) -> NoReturn:
-    from workers.host.child.run import run_cell
+def _become_cell(server: int, channel: socket.socket) -> NoReturn:
+    from workers.host.child.run import prepare, run_cell
     from workers.host.events import decode_request
 
     status = 1
     try:
         os.setpgid(0, 0)
         processes.die_with(server, signal.SIGKILL)
-        processes.set_name(CELL_NAME)
+        processes.set_name(_WAITING_NAME)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        prepared = prepare()
+        request, fds, _, _ = socket.recv_fds(channel, _MAX_REQUEST, 3)
+        if not request:
+            os._exit(0)
+        channel.close()
+        processes.set_name(CELL_NAME)
+        events_fd, output_fd, dump_fd = fds
         null = os.open(os.devnull, os.O_RDONLY)
         for fd, target in ((null, 0), (output_fd, 1), (output_fd, 2)):
             os.dup2(fd, target)
         faulthandler.enable(file=2, all_threads=True)
         faulthandler.register(signal.SIGUSR1, file=dump_fd, all_threads=True)
-        run_cell(decode_request(request), events_fd)
+        run_cell(decode_request(request), events_fd, prepared)
         status = 0
     except BaseException:
         traceback.print_exc()

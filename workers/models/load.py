@@ -2,11 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
 from workers.attempt import Outcome, Phase
@@ -22,6 +23,8 @@ __all__ = ["LoadError", "LoadedModel", "check_draft", "load_model", "load_tokeni
 
 #: A load counts as warm when at least this share of the weight files is in the page cache.
 _WARM = 0.95
+#: Of converted weights on a CPU: what is allocated at once, in bytes; where a tensor may begin, in elements.
+_BLOCK_BYTES, _ALIGNED = 32 * 2**20, 32
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,10 @@ def _load_files(
 ) -> tuple[PreTrainedModel, bool | None]:
     files = locate(name, ref, weights=True)
     disable_progress_bar()  # nobody sees it, and a thread with a stack of its own watches it
-    with _load_errors(name):
+    # What its constructors would draw is overwritten or, where the files lack it, refused.
+    with _load_errors(name), no_init_weights():
         resident = resident_fraction(files.weights())
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             files.folder,
             gguf_file=files.gguf,
             dtype=dtype if files.gguf else "auto",
@@ -104,7 +108,10 @@ def _load_files(
             trust_remote_code=ref.trust_remote_code,
             use_safetensors=None if ref.allow_pickle else True,
             local_files_only=True,
+            output_loading_info=True,
         )
+    if missing := sorted(found["missing_keys"]):
+        raise LoadError(f"{name}: its files lack {len(missing)} of its tensors, {missing[0]} among them")
     _place(model, dtype, device)
     return model, None if resident is None else resident >= _WARM
 
@@ -123,13 +130,31 @@ def _load_errors(name: str) -> Iterator[None]:
 def _place(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
     """Move one tensor at a time, then convert it there. Tensors kept in another dtype on purpose stay in it."""
     loaded_dtype = model.dtype
-    for parameter in model.parameters():
-        data = parameter.data.to(device)
-        parameter.data = data.to(dtype) if data.dtype == loaded_dtype else data
+    if device.type == "cpu":
+        if dtype != loaded_dtype:
+            _convert([p for p in model.parameters() if p.dtype == loaded_dtype], dtype)
+    else:
+        for parameter in model.parameters():
+            data = parameter.data.to(device)
+            parameter.data = data.to(dtype) if data.dtype == loaded_dtype else data
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
     model.config.dtype = dtype
+
+
+def _convert(parameters: Sequence[torch.nn.Parameter], dtype: torch.dtype) -> None:
+    """In blocks, so that huge pages hold them: a tensor of its own is given its memory 4 KiB at a time, which takes
+    longer than its conversion. No more than a block is held twice."""
+    block: list[torch.nn.Parameter] = []
+    for parameter in parameters:
+        block.append(parameter)
+        if sum(p.numel() for p in block) * dtype.itemsize >= _BLOCK_BYTES or parameter is parameters[-1]:
+            sizes = [-(-p.numel() // _ALIGNED) * _ALIGNED for p in block]
+            pieces = torch.empty(sum(sizes), dtype=dtype).split(sizes)
+            for p, piece in zip(block, pieces, strict=True):
+                p.data = piece[: p.numel()].view(p.shape).copy_(p.data)
+            block.clear()
 
 
 def _eos_ids(model: PreTrainedModel) -> frozenset[int]:

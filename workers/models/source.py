@@ -47,13 +47,22 @@ def locate(name: str, ref: ModelRef, *, weights: bool) -> Files:
         return Files(file.parent, file.name)
     if "://" in name:
         return Files(object_store.fetch(name, wanted))
-    folder = _POCKETS / name if name in ("pocket", "pocket-draft") else Path(name).expanduser()
+    folder = _folder(name)
     if folder.is_dir():
         wanted.choose(name, [path.name for path in folder.iterdir()])
         return Files(folder)
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise LoadError(f"{name}: no such folder; name an existing one, a hub id, random:NAME or pocket")
     return Files(hub.snapshot(name, wanted))
+
+
+def is_here(name: str) -> bool:
+    """Whether what describes `name` lies on this node as it is named, so that nothing has to be asked for it."""
+    return name.startswith(RANDOM) or _folder(name).is_dir() or Path(name).expanduser().is_file()
+
+
+def _folder(name: str) -> Path:
+    return _POCKETS / name if name in ("pocket", "pocket-draft") else Path(name).expanduser()
 
 
 def _gguf(name: str) -> Path:

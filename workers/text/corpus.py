@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,48 @@ from transformers import PreTrainedTokenizerBase
 
 from workers.cell import ModelRef
 from workers.models.config import read_config, vocab_size
-from workers.models.node_cache import build_once
+from workers.models.node_cache import build_once, built
 from workers.models.source import RANDOM
 from workers.models.tokenizer import load_tokenizer, tokenizer_key
 from workers.text import CorpusError, builtin, sources
 
-__all__ = ["CorpusError", "decode", "held_out_tokens", "token_ids"]
+__all__ = ["CorpusError", "KeptIds", "decode", "held_out_tokens", "kept_ids", "token_ids"]
 
 #: The smallest cached prefix of a corpus, in tokens; longer ones double.
 _PREFIX = 2**20
 
 #: Of what is kept: ids of another layout are another entry of the node's cache.
 _LAYOUT = 2
+
+_IDS = "ids.npy"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptIds:
+    """The first tokens of a corpus as this node keeps them, mapped: reading them takes no memory of a process.
+
+    `ids_N`: int32. `entries`: of the vocabulary of a random model, whose tokenizer is another's; else None.
+    """
+
+    corpus: str
+    tokenizer_of: str
+    ids_N: np.ndarray
+    entries: int | None
+
+    def cut(self, start: int, count: int) -> np.ndarray:
+        """`count` ids from token `start` on, copied: int32 [count]. Raises `CorpusError`."""
+        if len(self.ids_N) < start + count:
+            raise CorpusError(
+                f"corpus {self.corpus}: {len(self.ids_N):,} tokens for {self.tokenizer_of}, "
+                f"{start + count:,} asked for; name a longer corpus or ask for less"
+            )
+        wanted = np.array(self.ids_N[start : start + count], dtype=np.int32)
+        if self.entries is not None and count and int(wanted.max()) >= self.entries:
+            raise CorpusError(
+                f"corpus {self.corpus}: {self.tokenizer_of} has {self.entries} vocabulary entries, its stand-in "
+                f"tokenizer (pocket) gives ids up to {int(wanted.max())}; use a shape with a larger vocabulary"
+            )
+        return wanted
 
 
 def token_ids(corpus: str, tokenizer_of: str, ref: ModelRef, start: int, count: int) -> np.ndarray:
@@ -32,29 +63,22 @@ def token_ids(corpus: str, tokenizer_of: str, ref: ModelRef, start: int, count: 
     Raises `CorpusError`, and `LoadError` for the tokenizer.
     """
     source = sources.resolve(corpus)
-    capacity = max(_PREFIX, 1 << (start + count - 1).bit_length())
-    key = hashlib.sha256(
-        f"{source.identity}\n{tokenizer_key(tokenizer_of, ref)}\n{capacity}\n{_LAYOUT}".encode()
-    ).hexdigest()[:24]
+    capacity = _capacity(start + count)
 
     def build(folder: Path) -> None:
-        np.save(folder / "ids.npy", _tokenise(corpus, source, tokenizer_of, ref, capacity))
+        np.save(folder / _IDS, _tokenise(corpus, source, tokenizer_of, ref, capacity))
 
-    ids = np.load(build_once(f"tokens/{key}", build) / "ids.npy", mmap_mode="r")
-    if len(ids) < start + count:
-        raise CorpusError(
-            f"corpus {corpus}: {len(ids):,} tokens for {tokenizer_of}, {start + count:,} asked for; "
-            "name a longer corpus or ask for less"
-        )
-    wanted = np.array(ids[start : start + count], dtype=np.int32)
-    if tokenizer_of.startswith(RANDOM):
-        entries = vocab_size(read_config(tokenizer_of, ref))
-        if count and int(wanted.max()) >= entries:
-            raise CorpusError(
-                f"corpus {corpus}: {tokenizer_of} has {entries} vocabulary entries, its stand-in tokenizer (pocket) "
-                f"gives ids up to {int(wanted.max())}; use a shape with a larger vocabulary"
-            )
-    return wanted
+    folder = build_once(_key(source, tokenizer_of, ref, capacity), build)
+    return _mapped(folder, corpus, tokenizer_of, ref).cut(start, count)
+
+
+def kept_ids(corpus: str, tokenizer_of: str, ref: ModelRef, end: int) -> KeptIds | None:
+    """What `token_ids` would cut from, up to token `end`; None where it would have to tokenise first.
+
+    Raises `CorpusError`, and `LoadError` for the tokenizer.
+    """
+    folder = built(_key(sources.resolve(corpus), tokenizer_of, ref, _capacity(end)))
+    return None if folder is None else _mapped(folder, corpus, tokenizer_of, ref)
 
 
 def decode(runs: Sequence[Sequence[int]], tokenizer_of: str, ref: ModelRef) -> list[str]:
@@ -69,6 +93,25 @@ def held_out_tokens(tokenizer_of: str, ref: ModelRef) -> int:
     documents = builtin.held_out_documents()
     special = len(_beginning(tokenizer)) + len(documents) * (tokenizer.eos_token_id is not None)
     return special + sum(len(ids) for ids in _encode(tokenizer, documents))
+
+
+def _capacity(end: int) -> int:
+    return max(_PREFIX, 1 << (end - 1).bit_length())
+
+
+def _key(source: sources.Source, tokenizer_of: str, ref: ModelRef, capacity: int) -> str:
+    known_by = f"{source.identity}\n{tokenizer_key(tokenizer_of, ref)}\n{capacity}\n{_LAYOUT}"
+    return f"tokens/{hashlib.sha256(known_by.encode()).hexdigest()[:24]}"
+
+
+def _mapped(folder: Path, corpus: str, tokenizer_of: str, ref: ModelRef) -> KeptIds:
+    is_random = tokenizer_of.startswith(RANDOM)
+    return KeptIds(
+        corpus=corpus,
+        tokenizer_of=tokenizer_of,
+        ids_N=np.load(folder / _IDS, mmap_mode="r"),
+        entries=vocab_size(read_config(tokenizer_of, ref)) if is_random else None,
+    )
 
 
 def _tokenise(

@@ -6,6 +6,7 @@ wikitext-2, pg-19              by name, from the hub
 ID[:CONFIG[:SPLIT]]            any `datasets` id with a column `text`
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -38,8 +39,7 @@ class Source:
 def resolve(corpus: str) -> Source:
     """Which text `corpus` names; reads none of it. Raises `CorpusError`."""
     if corpus == "builtin":
-        digest = hashlib.sha256("\x00".join(builtin.documents()).encode()).hexdigest()[:16]
-        return Source(f"builtin-{digest}", None)
+        return Source(f"builtin-{_builtin_digest()}", None)
     path = Path(corpus).expanduser()
     if path.suffix in _LOADERS or path.is_absolute() or path.is_file():
         if not path.is_file():
@@ -58,6 +58,11 @@ def resolve(corpus: str) -> Source:
         raise CorpusError(f"corpus {corpus}: write ID, ID:CONFIG or ID:CONFIG:SPLIT")
     split = split or "test"
     return Source(f"{dataset}:{config}:{split}", dataset, config or None, split, lines="wikitext" in dataset)
+
+
+@functools.cache
+def _builtin_digest() -> str:
+    return hashlib.sha256("\x00".join(builtin.documents()).encode()).hexdigest()[:16]
 
 
 def documents(corpus: str, source: Source) -> Iterator[str]:

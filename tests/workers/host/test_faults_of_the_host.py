@@ -58,6 +58,18 @@ def test_nothing_outlives_a_killed_host(model):
     until(lambda: all(map(gone, family)), 10)
 
 
+def test_what_waits_for_a_cell_ends_with_its_host():
+    script = _HOST.partition("host.run(")[0] + "input()"
+    host = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+    try:
+        # fork server, the first cell's process
+        family = until(lambda: len(found := descendants(host.pid)) == 2 and found)
+    finally:
+        host.kill()
+        host.communicate()
+    until(lambda: all(map(gone, family)), 10)
+
+
 def fork_server() -> psutil.Process:
     """The host's own, among whatever else this process has started (a Ray head, say)."""
     (server,) = (p for p in psutil.Process().children() if "workers.host.forkserver_main" in p.cmdline())
@@ -90,3 +102,11 @@ def test_dead_fork_server_is_replaced(host, model):
     assert host.run(lease(model, fault="none")).outcome is Outcome.OK
     replacement = fork_server()
     assert replacement.pid != server.pid
+
+
+def test_a_process_that_dies_while_it_waits_for_its_cell_is_replaced(host, model):
+    host.describe()
+    (waiting,) = until(lambda: fork_server().children())
+    waiting.kill()
+    until(lambda: gone(waiting))
+    assert host.run(lease(model)).outcome is Outcome.OK

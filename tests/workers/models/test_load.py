@@ -36,6 +36,18 @@ def test_conversion_is_exact(tmp_path: Path) -> None:
     single, half = load(folder, dtype="float32"), load(folder, dtype="bfloat16")
     for exact, rounded in zip(single.model.parameters(), half.model.parameters(), strict=True):
         assert torch.equal(exact.bfloat16(), rounded)
+        assert rounded.is_contiguous()
+        assert rounded.data_ptr() % 64 == 0
+
+
+def test_a_tensor_that_the_files_lack_is_a_load_error(tmp_path: Path) -> None:
+    """Not drawn at random in silence."""
+    lacking = "gpt_neox.layers.1.mlp.dense_h_to_4h.bias"
+    pickled = pickle_weights(save(tmp_path))
+    weights = torch.load(pickled / "pytorch_model.bin")
+    torch.save({name: w for name, w in weights.items() if name != lacking}, pickled / "pytorch_model.bin")
+    with pytest.raises(LoadError, match=f"lack 1 of its tensors, {lacking}"):
+        load(pickled, allow_pickle=True)
 
 
 def test_random_weights_follow_their_seed_and_keep_their_name(tmp_path: Path) -> None:
@@ -107,6 +119,8 @@ def test_remote_code_does_not_run_unless_trusted(tmp_path: Path) -> None:
         "class OwnConfig(GPTNeoXConfig):\n    model_type = 'own'\n"
         "class Own(GPTNeoXForCausalLM):\n    config_class = OwnConfig\n"
     )
+    for path in folder.glob("*.safetensors*"):  # what transformers renames for its own types only
+        path.write_bytes(path.read_bytes().replace(b'"embed_out.weight"', b'"lm_head.weight"  '))
     text = (folder / "config.json").read_text().replace('"gpt_neox"', '"own"')
     own = '"auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"},'
     (folder / "config.json").write_text("{" + own + text.lstrip("{\n"))

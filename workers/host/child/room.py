@@ -12,9 +12,10 @@ page can settle in it.
 import ctypes
 import functools
 import itertools
+import os
 import sys
 
-from workers.meters.process import own_data_and_stack, own_memory
+from workers.meters.process import ProcessMeter, own_memory
 
 MiB = 2**20
 #: Requests from here on are mapped, and given back, one by one.
@@ -33,16 +34,25 @@ _pins: list[bytes] = []
 
 def take_room(since: int) -> None:
     """Once per process, whose data was `since` bytes when its limit was set. Raises `MemoryError`."""
-    since += own_data_and_stack() - own_memory().data  # read a hundred times, so from where it costs least
-    _take_heap(since + HEAP_BYTES)
-    _take_python(since + HEAP_BYTES + PYTHON_BYTES)
+    meter = ProcessMeter()  # read a hundred times, so from where it costs least
+    meter.follow(os.getpid())
+    since += _data_and_stack(meter) - own_memory().data
+    _take_heap(meter, since + HEAP_BYTES)
+    _take_python(meter, since + HEAP_BYTES + PYTHON_BYTES)
+    meter.leave()
 
 
-def _take_heap(until: int) -> None:
+def _data_and_stack(meter: ProcessMeter) -> int:
+    held = meter.read().device_bytes
+    assert held is not None  # of a process that lives
+    return held
+
+
+def _take_heap(meter: ProcessMeter, until: int) -> None:
     libc = _libc()
     pieces = []
     # To the end of what the heap grew by, so that its top is no larger than a piece, too.
-    while own_data_and_stack() < until or libc.mallinfo().keepcost >= _PIECE:
+    while _data_and_stack(meter) < until or libc.mallinfo().keepcost >= _PIECE:
         piece = libc.malloc(_PIECE)
         if piece is None:
             raise MemoryError(f"no room for {HEAP_BYTES} bytes of small blocks")
@@ -52,9 +62,9 @@ def _take_heap(until: int) -> None:
             libc.realloc(piece, _PIN)  # frees the rest; what stays keeps two pieces from becoming one
 
 
-def _take_python(until: int) -> None:
+def _take_python(meter: ProcessMeter, until: int) -> None:
     objects = []
-    while own_data_and_stack() < until:
+    while _data_and_stack(meter) < until:
         objects.append([bytes(_LARGEST) for _ in range(_TOGETHER)])
     _pins.extend(together[0] for together in objects[:: _APART // _TOGETHER])
     _pins.append(objects[-1][-1])

@@ -24,7 +24,7 @@ from workers.host.child.recorder import RunRecorder
 from workers.host.child.room import take_room
 from workers.host.events import ContextReady, Event, Finished, Limited, Opened, Produced, Request, encode
 from workers.host.verdict import Raised
-from workers.meters.process import DataPeak, ProcessMemory, own_memory
+from workers.meters.process import DataPeak, ProcessMemory, own_data_and_stack, own_memory
 from workers.models import LoadError
 from workers.models.load import LoadedModel, load_model
 from workers.modes import CachePolicy
@@ -41,16 +41,24 @@ class ContextLimit(Exception):
     """The run would need positions that the model never learned. One line: needed, there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the process held before it took its room, which counts against the budget as a context does. Bytes."""
+
+    data: int
+    data_and_stack: int
+
+
 @dataclass
 class _State:
     """What is known of the cell so far, so that a failure can tell it too."""
 
     request: Request
+    prepared: Prepared
     send: Callable[[Event], None]
     recorder: RunRecorder
     measured: Measured = field(default_factory=Measured)
     card: limits.EmulatedCard | None = None
-    limited_at: ProcessMemory | None = None
     data_peak: DataPeak | None = None
     data_peak_bytes: int | None = None
     output_ids: tuple[int, ...] = ()
@@ -60,7 +68,15 @@ class _State:
         self.measured = replace(self.measured, **fields)  # type: ignore[arg-type]
 
 
-def run_cell(request: Request, events_fd: int) -> None:
+def prepare() -> Prepared:
+    """What any cell needs of its process, before there is a cell. Once per process."""
+    limits.settle_allocator()
+    prepared = Prepared(own_memory().data, own_data_and_stack())
+    take_room(prepared.data)
+    return prepared
+
+
+def run_cell(request: Request, events_fd: int, prepared: Prepared) -> None:
     """Run the cell, send events to `events_fd`, the last of which is `Finished`."""
 
     def send(event: Event) -> None:
@@ -88,7 +104,7 @@ def run_cell(request: Request, events_fd: int) -> None:
         on_phase,
         allocator_bytes,
     )
-    state = _State(request, send, recorder)
+    state = _State(request, prepared, send, recorder)
     failure: Failure | None
     try:
         produced = _run(state)
@@ -193,12 +209,9 @@ def _set_up(state: _State) -> torch.device:
     cell, budget = request.lease.cell, request.lease.cell.budget
     dtype: torch.dtype = getattr(torch, cell.model.dtype)
     torch.set_num_threads(request.threads)
-    limits.settle_allocator()
     if request.is_cpu:
-        data_bytes = limits.limit_data(request.total_bytes if budget is None else budget)
-        state.limited_at = own_memory()
-        state.send(Limited(time.monotonic(), data_bytes))
-        take_room(state.limited_at.data)
+        limits.limit_data(state.prepared.data + (request.total_bytes if budget is None else budget))
+        state.send(Limited(time.monotonic(), state.prepared.data_and_stack))
         state.send(ContextReady(limits.set_up_cpu(dtype)))
         return torch.device("cpu")
     state.send(Limited(time.monotonic(), 0))
@@ -259,8 +272,8 @@ def _explain(
         return outcome, failure
     report = verdict.memory_report(raised.message)
     allocated, reserved = (None, None) if is_cpu else _cuda_bytes()
-    if is_cpu and state.limited_at is not None:
-        allocated = at_failure.data - state.limited_at.data
+    if is_cpu:
+        allocated = at_failure.data - state.prepared.data
     return outcome, replace(
         failure,
         oom_token_index=recorder.produced if recorder.current is Phase.DECODE else None,
@@ -333,8 +346,8 @@ def _card_free(state: _State, reported: int | None) -> int | None:
 
 
 def _end_data_peak(state: _State) -> None:
-    if state.data_peak is not None and state.limited_at is not None:
-        state.data_peak_bytes = state.data_peak.read() - state.limited_at.data
+    if state.data_peak is not None:
+        state.data_peak_bytes = state.data_peak.read() - state.prepared.data
 
 
 def _cuda_bytes() -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Imported once, by the fork server: a small model is loaded and its tokenizer used, as every cell does with its own.
 
-What torch and transformers import, compile (a thousand patterns of weight conversions) and remember at a process's
-first load is there for every cell then: it is half of a small model's load. The fork server's environment keeps it
-to one thread, as a fork asks for.
+What torch and transformers import, compile (a thousand patterns of weight conversions, one for each tensor's name)
+and remember at a process's first load is there for every cell then: it is half of a small model's load. The fork
+server's environment keeps it to one thread, as a fork asks for.
 """
 
 import torch
@@ -10,8 +10,9 @@ import torch
 from workers.cell import ModelRef
 from workers.models.load import load_model
 from workers.models.tokenizer import load_tokenizer
+from workers.text.corpus import kept_ids
 
-_SMALL = "pocket-draft"
+_SMALL = "pocket"
 
 
 def _rehearse() -> None:
@@ -19,6 +20,7 @@ def _rehearse() -> None:
     load_model(_SMALL, ref, torch.device("cpu"))
     tokenizer = load_tokenizer(_SMALL, ref)
     tokenizer.decode(tokenizer("a")["input_ids"])
+    kept_ids("builtin", _SMALL, ref, 1)
 
 
 _rehearse()
