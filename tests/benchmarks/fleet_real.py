@@ -1,6 +1,9 @@
 """The part of `tests.benchmarks.fleet` that needs a real Ray: busy devices, and the time between two cells."""
 
 import os
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from typing import Any
@@ -17,9 +20,31 @@ from tests.orchestrator.sweep.simulated import FlatEstimates, Seen, attempt, spe
 from workers.actor import DeviceActor
 from workers.attempt import Attempt, Device
 from workers.cell import Cell, Lease
+from workers.host.device_host import PRELOAD
+from workers.host.forkserver import environment
 
 DEVICES = 8
 CELLS = 192
+
+
+_STARTS = """
+import gc, importlib, os, sys, time
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+from workers.host.child.run import prepare
+gc.collect()
+gc.freeze()
+for _ in range(30):
+    read, write = os.pipe()
+    began = time.perf_counter()
+    if os.fork() == 0:
+        prepare(is_cpu=True)
+        os.write(write, b".")
+        os._exit(0)
+    os.read(read, 1)
+    print(time.perf_counter() - began)
+    os.wait()
+"""
 
 
 class SleepingActor:
@@ -106,4 +131,18 @@ def _between(times: pl.DataFrame) -> dict[str, object]:
         "between_cells_ms_p95": 1000 * gaps["gap_s"].quantile(0.95),  # type: ignore[operator]
         "to_first_model_call_ms_median": 1000 * (gaps["gap_s"] + gaps["first_model_call_s"]).median(),  # type: ignore[operator]
         "of_which_load_ms_median": 1000 * gaps["load_s"].median(),  # type: ignore[operator]
+        "start_of_a_process_ms_median": 1000 * _process_start_s(),
     }
+
+
+def _process_start_s() -> float:
+    """Median: fork from a process that has all that a cell needs, and what every cell then takes first. A part of it
+    lies between two cells, where it waits for nobody."""
+    done = subprocess.run(
+        [sys.executable, "-c", _STARTS, *PRELOAD],
+        env=environment({"CUDA_VISIBLE_DEVICES": ""}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return statistics.median(map(float, done.stdout.split()))

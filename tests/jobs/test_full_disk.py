@@ -60,7 +60,7 @@ def test_a_full_disk_is_a_message_and_the_same_command_goes_on(
     assert "make room and run again" in said
     known = len(Journal.open(disk / "run", writable=False).attempts())
     assert 0 < known < CELLS
-    assert f"{known} cells computed, 0 reused ({known} ok); {CELLS - known} left" in said
+    assert f"{known} cell{'s' * (known > 1)} computed, 0 reused ({known} ok); {CELLS - known} left" in said
 
     subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
     assert command.run_command(asked, str(disk / "run"), address=None, cpu_slots=None) == 0

@@ -103,7 +103,7 @@ class DeviceHost:
         self._slot.leave()
 
     def _start_server(self) -> ForkServer:
-        return ForkServer(self._preload, self._slot.environ)
+        return ForkServer(self._preload, is_cpu=self._slot.is_cpu, environ=self._slot.environ)
 
     def _revive_server(self) -> None:
         if not self._server.is_alive():

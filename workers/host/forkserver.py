@@ -39,20 +39,23 @@ class ForkServer:
     """Starts at once, warms up in the background; `wait_ready` waits for that. Use from one thread that outlives it:
     the kernel ends the server when the thread that started it ends.
 
-    `preload`: modules to import before the first fork. `environ`: on top of our own.
+    `preload`: modules to import before the first fork. `is_cpu`: what cells run on, to prepare their processes for.
+    `environ`: on top of our own.
     """
 
-    def __init__(self, preload: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, preload: Sequence[str], *, is_cpu: bool, environ: Mapping[str, str] | None = None
+    ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = ours
         self._ready = False
         command = [sys.executable, "-m", "workers.host.forkserver_main"]
         with theirs:
             self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(os.getpid()), *preload],
+                [*command, str(theirs.fileno()), str(os.getpid()), "cpu" if is_cpu else "cuda", *preload],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=_environment(environ or {}),
+                env=environment(environ or {}),
                 process_group=0,
             )
 
@@ -113,7 +116,7 @@ class ForkServer:
         return json.loads(message)
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Ours, and what keeps a preloaded library from starting threads or probing CUDA before the fork."""
     environ = dict(os.environ)
     paths = [_ROOT, *filter(None, [environ.get("PYTHONPATH")])]

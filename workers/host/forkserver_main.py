@@ -1,4 +1,4 @@
-"""The fork server's process: `python -m workers.host.forkserver_main FD HOST_PID MODULE...`.
+"""The fork server's process: `python -m workers.host.forkserver_main FD HOST_PID cpu|cuda MODULE...`.
 
 Imports MODULEs once, then gives each request a process of its own and reports how it ended. Stays single-threaded
 and never touches CUDA: a fork copies one thread only, and a CUDA context not at all. Requests and replies are JSON on
@@ -43,7 +43,7 @@ def main() -> NoReturn:
     processes.adopt_orphans()
     processes.die_with(int(sys.argv[2]), signal.SIGTERM)
     try:
-        for module in sys.argv[3:]:
+        for module in sys.argv[4:]:
             importlib.import_module(module)
     except BaseException:
         control.send(json.dumps({"failed": traceback.format_exc()[-8192:]}).encode())
@@ -158,7 +158,7 @@ def _become_cell(server: int, channel: socket.socket) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        prepared = prepare()
+        prepared = prepare(is_cpu=sys.argv[3] == "cpu")
         request, fds, _, _ = socket.recv_fds(channel, _MAX_REQUEST, 3)
         if not request:
             os._exit(0)

@@ -35,6 +35,8 @@ _TEXT_CHARS = 400
 _TEXT_TOKENS = 200
 _MAX_MESSAGE = 4096
 _MAX_HISTORY = 20_000
+#: What most models on a CPU compute in.
+_FIRST_DTYPE = torch.float32
 
 
 class ContextLimit(Exception):
@@ -43,10 +45,15 @@ class ContextLimit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What the process held before it took its room, which counts against the budget as a context does. Bytes."""
+    """What a process has taken before it has a cell, in bytes.
+
+    `data`, `data_and_stack`: held before that. On a CPU the rest counts against the budget, as a context does on a card:
+    room for small objects, and `context_bytes` of the math libraries, set up for `_FIRST_DTYPE`.
+    """
 
     data: int
     data_and_stack: int
+    context_bytes: int = 0
 
 
 @dataclass
@@ -68,12 +75,16 @@ class _State:
         self.measured = replace(self.measured, **fields)  # type: ignore[arg-type]
 
 
-def prepare() -> Prepared:
-    """What any cell needs of its process, before there is a cell. Once per process."""
+def prepare(*, is_cpu: bool) -> Prepared:
+    """What any cell needs of its process, before there is a cell. Once per process. On a card it waits for the cell:
+    the device must be clean between two."""
     limits.settle_allocator()
     prepared = Prepared(own_memory().data, own_data_and_stack())
+    if not is_cpu:
+        return prepared
     take_room(prepared.data)
-    return prepared
+    torch.set_num_threads(1)  # any more start with the cell
+    return replace(prepared, context_bytes=limits.set_up_cpu(_FIRST_DTYPE))
 
 
 def run_cell(request: Request, events_fd: int, prepared: Prepared) -> None:
@@ -212,7 +223,9 @@ def _set_up(state: _State) -> torch.device:
     if request.is_cpu:
         limits.limit_data(state.prepared.data + (request.total_bytes if budget is None else budget))
         state.send(Limited(time.monotonic(), state.prepared.data_and_stack))
-        state.send(ContextReady(limits.set_up_cpu(dtype)))
+        is_set_up = dtype is _FIRST_DTYPE and request.threads == 1
+        more_bytes = 0 if is_set_up else limits.set_up_cpu(dtype)
+        state.send(ContextReady(state.prepared.context_bytes + more_bytes))
         return torch.device("cpu")
     state.send(Limited(time.monotonic(), 0))
     state.send(ContextReady(limits.set_up_cuda(dtype, request.idle_bytes)))
