@@ -3,7 +3,7 @@
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.moment import Live, Moment
 from orchestrator.predict.shape import ModelShape, dtype_bytes
-from workers.cell import Cell
+from workers.cell import Cell, ModelRef
 from workers.models.source import RANDOM
 
 
@@ -25,7 +25,12 @@ def _beside(cell: Cell, name: str, shape: ModelShape, device: DeviceProfile) -> 
         head = shape.vocab * shape.hidden * dtype_bytes(cell.model.dtype)
         return Live("output matrix, before it is tied", head if shape.tied_embeddings else 0)
     stored = shape.stored_dtype
-    converted = device.allocator == "cpu" and stored not in (None, cell.model.dtype)
-    if converted and stored is not None and shape.parameters is not None:
+    if stored is not None and shape.parameters is not None and is_converted(name, cell.model, shape, device):
         return Live("the mapped file, while it is converted", shape.parameters * dtype_bytes(stored))
     return Live("nothing", 0)
+
+
+def is_converted(name: str, ref: ModelRef, shape: ModelShape, device: DeviceProfile) -> bool:
+    """On a CPU: to weights that lie together in blocks. A card gets each tensor by itself."""
+    is_stored_so = name.startswith(RANDOM) or shape.stored_dtype in (None, ref.dtype)
+    return device.allocator == "cpu" and not is_stored_so

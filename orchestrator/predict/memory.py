@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from orchestrator.predict import eager, graph
 from orchestrator.predict.device import Allocator, DeviceProfile, held
-from orchestrator.predict.load import loading
+from orchestrator.predict.load import is_converted, loading
 from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell, Engine, ModelRef
@@ -78,10 +78,10 @@ def predict(
     attempt's peaks are of. Raises `UnknownWeightsError`.
     """
     draft = draft_shape if cell.mode_spec.speculative else None
-    weights = _weights(cell.model.target, cell.model, shape)
+    weights = _weights(cell.model.target, cell.model, shape, device)
     if draft is not None:
         assert cell.model.draft is not None
-        weights += _weights(cell.model.draft, cell.model, draft)
+        weights += _weights(cell.model.draft, cell.model, draft, device)
     libraries = Live("libraries and the process itself", device.runtime_bytes)
     kernels = Live("kernels and graphs", _KERNELS[cell.engine](cell, device.allocator))
     moments = [] if loaded else [loading(cell, shape, draft, device)]
@@ -173,11 +173,16 @@ def smallest_budget(
     return predict(first, shape, draft_shape, device).peak_bytes - device.capacity(first.budget)
 
 
-def _weights(name: str, ref: ModelRef, shape: ModelShape) -> list[tuple[int, int]]:
-    """(bytes, tensors). On a CPU too when the files stay mapped: private mappings count against the data
+def _weights(name: str, ref: ModelRef, shape: ModelShape, device: DeviceProfile) -> list[tuple[int, int]]:
+    """(bytes, blocks of memory). On a CPU too when the files stay mapped: private mappings count against the data
     limit.
     """
     if shape.weight_numels is None or shape.fixed_bytes is None:
         raise UnknownWeightsError(f"{name}: the size of its weights cannot be told from its config")
     width = dtype_bytes(ref.dtype)
+    if is_converted(name, ref, shape, device):
+        return [
+            (sum(numel * count for numel, count in shape.weight_numels) * width, 1),
+            (shape.fixed_bytes, 1),
+        ]
     return [*((numel * width, count) for numel, count in shape.weight_numels), (shape.fixed_bytes, 1)]

@@ -32,6 +32,7 @@ from orchestrator.plan import expand
 from orchestrator.spec import parse_spec
 from tests.workers.host.cells import gpt_neox
 from workers.attempt import Attempt, Outcome
+from workers.meters.host_memory import CELL_NAME
 
 NODES = 3
 MARK = "OOMLINE_SOAK"  # in the environment of every process of this soak, wherever it is reparented to
@@ -156,7 +157,7 @@ def inject(kind: str, token: str, cluster: Cluster, driver: Driver, draw: random
         parents = {server.ppid() for server in servers}
         tops = [server for server in servers if server.pid not in parents]
         victims = (
-            [child for server in servers for child in server.children()]
+            [child for server in servers for child in server.children() if child.name() == CELL_NAME]
             if kind == "cell"
             else [
                 parent

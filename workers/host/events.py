@@ -29,7 +29,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """The limits are in force: what the process holds from here on counts against its budget."""
+    """The limits are in force: what the process holds above `data_bytes` counts against its budget."""
 
     at_s: float
     data_bytes: int

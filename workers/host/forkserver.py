@@ -80,7 +80,7 @@ class ForkServer:
         self._ready = True
 
     def spawn(self, request: bytes, events_fd: int, output_fd: int, dump_fd: int) -> int:
-        """Fork a process for `request`; returns its pid, which is its process group's too."""
+        """Give `request` to a process of its own; returns its pid, which is its process group's too."""
         self.wait_ready()
         try:
             socket.send_fds(self.control, [request], [events_fd, output_fd, dump_fd])

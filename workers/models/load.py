@@ -29,7 +29,7 @@ _BLOCK_BYTES, _ALIGNED = 32 * 2**20, 32
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """`name` as asked for: random weights keep their `random:`. `weights_bytes`: unique storages, buffers included.
+    """`name` as asked for: random weights keep their `random:`. `weights_bytes`: each tensor once, buffers included.
 
     `eos_ids`: tokens that end a text. `max_positions`: the trained context, None where the architecture has none.
     `load_was_warm`: the weights were in the page cache; None for random weights and where the system cannot say.
@@ -128,7 +128,7 @@ def _load_errors(name: str) -> Iterator[None]:
 
 
 def _place(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
-    """Move one tensor at a time, then convert it there. Tensors kept in another dtype on purpose stay in it."""
+    """Move one tensor at a time to a card, then convert it there. Tensors kept in another dtype on purpose stay in it."""
     loaded_dtype = model.dtype
     if device.type == "cpu":
         if dtype != loaded_dtype:
@@ -145,7 +145,7 @@ def _place(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> 
 
 def _convert(parameters: Sequence[torch.nn.Parameter], dtype: torch.dtype) -> None:
     """In blocks, so that huge pages hold them: a tensor of its own is given its memory 4 KiB at a time, which takes
-    longer than its conversion. No more than a block is held twice."""
+    longer than its conversion. What is held beside them is mapped files, and a block of what is not."""
     block: list[torch.nn.Parameter] = []
     for parameter in parameters:
         block.append(parameter)
@@ -168,5 +168,5 @@ def _tensors(model: PreTrainedModel) -> Iterator[torch.Tensor]:
 
 
 def _weights_bytes(model: PreTrainedModel) -> int:
-    """Tied tensors share a storage and count once. A mapped file is one storage per tensor."""
-    return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in _tensors(model))}.values())
+    """Tied tensors share their memory and count once."""
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(model)}.values())

@@ -86,6 +86,14 @@ class TestEagerEngine:
         assert attempt.steps[-1].kv_cache_bytes > 2 * MiB
         assert_ok(host, model)
 
+    def test_memory_ends_where_it_does_however_much_was_asked_for(self, host, model):
+        """A time for each token asked for, 24 bytes of it, is the cell's own account of itself."""
+        ends = []
+        for length in (10_000, 120_000):
+            given = lease(model, budget=32 * MiB, length=length, batch_size=32, purpose="probe")
+            ends.append(failure_of(host.run(given)).oom_token_index)
+        assert ends[0] == ends[1]
+
     @pytest.mark.parametrize("purpose", ["probe", "measure"])
     def test_oom_while_an_oracle_is_recorded_is_the_runs_own(self, host, model, tmp_path, purpose):
         # 51 MiB of weights, 8 KiB of cache per token.

@@ -46,7 +46,7 @@ def _kept(cell: Cell, count: int) -> KeptIds | None:
         return None
     try:
         return kept_ids(cell.corpus, cell.model.target, cell.model, count)
-    except (CorpusError, LoadError):
+    except Exception:
         return None
 
 

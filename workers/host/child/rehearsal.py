@@ -9,8 +9,8 @@ import torch
 
 from workers.cell import ModelRef
 from workers.models.load import load_model
-from workers.models.tokenizer import load_tokenizer
-from workers.text.corpus import kept_ids
+from workers.models.tokenizer import load_tokenizer, tokenizer_key
+from workers.text import sources
 
 _SMALL = "pocket"
 
@@ -20,7 +20,8 @@ def _rehearse() -> None:
     load_model(_SMALL, ref, torch.device("cpu"))
     tokenizer = load_tokenizer(_SMALL, ref)
     tokenizer.decode(tokenizer("a")["input_ids"])
-    kept_ids("builtin", _SMALL, ref, 1)
+    tokenizer_key(_SMALL, ref)
+    sources.resolve("builtin")
 
 
 _rehearse()

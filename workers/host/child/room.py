@@ -33,7 +33,7 @@ _pins: list[bytes] = []
 
 
 def take_room(since: int) -> None:
-    """Once per process, whose data was `since` bytes when its limit was set. Raises `MemoryError`."""
+    """Once per process, which has held `since` bytes of data. Raises `MemoryError`."""
     meter = ProcessMeter()  # read a hundred times, so from where it costs least
     meter.follow(os.getpid())
     since += _data_and_stack(meter) - own_memory().data

@@ -48,12 +48,19 @@ class Prepared:
     """What a process has taken before it has a cell, in bytes.
 
     `data`, `data_and_stack`: held before that. On a CPU the rest counts against the budget, as a context does on a card:
-    room for small objects, and `context_bytes` of the math libraries, set up for `_FIRST_DTYPE`.
+    room for small objects, and `context_bytes` of the math libraries, set up for `_FIRST_DTYPE`. `settled`: data with
+    all of that.
     """
 
     data: int
     data_and_stack: int
     context_bytes: int = 0
+    settled: int = 0
+
+    def before_the_limit(self) -> "Prepared":
+        """What came since is the cell's account of itself (a time for each token), which counts nowhere."""
+        since = own_memory().data - self.settled
+        return replace(self, data=self.data + since, data_and_stack=self.data_and_stack + since)
 
 
 @dataclass
@@ -84,7 +91,8 @@ def prepare(*, is_cpu: bool) -> Prepared:
         return prepared
     take_room(prepared.data)
     torch.set_num_threads(1)  # any more start with the cell
-    return replace(prepared, context_bytes=limits.set_up_cpu(_FIRST_DTYPE))
+    context_bytes = limits.set_up_cpu(_FIRST_DTYPE)
+    return replace(prepared, context_bytes=context_bytes, settled=own_memory().data)
 
 
 def run_cell(request: Request, events_fd: int, prepared: Prepared) -> None:
@@ -221,6 +229,7 @@ def _set_up(state: _State) -> torch.device:
     dtype: torch.dtype = getattr(torch, cell.model.dtype)
     torch.set_num_threads(request.threads)
     if request.is_cpu:
+        state.prepared = state.prepared.before_the_limit()
         limits.limit_data(state.prepared.data + (request.total_bytes if budget is None else budget))
         state.send(Limited(time.monotonic(), state.prepared.data_and_stack))
         is_set_up = dtype is _FIRST_DTYPE and request.threads == 1
@@ -291,7 +300,7 @@ def _explain(
         failure,
         oom_token_index=recorder.produced if recorder.current is Phase.DECODE else None,
         oom_requested_bytes=report.requested,
-        oom_free_bytes=data_limit - at_failure.data if is_cpu else _card_free(state, report.free),
+        oom_free_bytes=max(0, data_limit - at_failure.data) if is_cpu else _card_free(state, report.free),
         oom_allocated_bytes=allocated,
         oom_reserved_bytes=reserved,
         memory_snapshot=_snapshot() if state.request.lease.memory_snapshot and not is_cpu else None,
