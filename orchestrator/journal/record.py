@@ -7,6 +7,7 @@ columns with a common prefix, so that a query that does not want them never read
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import polars as pl
@@ -209,11 +210,8 @@ SCORE_COLUMNS = {"score_" + name: name for name in _SERIES["scores"][2]}
 
 def to_frame(records: Sequence[Record]) -> pl.DataFrame:
     """One row per record, columns `SCHEMA`."""
-    rows = [_row(record) for record in records]
-    columns = {name: [row[name] for row in rows] for name in SCHEMA}
-    for name in _FOREIGN_TEXT:
-        columns[name] = [text and text.encode("utf-8", "replace").decode() for text in columns[name]]
-    return pl.DataFrame(columns, schema=SCHEMA)
+    # By rows: a column at a time costs Polars 5 ms, once for each part of the journal.
+    return pl.DataFrame([_row(record) for record in records], schema=SCHEMA)
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -234,7 +232,9 @@ def _row(record: Record) -> dict[str, Any]:
     row["output_ids"] = attempt.output_ids
     for series, (prefix, _, columns) in _SERIES.items():
         items = getattr(attempt, series)
-        row |= {prefix + name: [getattr(item, name) for item in items] for name in columns}
+        row |= {prefix + name: list(map(attrgetter(name), items)) for name in columns}
+    for name in _FOREIGN_TEXT:
+        row[name] = row[name] and row[name].encode("utf-8", "replace").decode()
     return row
 
 

@@ -18,9 +18,10 @@ from orchestrator.spec import SweepSpec
 from orchestrator.sweep import verdicts
 from orchestrator.sweep.leases import lease_for
 from orchestrator.sweep.ledger import Ledger
+from orchestrator.sweep.loans import Loan, Loans
 from orchestrator.sweep.pace import Pace
 from orchestrator.sweep.policy import Blame, Limits, Strikes
-from orchestrator.sweep.settle import Loan, Returned, Settler
+from orchestrator.sweep.settle import Returned, Settler
 from orchestrator.sweep.summary import Summary
 from orchestrator.sweep.work.item import Key, WorkItem
 from orchestrator.sweep.work.kind import Estimates, KindWork
@@ -79,7 +80,7 @@ class Sweep:
         self._limits = Limits(attempts=spec.max_attempts, crashes=spec.max_crashes)
         self.ledger = Ledger(history, self._limits)
         self.kinds: dict[str, KindWork] = {}
-        self._running: dict[SlotId, Loan] = {}
+        self._running = Loans()
         self._idle: dict[SlotId, tuple[Device, float]] = {}
         self._shared: set[str] = set()  # leases that had a neighbour on their node at some time
         self._released: dict[SlotId, str] = {}
@@ -176,7 +177,7 @@ class Sweep:
                 Notice(f"a late result of lease {event.attempt.lease_id}: recorded as a duplicate")
             )
             return []
-        del self._running[event.slot]
+        self._running.take_back(event.slot)
         return [Returned(event.slot, loan, event.attempt)]
 
     def _lost(self, event: SlotLost) -> list[Returned]:
@@ -189,7 +190,7 @@ class Sweep:
             self._held.pop(event.device.node, None)
         self._broken_starts += event.gone_for_good
         self._watcher.see(DeviceLost(event.slot, event.device, event.reason, event.gone_for_good))
-        loan = self._running.pop(event.slot, None)
+        loan = self._running.take_back(event.slot)
         if loan is None:
             return []
         outcome, blame = Outcome.INFRA_ERROR, Blame.CELL
@@ -209,7 +210,7 @@ class Sweep:
         return any(device.node == node for kind in self.kinds.values() for device in kind.slots.values())
 
     def _busy(self, node: str) -> bool:
-        return any(loan.device.node == node for loan in self._running.values())
+        return bool(self._running.leases_on(node))
 
     def _record(self, records: Sequence[Record]) -> None:
         try:
@@ -295,12 +296,9 @@ class Sweep:
         step_s = self._estimates.step_seconds(item.cell, device)
         lease = lease_for(item, self.ledger.standing(item.key).attempts + 1, step_s, self._spec)
         del self._idle[slot]
-        neighbours = [
-            loan.lease.lease_id for loan in self._running.values() if loan.device.node == device.node
-        ]
-        if neighbours:
-            self._shared.update(neighbours, [lease.lease_id])
-        self._running[slot] = Loan(item, lease, device, self._clock())
+        self._running.lend(slot, Loan(item, lease, device, self._clock()))
+        if len(together := self._running.leases_on(device.node)) > 1:
+            self._shared.update(together)
         warm = [item.cell.model.target, *self._warm.get(device.node, ())]
         self._warm[device.node] = list(dict.fromkeys(warm))[:_WARM_MODELS]
         self._fleet.submit(slot, lease)

@@ -7,22 +7,12 @@ from orchestrator.fleet import SlotId
 from orchestrator.journal.record import Record
 from orchestrator.sweep import verdicts
 from orchestrator.sweep.ledger import Ledger
+from orchestrator.sweep.loans import Loan
 from orchestrator.sweep.policy import Blame, Limits, Standing, Strikes, Verdict, judge
 from orchestrator.sweep.work.item import Key, WorkItem
 from orchestrator.sweep.work.kind import Estimates, KindWork
 from orchestrator.watch import CellFinished
 from workers.attempt import Attempt, Device
-from workers.cell import Lease
-
-
-@dataclass(frozen=True, slots=True)
-class Loan:
-    """A cell that is with a device."""
-
-    item: WorkItem
-    lease: Lease
-    device: Device
-    started_at: float
 
 
 @dataclass(frozen=True, slots=True)
