@@ -3,6 +3,9 @@
 What torch and transformers import, compile (a thousand patterns of weight conversions, one for each tensor's name)
 and remember at a process's first load is there for every cell then: it is half of a small model's load. The fork
 server's environment keeps it to one thread, as a fork asks for.
+
+More than once, since CPython rewrites a function for the types it meets only when it has run a few times: done here,
+the next cell neither waits for that nor gets copies of the pages that it is written to.
 """
 
 import torch
@@ -13,6 +16,7 @@ from workers.models.tokenizer import load_tokenizer, tokenizer_key
 from workers.text import sources
 
 _SMALL = "pocket"
+_TIMES = 8
 
 
 def _rehearse() -> None:
@@ -24,4 +28,5 @@ def _rehearse() -> None:
     sources.resolve("builtin")
 
 
-_rehearse()
+for _ in range(_TIMES):
+    _rehearse()
