@@ -1,6 +1,7 @@
 import dataclasses
 import typing
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,3 +85,10 @@ def test_text_that_is_not_unicode_costs_no_row() -> None:
     attempt = dataclasses.replace(demo_attempts()[0], failure=failure)
 
     assert to_frame([Record("run", attempt)])["error_message"].item() == "bad ? surrogate"
+
+
+def test_a_value_of_another_type_is_refused_not_bent() -> None:
+    attempt = demo_attempts()[0]
+    bent = dataclasses.replace(attempt, peak_device_bytes=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="Int64"):
+        to_frame([Record("run", bent)])
