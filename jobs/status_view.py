@@ -3,10 +3,10 @@
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.status import Standing
+from orchestrator.status import RunStatus
 
 
-def print_status(standing: Standing) -> None:
+def print_status(standing: RunStatus) -> None:
     console = Console()
     planned = f" of {standing.planned}" if standing.planned is not None else ""
     console.print(

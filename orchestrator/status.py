@@ -19,7 +19,7 @@ _OPEN = frozenset({Outcome.INFRA_ERROR, Outcome.CANCELLED, Outcome.HANG, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceStanding:
+class DeviceStatus:
     uuid: str
     kind: str
     node: str
@@ -28,7 +28,7 @@ class DeviceStanding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class RunStatus:
     """`state`: running | finished | stopped | failed | died. `planned`: cells per device kind, probes apart.
 
     `outcomes`: of the last attempt at each cell on each kind of device. `reached`: planned cells whose last
@@ -44,7 +44,7 @@ class Standing:
     probes: int
     attempts: int
     outcomes: dict[str, int]
-    devices: tuple[DeviceStanding, ...]
+    devices: tuple[DeviceStatus, ...]
     set_aside: tuple[str, ...]
     last_attempt_s_ago: float | None
 
@@ -52,7 +52,7 @@ class Standing:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
 
-def read_status(folder: str) -> Standing:
+def read_status(folder: str) -> RunStatus:
     """Raises `SpecError` where there is no run folder, or one of a newer schema."""
     try:
         run = read_run(folder)
@@ -64,7 +64,7 @@ def read_status(folder: str) -> Standing:
     measured = [past for past in last if past.cell.purpose == "measure"]
     now = time.time()
     ended = [past.started_at + past.duration_s for past in history]
-    return Standing(
+    return RunStatus(
         folder=folder,
         name=run.manifest.name if run.manifest else run.spec.name if run.spec else "unknown",
         state=run.manifest.state if run.manifest else "unknown",
@@ -89,13 +89,13 @@ def _last_attempts(history: list[Past]) -> list[Past]:
     return list(last.values())
 
 
-def _devices(history: list[Past], now: float) -> tuple[DeviceStanding, ...]:
+def _devices(history: list[Past], now: float) -> tuple[DeviceStatus, ...]:
     by_uuid: dict[str, list[Past]] = {}
     for past in history:
         if past.device_uuid is not None:
             by_uuid.setdefault(past.device_uuid, []).append(past)
     return tuple(
-        DeviceStanding(
+        DeviceStatus(
             uuid=uuid,
             kind=pasts[-1].device_kind or "unknown",
             node=pasts[-1].node or "unknown",

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from workers.cell import Cell, ModelRef, Streaming
 from workers.engines import ENGINES, open_session
+from workers.engines.session import ModeUnsupported
 from workers.models.load import LoadError, load_model
 from workers.modes import MODES, CachePolicy
-from workers.session import ModeUnsupported
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 

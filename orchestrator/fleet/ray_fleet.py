@@ -24,10 +24,10 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.fleet import Finished, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
-from orchestrator.fleet.board import start_board
+from orchestrator.fleet.autoscaling import Scouts
 from orchestrator.fleet.nodes import NodeList, Nodes
-from orchestrator.fleet.places import Place, has_gpu, name_nodes, places
-from orchestrator.fleet.scouts import Scouts
+from orchestrator.fleet.progress_board import start_board
+from orchestrator.fleet.slots import Place, has_gpu, name_nodes, places
 from workers.attempt import Attempt, Device
 from workers.cell import Lease
 

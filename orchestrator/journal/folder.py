@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from orchestrator.journal.journal import Journal
 from orchestrator.journal.lock import Lock
-from orchestrator.journal.manifest import Manifest, Session, environment
+from orchestrator.journal.manifest import DriverSession, Manifest, environment
 from orchestrator.journal.parts import SchemaTooNew
 from orchestrator.journal.record import SCHEMA_VERSION
 from orchestrator.journal.store import Store, open_store
@@ -104,7 +104,7 @@ def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:
         else:
             _refuse_another_sweep(store, stored, spec)
         run_id = manifest.run_id if manifest else f"{spec.name}-{secrets.token_hex(4)}"
-        session = Session(started_at=time.time(), pid=os.getpid())
+        session = DriverSession(started_at=time.time(), pid=os.getpid())
         fresh = Manifest(
             schema_version=SCHEMA_VERSION,
             run_id=run_id,
@@ -154,7 +154,7 @@ def _refuse_another_sweep(store: Store, stored: str, spec: SweepSpec) -> None:
     )
 
 
-def _ended(sessions: tuple[Session, ...]) -> tuple[Session, ...]:
+def _ended(sessions: tuple[DriverSession, ...]) -> tuple[DriverSession, ...]:
     """A session that is still marked as running died: we hold the lock."""
     return tuple(
         session.model_copy(update={"state": "died"}) if session.state == "running" else session

@@ -35,7 +35,7 @@ class Environment(_Model):
     allocator: dict[str, str]
 
 
-class Session(_Model):
+class DriverSession(_Model):
     """One driver's time on this folder. `state`: running | finished | stopped | failed | died."""
 
     started_at: float
@@ -52,7 +52,7 @@ class Manifest(_Model):
     name: str
     cells: int | None = None
     devices: tuple[Device, ...] = ()
-    sessions: tuple[Session, ...] = ()
+    sessions: tuple[DriverSession, ...] = ()
     environment: Environment
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workers.attempt import Device
-from workers.host.child.room import HEAP_BYTES, MAPPED_FROM, PYTHON_BYTES
+from workers.host.child.heap_reserve import HEAP_BYTES, MAPPED_FROM, PYTHON_BYTES
 
 MiB = 2**20
 
@@ -48,7 +48,7 @@ _CONTEXT_BYTES = 693 * MiB
 #: (aten/src/ATen/cuda/CublasHandlePool.cpp).
 _CUBLAS_BYTES, _CUBLAS_HOPPER_BYTES = 4096 * 2**10 * 2 + 16 * 2**10 * 8, 4096 * 2**10 * 8
 _HOPPER = ("NVIDIA H100", "NVIDIA H200", "NVIDIA H20", "NVIDIA H800", "NVIDIA GH200")
-#: A CPU process takes room for its small objects at once (`workers.host.child.room`); what the objects leave
+#: A CPU process takes room for its small objects at once (`workers.host.child.heap_reserve`); what the objects leave
 #: of it holds tensors of less than 128 KiB. Measured.
 _SMALL_TENSORS_BYTES = 3 * MiB
 #: Of a mapped block: malloc's own word, and torch's alignment.

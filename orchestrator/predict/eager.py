@@ -1,5 +1,5 @@
 """What transformers' `generate` keeps alive at its hungriest moments. Read off transformers 5.23 and
-`workers.eager`.
+`workers.engines.eager`.
 
 Dynamic cache: a layer's K and V are one tensor each; a new token makes a longer copy by `torch.cat`, and the
 old one lives until the copy is done. The streaming cache is a ring, written in place. Only the last
@@ -21,7 +21,7 @@ _INT64 = 8
 #: float32 rows of the vocabulary alive at once while a token is chosen: the copy of the logits, the
 #: processors' result (forced length, repetition penalty), and one operand in the making.
 _LOGIT_COPIES = 3
-#: Tokens per pass of a streaming prompt, unless the cell says otherwise (`workers.eager.streaming`).
+#: Tokens per pass of a streaming prompt, unless the cell says otherwise (`workers.engines.eager.streaming`).
 _STREAMING_CHUNK = 128
 
 

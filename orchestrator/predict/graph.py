@@ -1,7 +1,7 @@
 """What the graph engine keeps alive: a full cache in blocks that are never copied, or a ring; a small
 captured step.
 
-Read off `workers.engine`. Prompts are read in plain torch, into rings in passes of 128 tokens, into a full cache a
+Read off `workers.engines.graph`. Prompts are read in plain torch, into rings in passes of 128 tokens, into a full cache a
 whole prompt in one pass unless the cell says otherwise.
 """
 
@@ -16,11 +16,11 @@ from workers.modes import CachePolicy
 _KERNELS_BYTES: dict[Allocator, int] = {"cuda": 82 * 2**20, "cpu": 3 * 2**19}
 #: Of the graph that reads a prompt's chunks into rings: its nodes, and cuBLAS's workspace for its stream. Measured.
 _CHUNK_GRAPH_BYTES = 56 * 2**20
-#: Chunks from which on it is captured (`workers.engine.prefill`).
+#: Chunks from which on it is captured (`workers.engines.graph.prefill`).
 _CHUNKS_WORTH_A_GRAPH = 4
-#: Tokens per block of the full cache (`workers.engine.full_cache`).
+#: Tokens per block of the full cache (`workers.engines.graph.full_cache`).
 BLOCK = 64
-#: A ring's room beyond its window; it bounds a pass, too (`workers.engine.ring`).
+#: A ring's room beyond its window; it bounds a pass, too (`workers.engines.graph.ring`).
 _SLACK = 127
 _FLOAT32 = 4
 _INT32 = 4

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.boundary.rows import BoundaryRow
 from orchestrator.explain.breakdown import allocator_moves
 from orchestrator.journal.folder import read_run
 from orchestrator.journal.manifest import Manifest
-from orchestrator.report import words
+from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Document, Paragraph, Section, Span, Table
 from orchestrator.report.markdown import to_markdown
-from orchestrator.report.scene import short
 from orchestrator.report.sections.cards import reach
+from orchestrator.report.setting import short
+from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.summary import KEY
 from orchestrator.tables.write import derive
 
@@ -95,7 +95,7 @@ def _about(sides: Sequence[_Side]) -> Section:
         torch = f", torch {made.environment.packages.get('torch')}" if made else ""
         allocator = f", {_allocator(side) or 'default allocator'}" if made else ""
         items.append(
-            [f"{side.label}: {side.folder}, on {words.listing(sorted(kinds))}{code}{torch}{allocator}"]
+            [f"{side.label}: {side.folder}, on {formats.listing(sorted(kinds))}{code}{torch}{allocator}"]
         )
     blocks: list[Block] = [Bullets(items)]
     if len(sides) == 2:
@@ -139,7 +139,7 @@ def _section(
         if len(found) < 2:
             continue
         by_label = dict(found)
-        shown = [show(by_label[side.label]) if side.label in by_label else words.NOTHING for side in sides]
+        shown = [show(by_label[side.label]) if side.label in by_label else formats.NOTHING for side in sides]
         (_, first), *others = found
         verdicts = [
             f"{label}: {differ(first, row)}" if len(sides) > 2 else differ(first, row)
@@ -154,7 +154,7 @@ def _section(
 def _boundary_words(row: BoundaryRow) -> str:
     draft = f" · {short(row.draft)}" if row.draft else ""
     size = "" if row.batch_size == 1 else f", batch {row.batch_size}"
-    return f"{short(row.model)} {row.mode}{draft}, {row.engine}, {words.card(row.budget_bytes)}, {row.phase}{size}"
+    return f"{short(row.model)} {row.mode}{draft}, {row.engine}, {formats.card(row.budget_bytes)}, {row.phase}{size}"
 
 
 def _boundaries_differ(one: BoundaryRow, other: BoundaryRow) -> str:
@@ -173,7 +173,7 @@ def _cell_words(row: dict[str, Any]) -> str:
     batch = "" if row["batch_size"] == 1 else f", batch {row['batch_size']}"
     penalty = "" if row["repetition_penalty"] == 1 else f", penalty {row['repetition_penalty']:g}"
     return (
-        f"{short(row['model'])} {row['mode']}{draft}{injected}, {row['engine']}, {words.card(row['budget_bytes'])}, "
+        f"{short(row['model'])} {row['mode']}{draft}{injected}, {row['engine']}, {formats.card(row['budget_bytes'])}, "
         f"{row['prompt_tokens']:,} + {row['length']:,}{batch}{penalty}"
     )
 
@@ -182,7 +182,7 @@ def _speed(row: dict[str, Any]) -> str:
     value, low, high = (row[f"tokens_per_s_{name}"] for name in ("median", "ci_low", "ci_high"))
     if value is None:
         return str(row["outcome"]).replace("_", " ")
-    return words.number(value) + ("" if low is None else f" ± {(high - low) / 2:,.1f}")
+    return formats.number(value) + ("" if low is None else f" ± {(high - low) / 2:,.1f}")
 
 
 def _speeds_differ(one: dict[str, Any], other: dict[str, Any]) -> str:
@@ -199,7 +199,7 @@ def _speeds_differ(one: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def _peak(row: dict[str, Any]) -> str:
-    return words.size(row["peak_device_bytes_max"])
+    return formats.size(row["peak_device_bytes_max"])
 
 
 def _peaks_differ(one: dict[str, Any], other: dict[str, Any]) -> str:

@@ -5,11 +5,11 @@ from pathlib import Path
 from orchestrator.journal.folder import read_run
 from orchestrator.report.document import Document, files
 from orchestrator.report.html import to_html
+from orchestrator.report.longest_runs import longest_runs
 from orchestrator.report.markdown import to_markdown
 from orchestrator.report.pictures.runs import memory_by_tokens
-from orchestrator.report.scene import scenes
 from orchestrator.report.sections import answer, cards, failures, growth, method, quality, speculation, speed
-from orchestrator.report.series import longest_runs
+from orchestrator.report.setting import settings
 from orchestrator.tables.quality import quality_boundaries
 from orchestrator.tables.write import write_tables
 
@@ -21,9 +21,9 @@ def render(folder: str | Path) -> str:
     """
     run = read_run(folder)
     with write_tables(run) as tables:
-        found = scenes(tables)
+        found = settings(tables)
         runs = longest_runs(found, tables.view)
-        engines = len({scene.engine for scene in found}) > 1
+        engines = len({setting.engine for setting in found}) > 1
         telling = max(
             (place for place in runs if any(run.by_token.height for run in runs[place])),
             key=lambda place: (sum(r.out_of_memory for r in runs[place]), -place),

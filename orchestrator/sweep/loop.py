@@ -15,16 +15,16 @@ from orchestrator.journal.lock import LockLost
 from orchestrator.journal.record import Record
 from orchestrator.journal.store import StoreError
 from orchestrator.spec import SweepSpec
-from orchestrator.sweep import verdicts
-from orchestrator.sweep.leases import lease_for
-from orchestrator.sweep.ledger import Ledger
-from orchestrator.sweep.loans import Loan, Loans
+from orchestrator.sweep import driver_attempts
+from orchestrator.sweep.decide import Returned, Settler
+from orchestrator.sweep.in_flight import Loan, Loans
+from orchestrator.sweep.outcomes import Ledger
 from orchestrator.sweep.pace import Pace
-from orchestrator.sweep.policy import Blame, Limits, Strikes
-from orchestrator.sweep.settle import Returned, Settler
+from orchestrator.sweep.retry_policy import Blame, Limits, Strikes
 from orchestrator.sweep.summary import Summary
+from orchestrator.sweep.time_limits import lease_for
 from orchestrator.sweep.work.item import Key, WorkItem
-from orchestrator.sweep.work.kind import Estimates, KindWork
+from orchestrator.sweep.work.kind_queue import Estimates, KindWork
 from orchestrator.watch import (
     CellFinished,
     CellProgressed,
@@ -201,7 +201,7 @@ class Sweep:
                 outcome = Outcome.OOM_HOST
             else:
                 blame = Blame.MEMORY
-        attempt = verdicts.lost(
+        attempt = driver_attempts.lost(
             loan.lease, loan.device, outcome, event.reason, loan.started_at, self._clock()
         )
         return [Returned(event.slot, loan, attempt, blame)]
@@ -232,8 +232,8 @@ class Sweep:
             self._shared.discard(back.loan.lease.lease_id)
             if self._held.get(back.loan.device.node) == back.loan.item.key:
                 del self._held[back.loan.device.node]
-        for item, standing in result.requeue:
-            self.kinds[item.key.device_kind].requeue(item, standing)
+        for item, history in result.requeue:
+            self.kinds[item.key.device_kind].requeue(item, history)
         for item, final in result.finals:
             self.kinds[item.key.device_kind].settle(item.key, final)
         for slot, device in result.failing:
@@ -294,7 +294,7 @@ class Sweep:
 
     def _lend(self, slot: SlotId, device: Device, item: WorkItem) -> None:
         step_s = self._estimates.step_seconds(item.cell, device)
-        lease = lease_for(item, self.ledger.standing(item.key).attempts + 1, step_s, self._spec)
+        lease = lease_for(item, self.ledger.history(item.key).attempts + 1, step_s, self._spec)
         del self._idle[slot]
         self._running.lend(slot, Loan(item, lease, device, self._clock()))
         if len(together := self._running.leases_on(device.node)) > 1:
@@ -356,7 +356,7 @@ class Sweep:
 
     def _cancel(self, reason: str) -> None:
         attempts = {
-            slot: verdicts.cancelled(loan.lease, loan.device, reason, loan.started_at, self._clock())
+            slot: driver_attempts.cancelled(loan.lease, loan.device, reason, loan.started_at, self._clock())
             for slot, loan in self._running.items()
         }
         if attempts:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.sweep.ledger import UNFINISHED
+from orchestrator.sweep.outcomes import UNFINISHED
 from workers.attempt import Outcome
 
 

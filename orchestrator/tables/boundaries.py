@@ -6,7 +6,7 @@ from typing import Any, get_args, get_type_hints
 
 import polars as pl
 
-from orchestrator.boundary.rows import BoundaryRow
+from orchestrator.tables.boundary_rows import BoundaryRow
 
 _TYPES: dict[Any, Any] = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
 

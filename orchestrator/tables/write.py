@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from orchestrator.boundary.rows import BoundaryRow, boundaries
 from orchestrator.journal.folder import Run
 from orchestrator.journal.journal import View
 from orchestrator.journal.record import to_attempts
 from orchestrator.spec import SweepSpec
 from orchestrator.tables.attempts import attempts, samples, steps
 from orchestrator.tables.boundaries import boundary_frame
+from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
 from orchestrator.tables.quality import quality
 from orchestrator.tables.summary import summary
 

@@ -22,7 +22,7 @@ from orchestrator.watch import (
     SweepStarted,
     Tick,
 )
-from orchestrator.watch.words import attempt_words, cell_words, device_words, duration, totals
+from orchestrator.watch.formats import attempt_words, cell_words, device_words, duration, totals
 from workers.attempt import Device, Outcome
 from workers.cell import Cell
 from workers.progress import Progress

@@ -17,7 +17,7 @@ from orchestrator.watch import (
     SweepStarted,
     Tick,
 )
-from orchestrator.watch.words import attempt_words, device_words, duration, totals
+from orchestrator.watch.formats import attempt_words, device_words, duration, totals
 
 HEARTBEAT_S = 30.0
 

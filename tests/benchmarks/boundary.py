@@ -18,12 +18,12 @@ from pathlib import Path
 import polars as pl
 
 from orchestrator.boundary.question import Question, questions
-from orchestrator.boundary.rows import BoundaryRow, boundaries
 from orchestrator.boundary.start import predicted, search_for, settle
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.duration import predict_seconds
 from orchestrator.predict.shape import shape_for
 from orchestrator.spec import SweepSpec, parse_bytes
+from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
 from workers.attempt import Attempt, Device
 from workers.cell import Lease
 from workers.host.device_host import DeviceHost

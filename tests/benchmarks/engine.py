@@ -22,10 +22,10 @@ import torch
 from tests.benchmarks import engine_kernels
 from workers.attempt import Phase
 from workers.cell import Cell, ModelRef, Speculation, Streaming
-from workers.engine.weights import Weights, describe
 from workers.engines import open_session
+from workers.engines.graph.weights import Weights, describe
+from workers.engines.session import Generated
 from workers.models.load import LoadedModel, load_model
-from workers.session import Generated
 
 PARTS = ("check", "kernels", "streaming", "full", "spec", "eager", "replay", "long")
 SINKS, WINDOW, PROMPT, GAMMA = 4, 512, 512, 4
@@ -56,7 +56,7 @@ class Heard:
     def token_times(self, first_index: int, times_s: list[float]) -> None:
         self.times_s += times_s
 
-    def watch_cache(self, kv_cache_bytes: Callable[[], int]) -> None: ...
+    def count_cache_with(self, kv_cache_bytes: Callable[[], int]) -> None: ...
 
     def tokens_per_s(self, first: int = 0, last: int = -1) -> float:
         """Between two tokens, as the device saw them."""

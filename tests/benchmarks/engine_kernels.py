@@ -6,22 +6,20 @@ from typing import Any
 
 import torch
 
-from tests.workers.engine.tiny import Heard, build, cell, tokens
+from tests.workers.engines.graph.tiny import Heard, build, cell, tokens
 from workers.cell import Speculation
-from workers.engine import open_session
-from workers.engine.decode import Rules
-from workers.engine.full_cache import FullCache
-from workers.engine.kernels import FUSED, PLAIN
-from workers.engine.kernels.attend_blocks import Cut as BlockCut
-from workers.engine.kernels.attend_blocks import attend_blocks
-from workers.engine.kernels.attend_ring import Cut as RingCut
-from workers.engine.kernels.attend_ring import attend_ring
-from workers.engine.kernels.gate import gate
-from workers.engine.kernels.linear import Job, Tile, head, linear
-from workers.engine.kernels.mix import mix
-from workers.engine.model import Reader
-from workers.engine.ring import RingCache, ring_of
-from workers.engine.weights import Weights
+from workers.engines.graph import open_session
+from workers.engines.graph.decode import Rules
+from workers.engines.graph.full_cache import FullCache
+from workers.engines.graph.kernels import FUSED, PLAIN
+from workers.engines.graph.kernels.attend_blocks import BlockSplit, attend_blocks
+from workers.engines.graph.kernels.attend_ring import RingSplit, attend_ring
+from workers.engines.graph.kernels.down_proj import down_proj
+from workers.engines.graph.kernels.gated_mlp import gated_mlp
+from workers.engines.graph.kernels.linear import Job, Tile, head, linear
+from workers.engines.graph.model import CachedModel
+from workers.engines.graph.ring import RingCache, ring_of
+from workers.engines.graph.weights import Weights
 
 TILES = [
     Tile(outputs, depth, warps, stages, rows)
@@ -32,9 +30,9 @@ TILES = [
 ]  # fmt: skip
 
 
-RING_CUTS = [RingCut(*cut) for cut in ((32, 4), (64, 4), (64, 8), (128, 4), (128, 8))]
+RING_CUTS = [RingSplit(*cut) for cut in ((32, 4), (64, 4), (64, 8), (128, 4), (128, 8))]
 BLOCK_CUTS = [
-    BlockCut(*cut)
+    BlockSplit(*cut)
     for cut in ((4, 4, 3), (8, 4, 4), (12, 4, 4), (12, 4, 5), (16, 4, 4), (16, 8, 4), (24, 4, 4))
 ]
 
@@ -167,23 +165,25 @@ def tiles(weights: Weights, row: Callable[..., None]) -> None:
             ) -> None:
                 for out, down in narrow:
                     if weights.parallel:
-                        mix(((a, out), (h, down)), tile)
+                        down_proj(((a, out), (h, down)), tile)
                     else:
-                        mix(((a, out),), tile)
-                        mix(((h, down),), tile)
+                        down_proj(((a, out),), tile)
+                        down_proj(((h, down),), tile)
 
             def gate_fused(tile: Tile = tile, x: torch.Tensor = x) -> None:
                 for layer in layers:
-                    gate(x, layer.gate, layer.up, weights.activation, tile)
+                    gated_mlp(x, layer.gate, layer.up, weights.activation, tile)
 
             def head_fused(tile: Tile = tile, x: torch.Tensor = x) -> None:
                 for _ in range(4):
                     head(x, weights.head, tile)
 
-            variants = [("qkv (+ up)", wide_fused, bytes_wide, len(layers)), ("mix", narrow_fused, bytes_narrow, len(layers)),
+            variants = [("qkv (+ up)", wide_fused, bytes_wide, len(layers)), ("down_proj", narrow_fused, bytes_narrow, len(layers)),
                         ("head", head_fused, 4 * total(weights.head), 4)]  # fmt: skip
             if layers[0].gate is not None:
-                variants.append(("gate", gate_fused, sum(total(y.gate, y.up) for y in layers), len(layers)))
+                variants.append(
+                    ("gated_mlp", gate_fused, sum(total(y.gate, y.up) for y in layers), len(layers))
+                )
             for name, function, nbytes, calls in variants:
                 try:
                     timed(f"{name}, M={M}", function, nbytes, calls, tile=str(tile))
@@ -200,7 +200,7 @@ def _small_kernels(weights: Weights, M: int, timed: Callable[..., None]) -> None
     ring = RingCache(weights, 1, ring_of(4, 512, 4))
     full = FullCache(weights, 1, context + 64)
     full.reserve(context + 64)
-    x_NE, turn = FUSED.begin(weights, tokens_1M, start, ring.far_limit)
+    x_NE, turn = FUSED.embed(weights, tokens_1M, start, ring.far_limit)
     q = torch.randn(1, M, weights.heads, weights.head_dim, device=device, dtype=weights.dtype)
     k = torch.randn(1, M, weights.kv_heads, weights.head_dim, device=device, dtype=weights.dtype)
     layer, count = weights.layers[0], len(weights.layers)
@@ -212,7 +212,7 @@ def _small_kernels(weights: Weights, M: int, timed: Callable[..., None]) -> None
     def each(function: Callable[[int], Any]) -> Callable[[], None]:
         return lambda: [function(index) for index in range(count)] and None
 
-    timed(f"begin, M={M}", each(lambda _: FUSED.begin(weights, tokens_1M, start, 600)), 0, count)
+    timed(f"embed, M={M}", each(lambda _: FUSED.embed(weights, tokens_1M, start, 600)), 0, count)
     for cut in RING_CUTS:
         timed(
             f"attend ring, M={M}",
@@ -230,9 +230,9 @@ def _small_kernels(weights: Weights, M: int, timed: Callable[..., None]) -> None
             cut=str(block_cut),
         )
     norms = (layer.attention_norm, layer.mlp_norm)
-    timed(f"finish, M={M}", each(lambda _: FUSED.finish(x_NE, partial, (), norms)), 0, count)
+    timed(f"add_norm, M={M}", each(lambda _: FUSED.add_norm(x_NE, partial, (), norms)), 0, count)
     rules = Rules(1.2, (0,))
-    timed(f"pick, M={M}", each(lambda _: rules.pick(FUSED, logits, tokens_1M, seen)), 0, count)
+    timed(f"greedy, M={M}", each(lambda _: rules.pick(FUSED, logits, tokens_1M, seen)), 0, count)
     for name, cache in (("ring", ring), (f"{context}", full)):
-        reader = Reader(weights, cache, FUSED)
+        reader = CachedModel(weights, cache, FUSED)
         timed(f"whole pass, {name}, M={M}", lambda reader=reader: reader.read(tokens_1M, start), 0, 1)

@@ -83,7 +83,7 @@ class Cluster:
         self._nodes.shutdown()
 
 
-class Driver:
+class SoakDriver:
     """The same command again and again, until it ends by itself."""
 
     def __init__(self, out: Path, spec_file: Path, address: str) -> None:
@@ -140,7 +140,7 @@ def _cmdline(process: psutil.Process) -> list[str]:
         return []
 
 
-def inject(kind: str, token: str, cluster: Cluster, driver: Driver, draw: random.Random) -> bool:
+def inject(kind: str, token: str, cluster: Cluster, driver: SoakDriver, draw: random.Random) -> bool:
     """False when there was nothing of this kind to kill just now."""
     try:
         if kind == "driver":
@@ -197,10 +197,10 @@ def deterministic(attempt: Attempt) -> tuple[object, ...]:
 
 
 def play(
-    out: Path, spec_file: Path, cluster: Cluster, disturb: Callable[[Driver], None]
-) -> tuple[Driver, float]:
+    out: Path, spec_file: Path, cluster: Cluster, disturb: Callable[[SoakDriver], None]
+) -> tuple[SoakDriver, float]:
     began = time.monotonic()
-    driver = Driver(out, spec_file, cluster.address)
+    driver = SoakDriver(out, spec_file, cluster.address)
     while driver.process.poll() is None:
         disturb(driver)
     return driver, time.monotonic() - began
@@ -227,7 +227,7 @@ def main() -> None:
     injected: Counter[str] = Counter()
     cluster = Cluster()
 
-    def disturb(driver: Driver) -> None:
+    def disturb(driver: SoakDriver) -> None:
         until = time.monotonic() + draw.expovariate(1 / chosen.every)
         while time.monotonic() < until and driver.process.poll() is None:
             time.sleep(0.1)

@@ -28,22 +28,22 @@ repeats: 2
 
 
 @dataclass(frozen=True)
-class Ended:
+class Exited:
     status: int
     stdout: str
     stderr: str
 
 
 @pytest.fixture
-def oomline(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+def oomline(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Exited]:
     """The command in this process: as a console script would call it."""
 
-    def call(*arguments: str | Path) -> Ended:
+    def call(*arguments: str | Path) -> Exited:
         monkeypatch.setattr(sys, "argv", ["oomline", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
         said = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), said.out, said.err)
+        return Exited(int(ended.value.code or 0), said.out, said.err)
 
     return call
 
@@ -66,7 +66,7 @@ def write_sweep(folder: Path, text: str = SWEEP) -> Path:
     ],
 )
 def test_bad_input_is_exit_2_and_one_line(
-    oomline: Callable[..., Ended], tmp_path: Path, change: str, words: list[str]
+    oomline: Callable[..., Exited], tmp_path: Path, change: str, words: list[str]
 ) -> None:
     key = change.partition(":")[0]
     text = "\n".join(line for line in SWEEP.splitlines() if not line.startswith(key + ":")) + "\n" + change
@@ -80,13 +80,13 @@ def test_bad_input_is_exit_2_and_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_sweep_file_is_exit_2(oomline: Callable[..., Ended], tmp_path: Path) -> None:
+def test_a_missing_sweep_file_is_exit_2(oomline: Callable[..., Exited], tmp_path: Path) -> None:
     result = oomline("plan", tmp_path / "nothing.yaml")
     assert result.status == 2
     assert "nothing.yaml" in result.stderr
 
 
-def test_status_of_no_run_folder_is_exit_2(oomline: Callable[..., Ended], tmp_path: Path) -> None:
+def test_status_of_no_run_folder_is_exit_2(oomline: Callable[..., Exited], tmp_path: Path) -> None:
     result = oomline("status", tmp_path)
     assert result.status == 2
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs import train_pocket
-from jobs.pocket import text
+from jobs.training import text, train_pocket
 from workers.cell import ModelRef
 from workers.models.load import load_model, load_tokenizer
 from workers.text import builtin

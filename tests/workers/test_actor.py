@@ -10,7 +10,7 @@ from workers.progress import Progress
 
 
 def test_actor_runs_a_lease_and_posts_its_progress(tmp_path, monkeypatch):
-    monkeypatch.setattr("workers.host.watch._PROGRESS_S", 0.1)
+    monkeypatch.setattr("workers.host.supervisor._PROGRESS_S", 0.1)
     news: list[tuple[str, Progress]] = []
     board = SimpleNamespace(post=SimpleNamespace(remote=lambda slot, progress: news.append((slot, progress))))
     actor = DeviceActor("node/cpu3", 2**30, board)

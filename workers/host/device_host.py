@@ -12,12 +12,12 @@ from dataclasses import replace
 from workers.attempt import Attempt, Device, Failure, Outcome, Phase
 from workers.cell import Lease
 from workers.host import processes
-from workers.host.conclude import Record, conclude
+from workers.host.build_attempt import Record, conclude
 from workers.host.devices import DeviceDirty, open_slot
 from workers.host.events import Request, encode_request
 from workers.host.evidence import StackDump
 from workers.host.forkserver import ForkServer, ForkServerError
-from workers.host.watch import Watch
+from workers.host.supervisor import Supervisor
 from workers.meters.host_memory import kernel_oom_kills, limit_below_ray
 from workers.meters.sampler import Sampler
 from workers.progress import Progress
@@ -29,10 +29,10 @@ PRELOAD = (
     "transformers.models.auto.modeling_auto",
     "transformers.models.gpt_neox.modeling_gpt_neox",
     "transformers.models.llama.modeling_llama",
-    "workers.host.child.rehearsal",
+    "workers.host.child.warm_imports",
     "workers.text.corpus",
-    "workers.eager",
-    "workers.engine",
+    "workers.engines.eager",
+    "workers.engines.graph",
     "workers.host.child.run",
 )
 
@@ -135,7 +135,7 @@ class DeviceHost:
                 events.close_write()
                 output.close_write()
                 self._slot.follow(pid)
-                watch = Watch(
+                watch = Supervisor(
                     lease,
                     self._slot,
                     self._sampler,

@@ -12,7 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from workers.attempt import Outcome, Phase
 from workers.cell import ModelRef
-from workers.host.verdict import Raised, of_exception
+from workers.host.error_kinds import Raised, of_exception
 from workers.models import LoadError
 from workers.models.config import check_draft, max_positions, one_line, read_config, vocab_size
 from workers.models.page_cache import resident_fraction

@@ -1,6 +1,6 @@
 """The last seconds before memory ran out, as the meter saw them."""
 
-from orchestrator.report import words
+from orchestrator.report import formats
 from orchestrator.report.document import Picture
 from orchestrator.report.pictures.curves import Axis, Curve, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
@@ -19,7 +19,7 @@ def last_seconds(attempt: Attempt) -> Picture | None:
     if len(kept) < 2:
         return None
     cell = attempt.cell
-    unit, name = (words.GiB, "GiB") if kept[-1][1] >= 2 * words.GiB else (words.MiB, "MiB")
+    unit, name = (formats.GiB, "GiB") if kept[-1][1] >= 2 * formats.GiB else (formats.MiB, "MiB")
     policy = str(cell.mode_spec.policy)
     curve = Curve(
         "",
@@ -30,7 +30,9 @@ def last_seconds(attempt: Attempt) -> Picture | None:
         out_of_memory=True,
     )
     limits = (
-        [Limit(f"budget {words.card(cell.budget)}", y=cell.budget / unit)] if cell.budget is not None else []
+        [Limit(f"budget {formats.card(cell.budget)}", y=cell.budget / unit)]
+        if cell.budget is not None
+        else []
     )
     panel = Panel(
         "The last seconds",

@@ -1,21 +1,21 @@
-"""The pictures of one scene: memory against tokens and time, speed against length and along the longest run."""
+"""The pictures of one setting: memory against tokens and time, speed against length and along the longest run."""
 
 from collections.abc import Sequence
 
 import polars as pl
 
-from orchestrator.report import words
+from orchestrator.report import formats
 from orchestrator.report.document import Picture
+from orchestrator.report.longest_runs import Run
 from orchestrator.report.pictures.curves import Axis, Curve, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
-from orchestrator.report.scene import Scene
-from orchestrator.report.series import Run
+from orchestrator.report.setting import Setting
 
 
-def memory_by_tokens(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
+def memory_by_tokens(setting: Setting, runs: Sequence[Run], engine: bool) -> Picture:
     reach = _reach(runs)
     drawn = [_up_to(reach, run) for run in runs]
-    unit, name = _unit(drawn, scene)
+    unit, name = _unit(drawn, setting)
     curves = [
         _curve(run, frame, "token_index", unit, _named(run), out_of_memory=run.out_of_memory)
         for run, frame in zip(runs, drawn, strict=True)
@@ -25,53 +25,53 @@ def memory_by_tokens(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture
         if any(frame.height > run.by_token.height for run, frame in zip(runs, drawn, strict=True))
         else ""
     )
-    where = scene.words(engine=engine)
+    where = setting.words(engine=engine)
     panel = Panel(
         f"Memory against tokens: {where}",
         Axis("new tokens"),
         Axis(f"memory ({name})"),
         curves,
-        _budget(scene, unit),
+        _budget(setting, unit),
     )
     return picture(
-        f"memory-by-tokens-{scene.slug()}",
+        f"memory-by-tokens-{setting.slug()}",
         draw(panel),
-        f"The longest run of each mode ({scene.main.words()}).{probed} A cross: memory ran out there.",
+        f"The longest run of each mode ({setting.main.words()}).{probed} A cross: memory ran out there.",
         f"Memory against tokens on {where}",
     )
 
 
-def memory_by_time(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
-    unit, name = _unit([run.by_time for run in runs], scene)
+def memory_by_time(setting: Setting, runs: Sequence[Run], engine: bool) -> Picture:
+    unit, name = _unit([run.by_time for run in runs], setting)
     curves = [
         _curve(run, run.by_time, "t_s", unit, run.name, out_of_memory=run.attempt.outcome.is_device_oom)
         for run in runs
     ]
-    where = scene.words(engine=engine)
+    where = setting.words(engine=engine)
     panel = Panel(
         f"Memory against time: {where}",
         Axis("seconds since the process started"),
         Axis(f"memory ({name})"),
         curves,
-        _budget(scene, unit),
+        _budget(setting, unit),
         steps=True,
     )
     return picture(
-        f"memory-by-time-{scene.slug()}",
+        f"memory-by-time-{setting.slug()}",
         draw(panel),
         "The same runs: load, prompt, generation.",
         f"Memory against time on {where}",
     )
 
 
-def speed_by_length(scene: Scene, engine: bool) -> Picture:
+def speed_by_length(setting: Setting, engine: bool) -> Picture:
     curves = []
-    for variant in scene.main.variants():
-        rows = scene.main.of(variant, scene.main.summary)
+    for variant in setting.main.variants():
+        rows = setting.main.of(variant, setting.main.summary)
         rows = rows.filter(pl.col("tokens_per_s_median").is_not_null()).sort("length")
         curves.append(
             Curve(
-                scene.main.name(variant),
+                setting.main.name(variant),
                 variant.policy,
                 variant.speculative,
                 x=rows["length"].to_list(),
@@ -80,29 +80,29 @@ def speed_by_length(scene: Scene, engine: bool) -> Picture:
                 high=rows["tokens_per_s_ci_high"].to_list(),
             )
         )
-    where = scene.words(engine=engine)
+    where = setting.words(engine=engine)
     panel = Panel(
         f"Speed against length: {where}", Axis("new tokens"), Axis("tokens per second"), curves, points=True
     )
     return picture(
-        f"speed-by-length-{scene.slug()}",
+        f"speed-by-length-{setting.slug()}",
         draw(panel),
         "Median of the repeats with its 95 % interval, for the lengths that passed.",
         f"Speed against length on {where}",
     )
 
 
-def speed_along_the_run(scene: Scene, runs: Sequence[Run], engine: bool) -> Picture:
+def speed_along_the_run(setting: Setting, runs: Sequence[Run], engine: bool) -> Picture:
     curves = [
         Curve(run.name, run.variant.policy, run.variant.speculative, run.speed["token_index"].to_list(), run.speed["tokens_per_s"].to_list())
         for run in runs if run.speed.height > 1
     ]  # fmt: skip
-    where = scene.words(engine=engine)
+    where = setting.words(engine=engine)
     panel = Panel(
         f"Speed along the longest run: {where}", Axis("new tokens"), Axis("tokens per second"), curves
     )
     return picture(
-        f"speed-along-the-run-{scene.slug()}", draw(panel),
+        f"speed-along-the-run-{setting.slug()}", draw(panel),
         "Tokens per second over stretches of the longest run: a slope is a slowdown with length.",
         f"Speed along the longest run on {where}",
     )  # fmt: skip
@@ -148,20 +148,20 @@ def _named(run: Run) -> str:
     return f"{run.name}: out of memory at {failure.oom_token_index:,}"
 
 
-def _budget(scene: Scene, unit: int) -> list[Limit]:
-    limit = scene.limit_bytes
+def _budget(setting: Setting, unit: int) -> list[Limit]:
+    limit = setting.limit_bytes
     if limit is None:
         return []
-    if scene.budget_bytes is None:
+    if setting.budget_bytes is None:
         return (
-            [Limit(f"{scene.device_kind}, {words.size(limit)}", y=limit / unit)]
-            if scene.device_kind != "cpu"
+            [Limit(f"{setting.device_kind}, {formats.size(limit)}", y=limit / unit)]
+            if setting.device_kind != "cpu"
             else []
         )
-    return [Limit(f"budget {words.card(scene.budget_bytes)}", y=limit / unit)]
+    return [Limit(f"budget {formats.card(setting.budget_bytes)}", y=limit / unit)]
 
 
-def _unit(drawn: Sequence[pl.DataFrame], scene: Scene) -> tuple[int, str]:
+def _unit(drawn: Sequence[pl.DataFrame], setting: Setting) -> tuple[int, str]:
     peaks = [used for frame in drawn for used in frame["used_bytes"]]
-    largest = max([*peaks, scene.budget_bytes or 0])
-    return (words.GiB, "GiB") if largest >= 2 * words.GiB else (words.MiB, "MiB")
+    largest = max([*peaks, setting.budget_bytes or 0])
+    return (formats.GiB, "GiB") if largest >= 2 * formats.GiB else (formats.MiB, "MiB")

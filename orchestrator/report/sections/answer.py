@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.boundary.rows import BoundaryRow
-from orchestrator.report import words
+from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Paragraph, Picture, Section, Span, Strong
-from orchestrator.report.scene import Scene, short
 from orchestrator.report.sections.cards import card_tables
+from orchestrator.report.setting import Setting, short
+from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.quality import QualityBoundary
 from workers.modes import MODES
 
@@ -16,13 +16,15 @@ _WORTH = 1.2
 
 
 def answer(
-    scenes: Sequence[Scene], understanding: Sequence[QualityBoundary], first_picture: Picture | None
+    settings: Sequence[Setting], understanding: Sequence[QualityBoundary], first_picture: Picture | None
 ) -> Section:
     """`understanding`: of the scoring runs, if there are any."""
-    cards: dict[tuple[str, str, str, int | None], list[Scene]] = {}
-    for scene in scenes:
-        cards.setdefault((scene.model, scene.dtype, scene.device_kind, scene.budget_bytes), []).append(scene)
-    blocks: list[Block] = list(card_tables(scenes)) if len({s.budget_bytes for s in scenes}) > 1 else []
+    cards: dict[tuple[str, str, str, int | None], list[Setting]] = {}
+    for setting in settings:
+        cards.setdefault(
+            (setting.model, setting.dtype, setting.device_kind, setting.budget_bytes), []
+        ).append(setting)
+    blocks: list[Block] = list(card_tables(settings)) if len({s.budget_bytes for s in settings}) > 1 else []
     sentences = [_sentence(group) for group in cards.values()] + _understanding(understanding)
     if len(sentences) == 1:
         blocks.append(Paragraph(sentences[0]))
@@ -35,10 +37,10 @@ def answer(
     return Section("The answer", blocks)
 
 
-def _sentence(group: Sequence[Scene]) -> list[Span]:
+def _sentence(group: Sequence[Setting]) -> list[Span]:
     """All engines and drafts of one model on one card."""
-    scene = group[0]
-    spans: list[Span] = [Strong(scene.words(engine=False)), ": "]
+    setting = group[0]
+    spans: list[Span] = [Strong(setting.words(engine=False)), ": "]
     reaches = [r for s in group for row in s.boundaries if (r := _reach(s, row, len(group) > 1)) is not None]
     if not reaches:
         so_far = _searching(group)
@@ -51,16 +53,16 @@ def _sentence(group: Sequence[Scene]) -> list[Span]:
     return [
         *spans,
         f"{'; '.join([*failing, *passing, *_searching(group)])}. ",
-        *_recommendation(scene, reaches),
+        *_recommendation(setting, reaches),
     ]
 
 
-def _searching(group: Sequence[Scene]) -> list[str]:
+def _searching(group: Sequence[Setting]) -> list[str]:
     """Modes whose end is still being looked for: no ground for a recommendation."""
     passed: dict[str, int] = {}
-    for scene in group:
-        for row in scene.boundaries:
-            if row.is_open and row.last_ok and scene.main.asks(row) and _is_length_of_decode(row):
+    for setting in group:
+        for row in setting.boundaries:
+            if row.is_open and row.last_ok and setting.main.asks(row) and _is_length_of_decode(row):
                 passed[row.mode] = max(passed.get(row.mode, 0), row.last_ok)
     return [
         f"{mode} has passed {tokens:,} tokens, and its search has not ended"
@@ -91,10 +93,10 @@ def _understanding(found: Sequence[QualityBoundary]) -> list[list[Span]]:
         phrases = []
         if sane:
             phrases.append(
-                f"perplexity stays below twice its in-context {known:,.1f} for {words.listing(sane)}"
+                f"perplexity stays below twice its in-context {known:,.1f} for {formats.listing(sane)}"
             )
         if lost:
-            phrases.append(f"it passes twice its in-context {known:,.1f} for {words.listing(lost)}")
+            phrases.append(f"it passes twice its in-context {known:,.1f} for {formats.listing(lost)}")
         sentences.append([*where, f"{'; '.join(phrases + _price(rows))}."])
     return sentences
 
@@ -131,8 +133,8 @@ class _Reach:
         return MODES[self.row.mode].policy.bounded
 
 
-def _reach(scene: Scene, row: BoundaryRow, engines: bool) -> _Reach | None:
-    main = scene.main
+def _reach(setting: Setting, row: BoundaryRow, engines: bool) -> _Reach | None:
+    main = setting.main
     if not _is_length_of_decode(row) or row.is_open or not main.asks(row):
         return None
     variants = [v for v in main.variants() if (v.mode, v.draft) == (row.mode, row.draft)]
@@ -143,7 +145,7 @@ def _reach(scene: Scene, row: BoundaryRow, engines: bool) -> _Reach | None:
     ]
     injected = any(variant.injected is not None for variant in variants)
     details = [short(row.draft)] if row.draft is not None else []
-    details += [scene.engine] if engines else []
+    details += [setting.engine] if engines else []
     name = f"{row.mode} ({', '.join(details)})" if details else row.mode
     return _Reach(row, injected, row.last_ok or 0, passed[-1] if passed else 0.0, name)
 
@@ -159,7 +161,7 @@ def _failing(mode: str, reaches: Sequence[_Reach]) -> str:
         passed = f"passes {low:,} tokens and " if low else ""
         return f"{mode} {passed}runs out of memory when asked for {row.first_oom:,}{at}"
     if not low:
-        return f"{mode} does not even pass {words.plural(row.first_oom or 1, 'token')}"
+        return f"{mode} does not even pass {formats.plural(row.first_oom or 1, 'token')}"
     return (
         f"{mode} runs out of memory after {low:,} tokens (first failure at {row.first_oom:,}; "
         f"confirmed {row.confirmed_ok}× below, {row.confirmed_oom}× above)"
@@ -171,12 +173,12 @@ def _passing(modes: Sequence[Sequence[_Reach]]) -> list[str]:
     for reaches in modes:
         alike.setdefault((min(r.tokens for r in reaches), reaches[0].bounded), []).append(reaches[0].row.mode)
     return [
-        f"{words.listing(names)} passed {tokens:,} tokens, the longest tried{', in constant memory' if bounded else ''}"
+        f"{formats.listing(names)} passed {tokens:,} tokens, the longest tried{', in constant memory' if bounded else ''}"
         for (tokens, bounded), names in sorted(alike.items())
     ]
 
 
-def _recommendation(scene: Scene, reaches: Sequence[_Reach]) -> list[Span]:
+def _recommendation(setting: Setting, reaches: Sequence[_Reach]) -> list[Span]:
     """The furthest, and of those the fastest; a full cache unless a bounded one is much faster."""
     honest = [reach for reach in reaches if not reach.injected]
     if not honest:
@@ -203,7 +205,7 @@ def _recommendation(scene: Scene, reaches: Sequence[_Reach]) -> list[Span]:
         )
     elif fastest.bounded:
         best = fastest
-        why = f"it goes on where a full cache no longer fits {words.card(scene.budget_bytes, scene.total_bytes)}"
+        why = f"it goes on where a full cache no longer fits {formats.card(setting.budget_bytes, setting.total_bytes)}"
         if other := max((reach.tokens for reach in honest if not reach.bounded), default=0):
             why += f" (up to {other:,} tokens it does, and only that one sees the whole text)"
     else:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from orchestrator.boundary.rows import BoundaryRow
-from orchestrator.report import words
+from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Section, Table
-from orchestrator.report.scene import Scene, short
+from orchestrator.report.setting import Setting, short
+from orchestrator.tables.boundary_rows import BoundaryRow
 from workers.modes import MODES
 
 _PHASES = {
@@ -17,30 +17,34 @@ _PHASES = {
 _NO_END = 1_000_000
 
 
-def card_tables(scenes: Sequence[Scene]) -> list[Table]:
+def card_tables(settings: Sequence[Setting]) -> list[Table]:
     """One table per model, kind of device and phase: modes down, budgets across."""
-    groups: dict[tuple[str, str, str, str], list[tuple[Scene, BoundaryRow]]] = {}
-    for scene in scenes:
-        for row in scene.boundaries:
-            if scene.main.asks(row):
-                key = scene.model, scene.device_kind, row.phase, row.axis
-                groups.setdefault(key, []).append((scene, row))
+    groups: dict[tuple[str, str, str, str], list[tuple[Setting, BoundaryRow]]] = {}
+    for setting in settings:
+        for row in setting.boundaries:
+            if setting.main.asks(row):
+                key = setting.model, setting.device_kind, row.phase, row.axis
+                groups.setdefault(key, []).append((setting, row))
     return [_cards(*key, pairs) for key, pairs in groups.items()]
 
 
-def _cards(model: str, kind: str, phase: str, axis: str, pairs: Sequence[tuple[Scene, BoundaryRow]]) -> Table:
-    budgets = sorted({scene.budget_bytes for scene, _ in pairs}, key=lambda size: (size is None, size or 0))
-    total = next((scene.total_bytes for scene, _ in pairs), None)
-    columns = ["mode", *(words.card(budget, total) for budget in budgets)]
+def _cards(
+    model: str, kind: str, phase: str, axis: str, pairs: Sequence[tuple[Setting, BoundaryRow]]
+) -> Table:
+    budgets = sorted(
+        {setting.budget_bytes for setting, _ in pairs}, key=lambda size: (size is None, size or 0)
+    )
+    total = next((setting.total_bytes for setting, _ in pairs), None)
+    columns = ["mode", *(formats.card(budget, total) for budget in budgets)]
     lines: dict[tuple[str, str, str | None], dict[int | None, str]] = {}
-    for scene, row in pairs:
-        lines.setdefault((row.engine, row.mode, row.draft), {})[scene.budget_bytes] = reach(row)
+    for setting, row in pairs:
+        lines.setdefault((row.engine, row.mode, row.draft), {})[setting.budget_bytes] = reach(row)
     engines = len({engine for engine, *_ in lines}) > 1
     drafts = len({draft for *_, draft in lines if draft}) > 1
     rows = [
         [
             mode + (f" · {short(draft)}" if drafts and draft else "") + (f" ({engine})" if engines else ""),
-            *(found.get(budget, words.NOTHING) for budget in budgets),
+            *(found.get(budget, formats.NOTHING) for budget in budgets),
         ]
         for (engine, mode, draft), found in sorted(lines.items(), key=_order)
     ]
@@ -57,13 +61,13 @@ def _order(line: tuple[tuple[str, str, str | None], object]) -> tuple[str, int, 
 def reach(row: BoundaryRow) -> str:
     """`3,264`, or `≥ 8,000` where memory never ran out, or has not yet."""
     if row.censored or row.is_open:
-        return f"≥ {row.last_ok:,}" if row.last_ok is not None else words.NOTHING
+        return f"≥ {row.last_ok:,}" if row.last_ok is not None else formats.NOTHING
     return f"{row.last_ok:,}" if row.last_ok else "none"
 
 
-def boundaries(scenes: Sequence[Scene]) -> Section | None:
+def boundaries(settings: Sequence[Setting]) -> Section | None:
     """Every bracket with its confirmations, beside its prediction."""
-    rows = [(scene, row) for scene in scenes for row in scene.boundaries]
+    rows = [(setting, row) for setting in settings for row in setting.boundaries]
     if not rows:
         return None
     columns = [
@@ -94,23 +98,23 @@ def boundaries(scenes: Sequence[Scene]) -> Section | None:
     odd = [row for _, row in rows if row.non_monotone]
     blocks += [
         Paragraph([
-            f"Not monotone: {row.mode} on {words.card(row.budget_bytes)} contradicted its bracket at "
-            f"{words.listing([f'{value:,}' for value in row.non_monotone])}; the bracket is not to be trusted there."
+            f"Not monotone: {row.mode} on {formats.card(row.budget_bytes)} contradicted its bracket at "
+            f"{formats.listing([f'{value:,}' for value in row.non_monotone])}; the bracket is not to be trusted there."
         ])
         for row in odd
     ]  # fmt: skip
     return Section("Where memory ends", blocks)
 
 
-def _line(scene: Scene, row: BoundaryRow) -> list[str]:
+def _line(setting: Setting, row: BoundaryRow) -> list[str]:
     return [
-        scene.words(engine=True),
+        setting.words(engine=True),
         row.mode + (f" · {short(row.draft)}" if row.draft else ""),
         _grows(row),
         _bracket(row),
         f"{row.confirmed_ok} ok, {row.confirmed_oom} oom",
         _predicted(row),
-        words.percent(row.error_pct),
+        formats.percent(row.error_pct),
         _bytes(row.bytes_per_token),
         _bytes(row.analytic_bytes_per_token),
     ]
@@ -140,16 +144,16 @@ def _predicted(row: BoundaryRow) -> str:
     """A cache that does not grow leaves only token ids to fill a card: that is no boundary."""
     if row.analytic_bytes_per_token == 0 and (row.predicted is None or row.predicted > _NO_END):
         return "no end"
-    return words.count(row.predicted)
+    return formats.count(row.predicted)
 
 
 def _bracket(row: BoundaryRow) -> str:
     if row.censored:
         return reach(row)
     if row.is_open:
-        return words.NOTHING if row.last_ok is None else f"{reach(row)}, not ended"
+        return formats.NOTHING if row.last_ok is None else f"{reach(row)}, not ended"
     return f"({row.last_ok or 0:,}, {row.first_oom:,}]"
 
 
 def _bytes(value: float | None) -> str:
-    return words.NOTHING if value is None else f"{value:,.0f} B"
+    return formats.NOTHING if value is None else f"{value:,.0f} B"

@@ -8,7 +8,7 @@ import polars as pl
 from orchestrator.explain.breakdown import explain
 from orchestrator.explain.devices import devices_needed
 from orchestrator.journal.journal import View
-from orchestrator.report import words
+from orchestrator.report import formats
 from orchestrator.report.document import (
     Attachment,
     Block,
@@ -21,7 +21,7 @@ from orchestrator.report.document import (
     Verbatim,
 )
 from orchestrator.report.pictures.last_seconds import last_seconds
-from orchestrator.report.scene import short
+from orchestrator.report.setting import short
 from workers.attempt import Attempt
 
 _SAME = (
@@ -61,9 +61,9 @@ def failures(attempts: pl.DataFrame, view: View) -> Section:
 
 def _counts(ended: pl.DataFrame) -> Paragraph:
     counts = ended["outcome"].value_counts(sort=True).iter_rows()
-    listed = words.listing([f"{count:,} {outcome}" for outcome, count in counts])
+    listed = formats.listing([f"{count:,} {outcome}" for outcome, count in counts])
     return Paragraph(
-        [f"{words.plural(ended.height, 'cell')}: {listed}. An out-of-memory is a result, not an error."]
+        [f"{formats.plural(ended.height, 'cell')}: {listed}. An out-of-memory is a result, not an error."]
     )
 
 
@@ -71,7 +71,7 @@ def _table(groups: pl.DataFrame) -> Table:
     columns = ["on", "outcome", "mode", "kind", "prompt", "batch", "lengths", "cells", "message"]
     rows = [
         [
-            f"{short(row['model'])} on {row['device_kind'] or 'no device'}, {words.card(row['budget_bytes'])}, {row['engine']} engine",
+            f"{short(row['model'])} on {row['device_kind'] or 'no device'}, {formats.card(row['budget_bytes'])}, {row['engine']} engine",
             row["outcome"].replace("_", " "),
             row["mode"] + (f" · {short(row['draft'])}" if row["draft"] else ""),
             "probe" if row["purpose"] == "probe" else row["workload"],
@@ -98,7 +98,7 @@ def _size(row: dict[str, Any]) -> str:
     )
     if needed is None or needed < 2:
         return ""
-    return f"needs {words.size(peak)}, {needed} such devices at least; "
+    return f"needs {formats.size(peak)}, {needed} such devices at least; "
 
 
 def _lengths(values: Sequence[int]) -> str:
@@ -119,7 +119,9 @@ def _evidence(attempt: Attempt, pictured: bool) -> list[Block]:
     if explained is not None:
         inner.append(Paragraph([explained.reading]))
         if explained.parts:
-            rows = [[part.name, words.size(part.bytes), f"{part.of_budget:.1%}"] for part in explained.parts]
+            rows = [
+                [part.name, formats.size(part.bytes), f"{part.of_budget:.1%}"] for part in explained.parts
+            ]
             inner.append(
                 Table(["part", "size", "of the budget"], rows, "", frozenset({"size", "of the budget"}))
             )
@@ -139,7 +141,7 @@ def _evidence(attempt: Attempt, pictured: bool) -> list[Block]:
             )
     where = f"{short(cell.model.target)} {cell.mode} ({cell.engine}), {cell.prompt_tokens:,} + {cell.length:,} tokens"
     title = (
-        f"{str(attempt.outcome).replace('_', ' ')}: {where}, {words.card(cell.budget)}, cell {cell.cell_id}"
+        f"{str(attempt.outcome).replace('_', ' ')}: {where}, {formats.card(cell.budget)}, cell {cell.cell_id}"
     )
     return [Folded(title, inner)] if inner else []
 
@@ -151,10 +153,10 @@ def _output(title: str, text: str | None) -> list[Block]:
 def _retries(retried: pl.DataFrame) -> Folded:
     counts = retried.group_by("outcome", "device_uuid", "node").len().sort("len", descending=True).head(100)
     rows = [
-        [row[0], row[1] or words.NOTHING, row[2] or words.NOTHING, f"{row[3]:,}"]
+        [row[0], row[1] or formats.NOTHING, row[2] or formats.NOTHING, f"{row[3]:,}"]
         for row in counts.iter_rows()
     ]
-    title = f"{words.plural(retried.height, 'attempt')} failed and the cell was tried again"
+    title = f"{formats.plural(retried.height, 'attempt')} failed and the cell was tried again"
     return Folded(
         title, [Table(["outcome", "device", "node", "attempts"], rows, "", frozenset({"attempts"}))]
     )

@@ -4,21 +4,21 @@ from collections.abc import Sequence
 
 from orchestrator.explain.reconcile import reconcile
 from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
-from orchestrator.report import words
+from orchestrator.report import formats
 from orchestrator.report.document import Paragraph, Section, Table
-from orchestrator.report.scene import Scene
-from orchestrator.report.series import Run
+from orchestrator.report.longest_runs import Run
+from orchestrator.report.setting import Setting
 from workers.cell import ModelRef
 from workers.models import LoadError
 
 _SOURCES = {"kv_cache": "KV cache", "allocated": "torch, allocated", "device": "the device"}
 
 
-def growth(scenes: Sequence[Scene], runs: dict[int, list[Run]]) -> Section | None:
+def growth(settings: Sequence[Setting], runs: dict[int, list[Run]]) -> Section | None:
     """None where no config can be read or nothing was measured along a run."""
     columns = ["on", "mode", "meter", "bytes per token", "by config", "ratio", "reading"]
     rows = []
-    for place, scene in enumerate(scenes):
+    for place, setting in enumerate(settings):
         for run in runs[place]:
             model = run.attempt.cell.model
             target = _shape(model.target, model)
@@ -27,12 +27,12 @@ def growth(scenes: Sequence[Scene], runs: dict[int, list[Run]]) -> Section | Non
                 continue
             rows += [
                 [
-                    scene.words(engine=True),
+                    setting.words(engine=True),
                     run.name,
                     _SOURCES[found.source],
-                    words.number(found.measured, 0),
-                    words.count(found.analytic),
-                    words.number(found.ratio, 2),
+                    formats.number(found.measured, 0),
+                    formats.count(found.analytic),
+                    formats.number(found.ratio, 2),
                     found.diagnosis,
                 ]
                 for found in reconcile(run.attempt, target, draft)

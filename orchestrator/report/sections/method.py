@@ -7,7 +7,7 @@ import polars as pl
 
 from orchestrator.journal.folder import Run
 from orchestrator.journal.manifest import Manifest
-from orchestrator.report import words
+from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Code, Folded, Section, Span, Table, Verbatim
 from orchestrator.spec import SweepSpec, dump_spec
 from orchestrator.tables.write import Tables
@@ -20,7 +20,7 @@ def method(run: Run, tables: Tables) -> Section:
     items += _meters(tables.attempts)
     if tables.view.duplicates.height:
         items.append([
-            f"{words.plural(tables.view.duplicates.height, 'result')} came twice (a lost node's, late): the first counts, "
+            f"{formats.plural(tables.view.duplicates.height, 'result')} came twice (a lost node's, late): the first counts, "
             "the others are in ", Code("tables/duplicates.parquet"), ".",
         ])  # fmt: skip
     blocks: list[Block] = [Bullets(items)] if items else []
@@ -38,7 +38,7 @@ def warnings(run: Run, tables: Tables) -> list[str]:
     random = sorted({model for model in tables.attempts["model"] if model.startswith("random:")})
     if random:
         found.append(
-            f"Random weights: {words.listing(random)}. Memory and speed are real; text and acceptance mean nothing."
+            f"Random weights: {formats.listing(random)}. Memory and speed are real; text and acceptance mean nothing."
         )
     injected = tables.attempts["acceptance_injected"].drop_nulls()
     if injected.len():
@@ -46,9 +46,9 @@ def warnings(run: Run, tables: Tables) -> list[str]:
             "Some speculative runs force their acceptance with an oracle draft (“injected”): a what-if."
         )
     if run.journal.set_aside:
-        names = words.listing([part.name for part in run.journal.set_aside[:5]])
+        names = formats.listing([part.name for part in run.journal.set_aside[:5]])
         found.append(
-            f"{words.plural(len(run.journal.set_aside), 'journal part')} could not be trusted and left out: {names}."
+            f"{formats.plural(len(run.journal.set_aside), 'journal part')} could not be trusted and left out: {names}."
         )
     return found
 
@@ -57,13 +57,13 @@ def progress(run: Run, tables: Tables) -> str:
     """One line: the state, and how far it is while it is not finished."""
     final = tables.attempts.filter(pl.col("final") & (pl.col("purpose") == "measure"))["cell_id"].n_unique()
     if run.manifest is None:
-        return f"{words.plural(final, 'cell')} on record."
+        return f"{formats.plural(final, 'cell')} on record."
     last = run.manifest.sessions[-1] if run.manifest.sessions else None
     state = last.state if last else "unknown"
     of = (
         f"{final:,} of {run.manifest.cells:,} cells"
         if run.manifest.cells is not None
-        else words.plural(final, "cell")
+        else formats.plural(final, "cell")
     )
     note = f" ({last.note})" if last and last.note else ""
     return f"{state}: {of}{note}."
@@ -81,7 +81,7 @@ def _software(manifest: Manifest) -> list[Sequence[Span]]:
     return [
         ["Code ", Code(environment.code_revision), f"; Python {environment.python}, {versions}; {environment.platform}."],
         ["Allocator: ", Code(allocator), " (it moves the boundary)."],
-        [f"Run {manifest.run_id}, {words.plural(len(started), 'session')}: {words.listing(started[-5:])}."] if started else ["No session."],
+        [f"Run {manifest.run_id}, {formats.plural(len(started), 'session')}: {formats.listing(started[-5:])}."] if started else ["No session."],
     ]  # fmt: skip
 
 
@@ -91,19 +91,19 @@ def _meters(attempts: pl.DataFrame) -> list[Sequence[Span]]:
     if ran.height:
         p50, p99 = ran["sample_interval_p50_s"].median(), ran["sample_interval_p99_s"].median()
         items.append([
-            f"Memory was sampled every {words.duration(_float(p50))} (achieved median; 99th percentile {words.duration(_float(p99))}); "
+            f"Memory was sampled every {formats.duration(_float(p50))} (achieved median; 99th percentile {formats.duration(_float(p99))}); "
             "every change of value is kept. On a GPU the meter is NVML by UUID, above the idle device; on a CPU it is the "
             "growth of the process's data segment, which is also what the budget limits."
         ])  # fmt: skip
     context = attempts["context_bytes"].drop_nulls()
     if context.len():
-        items.append([f"An idle context took {words.size(_float(context.median()))} before any weight."])
+        items.append([f"An idle context took {formats.size(_float(context.median()))} before any weight."])
     gaps = attempts["first_model_call_s"].drop_nulls()
     if gaps.len():
         items.append(
             [
                 f"From a cell's arrival to its model's first call, load included: "
-                f"{words.duration(_float(gaps.median()))} (median)."
+                f"{formats.duration(_float(gaps.median()))} (median)."
             ]
         )
     items.append([
@@ -117,8 +117,8 @@ def _meters(attempts: pl.DataFrame) -> list[Sequence[Span]]:
 def _devices(manifest: Manifest) -> Table:
     rows = [
         [
-            device.kind, device.uuid, device.node, words.size(device.total_bytes), words.size(device.reserve_bytes or None),
-            device.driver_version or words.NOTHING, "yes" if device.per_process_memory_visible else "no",
+            device.kind, device.uuid, device.node, formats.size(device.total_bytes), formats.size(device.reserve_bytes or None),
+            device.driver_version or formats.NOTHING, "yes" if device.per_process_memory_visible else "no",
         ]
         for device in manifest.devices
     ]  # fmt: skip
@@ -139,7 +139,7 @@ def _in_effect(attempts: pl.DataFrame) -> list[Block]:
     )
     if rows.is_empty():
         return []
-    lines = [[words.NOTHING if value is None else str(value) for value in row] for row in rows.iter_rows()]
+    lines = [[formats.NOTHING if value is None else str(value) for value in row] for row in rows.iter_rows()]
     return [Table(list(columns.values()), lines, "In effect, read back from the live objects")]
 
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from orchestrator.report import words
+from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table, Verbatim
+from orchestrator.report.longest_runs import Run
 from orchestrator.report.pictures.curves import Axis, Curve, Dash, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
-from orchestrator.report.scene import Scene, short
-from orchestrator.report.series import Run
+from orchestrator.report.setting import Setting, short
 from orchestrator.tables.quality import quality_boundaries
 from workers.modes import MODES, CachePolicy
 
@@ -30,9 +30,9 @@ def quality(table: pl.DataFrame) -> Section | None:
     ]  # fmt: skip
     lines = [
         [
-            short(row.model), row.mode, row.engine, words.number(row.in_context, 2), words.number(row.beyond, 2),
-            words.NOTHING if row.in_context is None else "never" if row.departs_at is None else f"{row.departs_at:,}",
-            words.count(row.scored_to), words.number(row.tokens_per_s, 1),
+            short(row.model), row.mode, row.engine, formats.number(row.in_context, 2), formats.number(row.beyond, 2),
+            formats.NOTHING if row.in_context is None else "never" if row.departs_at is None else f"{row.departs_at:,}",
+            formats.count(row.scored_to), formats.number(row.tokens_per_s, 1),
         ]
         for row in quality_boundaries(table)
     ]  # fmt: skip
@@ -73,15 +73,15 @@ def _picture(model: str, engine: str, table: pl.DataFrame) -> Picture:
     )  # fmt: skip
 
 
-def text_sanity(scenes: Sequence[Scene], runs: dict[int, list[Run]]) -> Section | None:
+def text_sanity(settings: Sequence[Setting], runs: dict[int, list[Run]]) -> Section | None:
     """Beginning and end of what each mode wrote in its longest run."""
-    random = [scene for scene in scenes if scene.model.startswith("random:")]
+    random = [setting for setting in settings if setting.model.startswith("random:")]
     blocks: list[Block] = []
     if random:
         blocks.append(Paragraph(["Models with random weights write noise: their text says nothing."]))
-    engines = len({scene.engine for scene in scenes}) > 1
-    for place, scene in enumerate(scenes):
-        if scene in random:
+    engines = len({setting.engine for setting in settings}) > 1
+    for place, setting in enumerate(settings):
+        if setting in random:
             continue
         inner: list[Block] = []
         for run in runs[place]:
@@ -93,5 +93,5 @@ def text_sanity(scenes: Sequence[Scene], runs: dict[int, list[Run]]) -> Section 
             inner.append(Paragraph([f"{run.name} ends:"]))
             inner.append(Verbatim(measured.text_tail or ""))
         if inner:
-            blocks.append(Folded(f"{scene.words(engine=engines)}: what each mode wrote", inner))
+            blocks.append(Folded(f"{setting.words(engine=engines)}: what each mode wrote", inner))
     return Section("The text itself", blocks) if blocks else None

@@ -4,10 +4,10 @@ from typing import Any
 
 import polars as pl
 
-from orchestrator.report import words
+from orchestrator.report import formats
 from orchestrator.report.document import Block, Paragraph, Section, Table
-from orchestrator.report.scene import short
-from orchestrator.tables.speculation import Speculated, speculated
+from orchestrator.report.setting import short
+from orchestrator.report.speculation_costs import Speculated, speculated
 
 _COLUMNS = (
     *("on", "mode", "length", "gamma", "acceptance", "tokens/step", "speed-up", "c", "v", "round cost"),
@@ -43,19 +43,19 @@ def _line(item: Speculated) -> list[str]:
     injected = "" if row["acceptance_injected"] is None else f" (injected {row['acceptance_injected']:.2g})"
     draft = f" · {short(row['draft'])}" if row["draft"] else ""
     return [
-        f"{short(row['model'])} on {row['device_kind']}, {words.card(row['budget_bytes'])}, {row['engine']} engine",
+        f"{short(row['model'])} on {row['device_kind']}, {formats.card(row['budget_bytes'])}, {row['engine']} engine",
         f"{row['mode']}{draft}{injected}",
-        words.count(row["length"]),
-        words.count(row["gamma"]),
-        words.number(item.acceptance, 2),
-        words.number(item.tokens_per_step, 2),
-        words.times(item.speedup),
-        words.number(item.draft_cost, 2),
-        words.number(item.verify_cost, 2),
-        words.number(item.round_cost, 2),
+        formats.count(row["length"]),
+        formats.count(row["gamma"]),
+        formats.number(item.acceptance, 2),
+        formats.number(item.tokens_per_step, 2),
+        formats.times(item.speedup),
+        formats.number(item.draft_cost, 2),
+        formats.number(item.verify_cost, 2),
+        formats.number(item.round_cost, 2),
         "never"
         if item.round_cost is not None and item.break_even is None
-        else words.number(item.break_even, 2),
+        else formats.number(item.break_even, 2),
         _same_text(row),
     ]
 

@@ -4,21 +4,21 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from orchestrator.report import words
+from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table
+from orchestrator.report.longest_runs import Run
 from orchestrator.report.pictures.runs import memory_by_time, speed_along_the_run, speed_by_length
-from orchestrator.report.scene import Condition, Scene, short
-from orchestrator.report.series import Run
+from orchestrator.report.setting import Condition, Setting, short
 
 _MARK = "†"
 
 
-def lengths(scenes: Sequence[Scene]) -> Section | None:
-    """The main condition of each scene open, the others folded."""
-    measured = [scene for scene in scenes if scene.main.summary.height]
+def lengths(settings: Sequence[Setting]) -> Section | None:
+    """The main condition of each setting open, the others folded."""
+    measured = [setting for setting in settings if setting.main.summary.height]
     if not measured:
         return None
-    engines = len({scene.engine for scene in scenes}) > 1
+    engines = len({setting.engine for setting in settings}) > 1
     blocks: list[Block] = [
         Paragraph([
             "Medians over the repeats; ± is half of a 95 % confidence interval. Time: prompt and generation, without "
@@ -26,12 +26,12 @@ def lengths(scenes: Sequence[Scene]) -> Section | None:
             "length, missing where that ran out of memory."
         ])
     ]  # fmt: skip
-    if (marked := _trained_on(scenes)) is not None:
+    if (marked := _trained_on(settings)) is not None:
         blocks.append(Paragraph([marked]))
-    for scene in measured:
-        title = scene.words(engine=engines)
-        blocks.append(_table(f"{title}, {scene.main.words()}", scene.main))
-        for condition in scene.conditions[1:]:
+    for setting in measured:
+        title = setting.words(engine=engines)
+        blocks.append(_table(f"{title}, {setting.main.words()}", setting.main))
+        for condition in setting.conditions[1:]:
             blocks.append(Folded(f"{title}, {condition.words()}", [_table("", condition)]))
     return Section("Every mode at every length", blocks)
 
@@ -48,13 +48,13 @@ def _table(caption: str, condition: Condition) -> Table:
             for row in found.iter_rows(named=True):
                 low, high = row["tokens_per_s_ci_low"], row["tokens_per_s_ci_high"]
                 line = [
-                    f"{length:,} tokens{_MARK * _beyond(row)}", condition.name(variant), words.duration(row["generation_s_median"]),
-                    words.number(row["tokens_per_s_median"]), words.number(None if low is None else (high - low) / 2),
-                    words.times(row["speedup"]), words.number(row["tokens_per_step_median"], 2),
-                    words.size(_peak(row)), outcome(row),
+                    f"{length:,} tokens{_MARK * _beyond(row)}", condition.name(variant), formats.duration(row["generation_s_median"]),
+                    formats.number(row["tokens_per_s_median"]), formats.number(None if low is None else (high - low) / 2),
+                    formats.times(row["speedup"]), formats.number(row["tokens_per_step_median"], 2),
+                    formats.size(_peak(row)), outcome(row),
                 ]  # fmt: skip
                 if eager:
-                    line.insert(6, words.times(row["speedup_eager"]))
+                    line.insert(6, formats.times(row["speedup_eager"]))
                 rows.append(line)
     return Table(columns, rows, caption, frozenset(columns[2:-1]), group="length")
 
@@ -65,17 +65,17 @@ def _beyond(row: dict[str, int | None]) -> bool:
     return context is not None and (row["prompt_tokens"] or 0) + (row["length"] or 0) > context
 
 
-def _trained_on(scenes: Sequence[Scene]) -> str | None:
+def _trained_on(settings: Sequence[Setting]) -> str | None:
     contexts = {
-        scene.model: row["max_positions"]
-        for scene in scenes
-        for condition in scene.conditions
+        setting.model: row["max_positions"]
+        for setting in settings
+        for condition in setting.conditions
         for row in condition.summary.iter_rows(named=True)
         if _beyond(row)
     }
     if not contexts:
         return None
-    models = words.listing([f"{short(model)} ({context:,})" for model, context in contexts.items()])
+    models = formats.listing([f"{short(model)} ({context:,})" for model, context in contexts.items()])
     return f"{_MARK} longer than the positions that the model was trained on: {models}."
 
 
@@ -96,16 +96,16 @@ def outcome(row: dict[str, object]) -> str:
     return text + at + share
 
 
-def speed_pictures(scenes: Sequence[Scene], runs: dict[int, list[Run]]) -> Section | None:
-    engines = len({scene.engine for scene in scenes}) > 1
+def speed_pictures(settings: Sequence[Setting], runs: dict[int, list[Run]]) -> Section | None:
+    engines = len({setting.engine for setting in settings}) > 1
     blocks: list[Picture] = []
-    for place, scene in enumerate(scenes):
+    for place, setting in enumerate(settings):
         ran = runs[place]
-        passed = scene.main.summary.filter(pl.col("tokens_per_s_median").is_not_null())
+        passed = setting.main.summary.filter(pl.col("tokens_per_s_median").is_not_null())
         if ran:
-            blocks.append(memory_by_time(scene, ran, engines))
+            blocks.append(memory_by_time(setting, ran, engines))
         if passed.height:
-            blocks.append(speed_by_length(scene, engines))
+            blocks.append(speed_by_length(setting, engines))
         if any(run.speed.height > 1 for run in ran):
-            blocks.append(speed_along_the_run(scene, ran, engines))
+            blocks.append(speed_along_the_run(setting, ran, engines))
     return Section("Memory and speed, in pictures", blocks) if blocks else None

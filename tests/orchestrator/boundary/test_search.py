@@ -21,7 +21,7 @@ Told = tuple[bool, int | None, int | None]
 
 
 @dataclass
-class Card:
+class FakeCard:
     """Passes values up to `threshold`. `tells`: a failed run names the last value it passed; with a `stride` it
     moves in chunks, and knows only in which of them it failed."""
 
@@ -102,7 +102,7 @@ def test_the_bracket_holds_the_threshold_even_when_the_prediction_is_wrong_by_te
     threshold: int, factor: float, resolution: int, confirm: int, k: int, tells: bool
 ) -> None:
     search = build(threshold, int(threshold * factor), resolution, confirm)
-    card = Card(threshold, tells)
+    card = FakeCard(threshold, tells)
     drive(search, card.run, k, most=400)
     bracket = search.bracket
     assert_brackets(bracket, threshold, resolution, 200_000)
@@ -124,7 +124,7 @@ def test_at_most_four_probes_beyond_the_confirmations_when_the_prediction_is_wit
 ) -> None:
     prediction = round(threshold * (1 + error))
     search = build(threshold, prediction, resolution, confirm, max_value=1_000_000)
-    drive(search, Card(threshold).run)
+    drive(search, FakeCard(threshold).run)
     assert search.probes <= 2 * confirm + 4
 
 
@@ -142,7 +142,7 @@ def test_a_prompt_read_in_chunks_tells_its_chunk(
 ) -> None:
     """Chunks of eight resolutions leave three cuts; with one device no more than four probes are added."""
     search = build(threshold, round(threshold * (1 + error)), resolution, confirm, max_value=1_000_000)
-    drive(search, Card(threshold, stride=max(int(chunk * resolution), 1)).run, k)
+    drive(search, FakeCard(threshold, stride=max(int(chunk * resolution), 1)).run, k)
     assert_brackets(search.bracket, threshold, resolution, 1_000_000)
     assert k > 1 or search.probes <= 2 * confirm + 4
 
@@ -154,7 +154,7 @@ def test_runs_that_cannot_tell_cost_a_bisection_of_the_predicted_interval(
 ) -> None:
     prediction = round(threshold * (1 + error))
     search = build(threshold, prediction, resolution, 1, max_value=1_000_000)
-    drive(search, Card(threshold, tells=False).run)
+    drive(search, FakeCard(threshold, tells=False).run)
     interval = 0.2 * prediction + 3 * resolution
     assert search.probes <= 2 + 5 + math.ceil(math.log2(interval / resolution))
 
@@ -184,7 +184,7 @@ def test_noise_that_flips_runs_terminates_with_each_value_run_at_most_2k_minus_1
     data: st.DataObject, threshold: int, confirm: int, tells: bool
 ) -> None:
     search = build(threshold, threshold, 256, confirm, max_value=40_000)
-    card = Card(threshold, tells)
+    card = FakeCard(threshold, tells)
 
     def flipped(probe: Probe) -> Told:
         passed, *account = card.run(probe)
@@ -212,7 +212,7 @@ def test_a_minority_of_wrong_runs_does_not_move_the_bracket(
 ) -> None:
     """At each value at most 1 of 3 runs lies, and such a run cannot say how far it came."""
     search = build(threshold, threshold, 128, 2, max_value=40_000)
-    card = Card(threshold, tells=False)
+    card = FakeCard(threshold, tells=False)
     lied: set[int] = set()
 
     def run(probe: Probe) -> Told:
@@ -295,7 +295,7 @@ def test_replay_of_the_journal_resumes_at_any_point_to_the_same_end(
     def fresh() -> Search:
         return build(threshold, int(threshold * factor), 64, confirm, max_value=100_000)
 
-    card = Card(threshold, tells)
+    card = FakeCard(threshold, tells)
     undisturbed = fresh()
     for journal in interruptions(undisturbed, card.run):
         resumed = fresh()
@@ -310,7 +310,7 @@ def test_replay_of_the_journal_resumes_at_any_point_to_the_same_end(
     assert resumed.probes == undisturbed.probes  # the whole journal: nothing is run again
 
 
-def _end(search: Search, card: Card) -> Bracket:
+def _end(search: Search, card: FakeCard) -> Bracket:
     drive(search, card.run)
     return search.bracket
 
@@ -319,7 +319,7 @@ def _end(search: Search, card: Card) -> Bracket:
 @given(threshold=st.integers(0, 50_000), lost=st.sets(st.integers(0, 40), max_size=15), k=workers)
 def test_lost_probes_are_handed_out_again(threshold: int, lost: set[int], k: int) -> None:
     search = build(threshold, threshold, 64, 2, max_value=40_000)
-    card = Card(threshold)
+    card = FakeCard(threshold)
     pending: list[Probe] = []
     turn = 0
     while not search.done:
@@ -336,7 +336,7 @@ def test_lost_probes_are_handed_out_again(threshold: int, lost: set[int], k: int
 
 def test_constant_memory_climbs_from_the_floor_to_the_ceiling_once() -> None:
     search = Search(predicted=None, floor=64, resolution=64, max_value=100_000, confirm=2)
-    card = Card(10**9)
+    card = FakeCard(10**9)
     drive(search, card.run)
     assert [probe.value for probe in card.runs] == [64, 100_000]
     assert search.bracket == Bracket(100_000, None, 1, 0, True)
@@ -344,7 +344,7 @@ def test_constant_memory_climbs_from_the_floor_to_the_ceiling_once() -> None:
 
 def test_a_ceiling_that_passes_against_the_prediction_is_confirmed() -> None:
     search = Search(predicted=1_000, floor=64, resolution=64, max_value=4_000, confirm=3)
-    drive(search, Card(10**9).run)
+    drive(search, FakeCard(10**9).run)
     assert search.bracket == Bracket(4_000, None, 3, 0, True)
 
 
@@ -356,7 +356,7 @@ def test_the_ceiling_is_never_the_first_probe() -> None:
 
 def test_one_run_beyond_the_prediction_leaves_only_confirmations() -> None:
     search = Search(predicted=10_000, floor=512, resolution=64, max_value=10**6, confirm=2)
-    card = Card(10_321)
+    card = FakeCard(10_321)
     drive(search, card.run)
     assert search.bracket == Bracket(10_304, 10_368, 2, 2, False)
     assert search.probes == 2 + 4
@@ -366,7 +366,7 @@ def test_one_run_beyond_the_prediction_leaves_only_confirmations() -> None:
 def test_an_account_a_little_below_a_pass_still_points_at_the_next_value() -> None:
     """A chunked prompt's own count misses by a few tokens, and the value below it passed already."""
     search = Search(predicted=30_247, floor=1_856, resolution=64, max_value=10**6, confirm=1)
-    card = Card(30_240)
+    card = FakeCard(30_240)
     search.observe(Probe(1_856, 0), True)
     search.observe(Probe(33_280, 0), False, 30_176)
     search.observe(Probe(30_208, 0), True)
@@ -377,7 +377,7 @@ def test_an_account_a_little_below_a_pass_still_points_at_the_next_value() -> No
 
 def test_nothing_passes() -> None:
     search = Search(predicted=1_000, floor=64, resolution=64, max_value=10**6, confirm=2)
-    drive(search, Card(0).run)
+    drive(search, FakeCard(0).run)
     assert search.bracket == Bracket(None, 64, 0, 2, False)
 
 

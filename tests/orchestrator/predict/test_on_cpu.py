@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.boundary.question import Question, questions
-from orchestrator.boundary.rows import BoundaryRow, boundaries
 from orchestrator.boundary.start import predicted, search_for, settle
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.memory import predict
 from orchestrator.predict.shape import shape_for
 from orchestrator.spec import SweepSpec
+from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
 from workers.attempt import Attempt, Outcome
 from workers.cell import Cell, Lease, ModelRef, Speculation, Streaming
 from workers.host.device_host import DeviceHost

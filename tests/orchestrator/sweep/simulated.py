@@ -16,7 +16,7 @@ from workers.cell import Cell, Lease
 GiB = 2**30
 
 
-class Clock:
+class SimulatedClock:
     def __init__(self) -> None:
         self.now = 1_000_000.0
 
@@ -74,7 +74,9 @@ World = Callable[[Lease, Device], Fate]
 
 
 class SimulatedFleet:
-    def __init__(self, devices: Sequence[Device], world: World, clock: Clock, restart_s: float = 1.0) -> None:
+    def __init__(
+        self, devices: Sequence[Device], world: World, clock: SimulatedClock, restart_s: float = 1.0
+    ) -> None:
         self.world, self.clock, self.restart_s = world, clock, restart_s
         self.devices = {one.uuid: one for one in devices}
         self.retired: list[str] = []
@@ -210,7 +212,7 @@ class FlatEstimates:
         return question, search_for(question, 1000)
 
 
-class Seen:
+class EventLog:
     """A watcher that remembers."""
 
     def __init__(self) -> None:
@@ -244,13 +246,13 @@ def simulate(
     questions: Sequence[object] = (),
     estimates: FlatEstimates | None = None,
     stop: Callable[[], str | None] = lambda: None,
-    prepare: Callable[[SimulatedFleet, Clock], None] = lambda fleet, clock: None,
+    prepare: Callable[[SimulatedFleet, SimulatedClock], None] = lambda fleet, clock: None,
     run: Callable[["Played"], object] = lambda played: played.sweep.run(),
 ) -> "Played":
-    clock = Clock()
+    clock = SimulatedClock()
     fleet = SimulatedFleet(devices, world, clock)
     prepare(fleet, clock)
-    journal, seen = MemoryJournal(), Seen()
+    journal, seen = MemoryJournal(), EventLog()
     sweep = Sweep(
         spec=sweep_spec,
         cells=cells,
@@ -274,5 +276,5 @@ class Played:
     sweep: Sweep
     fleet: SimulatedFleet
     journal: MemoryJournal
-    seen: Seen
-    clock: Clock
+    seen: EventLog
+    clock: SimulatedClock

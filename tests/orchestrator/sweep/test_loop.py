@@ -12,9 +12,9 @@ from orchestrator.sweep.run import conduct
 from orchestrator.sweep.summary import Summary
 from orchestrator.watch import DeviceLost, Notice
 from tests.orchestrator.sweep.simulated import (
-    Clock,
     Fate,
     MemoryJournal,
+    SimulatedClock,
     SimulatedFleet,
     device,
     simulate,
@@ -339,7 +339,7 @@ def test_a_released_device_that_never_comes_back_does_not_keep_the_sweep_for_eve
     def world(lease: Lease, on: Device) -> Fate:
         return Fate(500, lost=True, gone=True, node_lost=True) if lease.cell.length == 100_000 else Fate(10)
 
-    def forget(fleet: SimulatedFleet, clock: Clock) -> None:
+    def forget(fleet: SimulatedFleet, clock: SimulatedClock) -> None:
         fleet.recall = fleet.released.clear  # type: ignore[method-assign]
 
     played = simulate(asked, expand(asked), [device("a"), device("b")], world, prepare=forget)

@@ -7,9 +7,9 @@ import pytest
 
 from orchestrator.journal.journal import Journal
 from orchestrator.journal.record import Record
+from orchestrator.report.speculation_costs import speculated
 from orchestrator.tables.attempts import attempts
 from orchestrator.tables.quality import quality, quality_boundaries
-from orchestrator.tables.speculation import speculated
 from orchestrator.tables.summary import summary
 from tests.orchestrator.fake_run import demo_attempts, demo_spec
 from workers.attempt import Attempt, Outcome

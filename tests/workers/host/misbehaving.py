@@ -17,9 +17,9 @@ import torch
 from workers.attempt import InEffect, Phase
 from workers.cell import Cell
 from workers.engines import ENGINES
+from workers.engines.session import Generated, Recorder
 from workers.host.child import run as child
 from workers.models.load import LoadedModel, load_model
-from workers.session import Generated, Recorder
 
 ENGINES["graph"] = __name__
 
@@ -160,7 +160,7 @@ class MisbehavingSession:
         if what == "short":
             new_tokens -= 1
         held: list[torch.Tensor] = []
-        recorder.watch_cache(lambda: sum(t.nbytes for t in held))
+        recorder.count_cache_with(lambda: sum(t.nbytes for t in held))
         for produced in range(1, new_tokens + 1):
             recorder.tokens(produced)
             if produced == 1:

@@ -19,7 +19,7 @@ GiB = 2**30
 
 @pytest.fixture(scope="module")
 def card() -> Iterator[DeviceHost]:
-    host = DeviceHost("node/gpu0", preload=(*WITH_FAULTS, "workers.engine"))
+    host = DeviceHost("node/gpu0", preload=(*WITH_FAULTS, "workers.engines.graph"))
     yield host
     host.close()
 

@@ -7,7 +7,7 @@ from workers.host.child.recorder import RunRecorder
 from workers.host.events import Checkpoint, Entered
 
 
-class Clock:
+class SteppedClock:
     def __init__(self) -> None:
         self.now = 100.0
 
@@ -16,13 +16,13 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> SteppedClock:
+    clock = SteppedClock()
     monkeypatch.setattr("workers.host.child.recorder.time", clock)
     return clock
 
 
-def begun(clock: Clock, length: int) -> tuple[RunRecorder, list]:
+def begun(clock: SteppedClock, length: int) -> tuple[RunRecorder, list]:
     events: list = []
     recorder = RunRecorder(events.append, 100.0, length)
     recorder.phase(Phase.PREFILL)

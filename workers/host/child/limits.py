@@ -15,7 +15,7 @@ import threading
 
 import torch
 
-from workers.host.child.room import MAPPED_FROM
+from workers.host.child.heap_reserve import MAPPED_FROM
 from workers.meters.process import own_memory
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -27,7 +27,7 @@ _LATER_KERNELS = 16 * 2**20
 _SETUP = 256
 
 
-def settle_allocator() -> None:
+def configure_malloc() -> None:
     """Memory use a function of what is alive. Before the first thread starts."""
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_THRESHOLD, MAPPED_FROM)

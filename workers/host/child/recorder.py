@@ -32,7 +32,7 @@ class Timing:
 
 
 class RunRecorder:
-    """Implements `workers.session.Recorder`. Its room is taken before the run, so that it does not grow with it.
+    """Implements `workers.engines.session.Recorder`. Its room is taken before the run, so that it does not grow with it.
 
     Steps: at most `_MAX_STEPS` evenly spaced token indices, the first and the last new token among them.
     """
@@ -89,7 +89,7 @@ class RunRecorder:
         end = min(first_index + len(times_s), len(self._on_device))
         self._on_device[first_index:end] = array("d", times_s[: end - first_index])
 
-    def watch_cache(self, kv_cache_bytes: Callable[[], int]) -> None:
+    def count_cache_with(self, kv_cache_bytes: Callable[[], int]) -> None:
         self._kv_cache_bytes = kv_cache_bytes
 
     def finish(self) -> None:

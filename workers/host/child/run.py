@@ -17,18 +17,18 @@ import torch
 from workers.attempt import Failure, InEffect, Measured, Outcome, Phase, ScoreBucket
 from workers.cell import Cell
 from workers.engines import open_session
-from workers.host import verdict
+from workers.engines.session import Generated, Session
+from workers.host import error_kinds
 from workers.host.child import limits
-from workers.host.child.prompt import reading_ids
+from workers.host.child.heap_reserve import take_heap_reserve
 from workers.host.child.recorder import RunRecorder
-from workers.host.child.room import take_room
+from workers.host.child.token_ids import reading_ids
+from workers.host.error_kinds import Raised
 from workers.host.events import ContextReady, Event, Finished, Limited, Opened, Produced, Request, encode
-from workers.host.verdict import Raised
 from workers.meters.process import DataPeak, ProcessMemory, own_data_and_stack, own_memory
 from workers.models import LoadError
 from workers.models.load import LoadedModel, load_model
 from workers.modes import CachePolicy
-from workers.session import Generated, Session
 from workers.text.corpus import decode
 
 _TEXT_CHARS = 400
@@ -85,11 +85,11 @@ class _State:
 def prepare(*, is_cpu: bool) -> Prepared:
     """What any cell needs of its process, before there is a cell. Once per process. On a card it waits for the cell:
     the device must be clean between two."""
-    limits.settle_allocator()
+    limits.configure_malloc()
     prepared = Prepared(own_memory().data, own_data_and_stack())
     if not is_cpu:
         return prepared
-    take_room(prepared.data)
+    take_heap_reserve(prepared.data)
     torch.set_num_threads(1)  # any more start with the cell
     context_bytes = limits.set_up_cpu(_FIRST_DTYPE)
     return replace(prepared, context_bytes=context_bytes, settled=own_memory().data)
@@ -209,7 +209,7 @@ def _warm_up(session: Session, prompt_BT: torch.Tensor) -> None:
     try:
         session.warm_up(prompt_BT)
     except Exception as error:
-        if not verdict.is_memory_error(Raised.of(error)):
+        if not error_kinds.is_memory_error(Raised.of(error)):
             raise
 
 
@@ -284,15 +284,15 @@ def _explain(
     if recorder.current is not Phase.DONE:
         _end_data_peak(state)
     raised = Raised.of(error)
-    outcome = verdict.of_exception(raised, recorder.current, is_cpu=is_cpu)
+    outcome = error_kinds.of_exception(raised, recorder.current, is_cpu=is_cpu)
     traceback.print_exc()
     if outcome is not Outcome.GPU_FAULT:  # every call would fail once more
         state.note(**_cuda_peaks(state))
     state.note(new_tokens=recorder.produced, kv_cache_bytes=recorder.kv_cache_bytes())
     failure = Failure(error_type=raised.types[0], error_message=raised.message[:_MAX_MESSAGE])
-    if not verdict.is_memory_error(raised):
+    if not error_kinds.is_memory_error(raised):
         return outcome, failure
-    report = verdict.memory_report(raised.message)
+    report = error_kinds.memory_report(raised.message)
     allocated, reserved = (None, None) if is_cpu else _cuda_bytes()
     if is_cpu:
         allocated = at_failure.data - state.prepared.data

@@ -1,0 +1,55 @@
+"""The Triton kernels against their twins: interpreted on a CPU, compiled on a GPU."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from tests.workers.engines.graph.tiny import FAMILIES, Heard, build, cell, tokens
+from workers.cell import Speculation
+from workers.engines.graph import open_session
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_interpreted() -> None:
+    """In a process of its own: Triton decides at import whether it interprets."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.workers.engines.graph.interpreted"],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bf16_speculation_is_bit_exact_on_a_gpu(family: str) -> None:
+    """A row is computed alike in a pass of one token and of gamma + 1, so not even a near-tie may part them."""
+    target, draft = build(family, torch.bfloat16), build(family, torch.bfloat16, layers=1, seed=2)
+    for loaded in (target, draft):
+        loaded.model.to("cuda")
+    for policy in ("baseline", "streaming"):
+        expected_BT = open_session(cell(policy), target, None).generate(tokens(9), 600, Heard()).ids_BT
+        for acceptance in (None, 0.8):
+            asked = cell(f"{policy}+spec", speculation=Speculation(gamma=4, acceptance=acceptance))
+            generated = open_session(asked, target, draft).generate(tokens(9), 600, Heard())
+            assert torch.equal(generated.ids_BT, expected_BT)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_not_a_byte_more_on_a_gpu() -> None:
+    target = build("neox", torch.bfloat16)
+    target.model.to("cuda")
+    session, heard = open_session(cell("streaming"), target, None), Heard()
+    reserved: list[int] = []
+    heard.tokens = lambda known: reserved.append(torch.cuda.memory_reserved())  # type: ignore[method-assign]
+    session.warm_up(tokens(9))
+    session.generate(tokens(9), 60, Heard())
+    session.generate(tokens(9), 60, heard)
+    assert len(set(reserved)) == 1

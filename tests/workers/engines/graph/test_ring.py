@@ -1,0 +1,49 @@
+"""The slot arithmetic against a dict that remembers (streaming.md, section 3, test 5)."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.engines.graph.ring import Ring, ring_of
+
+
+@given(
+    sinks=st.integers(0, 6),
+    window=st.integers(1, 9),
+    gamma=st.integers(0, 5),
+    spare=st.integers(0, 4),
+    rounds=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60),
+)
+@settings(max_examples=150)
+def test_every_query_finds_exactly_what_it_may_see(
+    sinks: int, window: int, gamma: int, spare: int, rounds: list[tuple[int, int]]
+) -> None:
+    """Rounds that draft up to gamma tokens and keep some; a slot really holds the position that was written last."""
+    ring = Ring(sinks, window + 1, window + 1 + gamma + spare)
+    slots: dict[int, int] = {}
+    head = 0
+    for drafted, kept in rounds:
+        drafted = min(drafted, gamma)
+        for position in range(head, head + drafted + 1):
+            slots[ring.slot(position)] = position
+        written = head + drafted + 1
+        for query in range(head, written):
+            found = {
+                held
+                for slot in slots
+                if (held := ring.held(slot, written)) <= query
+                and (slot < sinks or (held >= sinks and held > query - ring.reach))
+            }
+            may_see = {p for p in range(query + 1) if p < sinks or p > query - ring.reach}
+            assert found == may_see
+            assert all(slots[ring.slot(p)] == p for p in may_see)
+        head += min(kept, drafted) + 1
+
+
+@given(st.integers(0, 6), st.integers(1, 9), st.integers(1, 300))
+def test_tensors_and_numbers_agree(sinks: int, window: int, written: int) -> None:
+    ring = ring_of(sinks, window, 3)
+    slot_C = torch.arange(sinks + ring.slots)
+    assert ring.held(slot_C, torch.tensor(written)).tolist() == [ring.held(int(s), written) for s in slot_C]
+    position_T = torch.arange(written)
+    assert ring.slot(position_T).tolist() == [ring.slot(p) for p in range(written)]

@@ -1,0 +1,65 @@
+"""Forced length: the end of text is noted and suppressed, and the host hears of each token once it is known.
+
+B batch, V vocabulary.
+"""
+
+import torch
+from transformers.generation.logits_process import LogitsProcessor
+from transformers.generation.streamers import BaseStreamer
+
+from workers.attempt import Phase
+from workers.engines.session import Recorder
+
+
+class NoteEos(LogitsProcessor):
+    """Notes, on the device, at which indices the greedy choice would have ended the text.
+
+    Runs after the repetition penalty and before `SuppressEos`. Verification may look at an index several times; the
+    last look is the one at the text that stayed, for a round begins where the last one's accepted tokens end.
+    """
+
+    def __init__(self, eos_ids: list[int], prompt_tokens: int, indices: int, device: torch.device) -> None:
+        self._eos_ids = torch.tensor(eos_ids, device=device)
+        self._prompt_tokens = prompt_tokens
+        self._ends = torch.zeros(indices, dtype=torch.bool, device=device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        index = input_ids.shape[1] - self._prompt_tokens
+        self._ends[index] = torch.isin(scores.argmax(-1), self._eos_ids).any()
+        return scores
+
+    def first(self, new_tokens: int) -> int | None:
+        """The first of `new_tokens` indices at which a sequence of the batch would have ended. Waits for the device."""
+        ends = self._ends[:new_tokens].nonzero()
+        return int(ends[0]) if len(ends) else None
+
+
+class SuppressEos(LogitsProcessor):
+    """What `min_new_tokens = max_new_tokens` does, but in a place where `NoteEos` can run before it."""
+
+    def __init__(self, eos_ids: list[int], device: torch.device) -> None:
+        self._eos_ids = torch.tensor(eos_ids, device=device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.index_fill(1, self._eos_ids, -torch.inf)
+
+
+class TokenCount(BaseStreamer):
+    """Tells the recorder what is known. A streamer gets its tokens on the host, so that by then they are."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._produced: int | None = None
+
+    def put(self, value: torch.Tensor) -> None:
+        """The prompt comes first; then [B] a step, or [1, accepted + 1] a round."""
+        if self._produced is None:
+            self._produced = 0
+            return
+        if self._produced == 0:
+            self._recorder.phase(Phase.DECODE)
+        self._produced += value.shape[1] if value.ndim == 2 else 1
+        self._recorder.tokens(self._produced)
+
+    def end(self) -> None:
+        pass

@@ -1,0 +1,79 @@
+"""What each cache policy offers this engine: a live cache for one model. Adding a policy is adding its line here."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from inspect import signature
+
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+
+from workers.cell import Cell
+from workers.engines.eager.ring import RingCache, Slots
+from workers.engines.eager.streaming import PREFILL_CHUNK, streams
+from workers.engines.session import ModeUnsupported
+from workers.modes import CachePolicy
+
+Caching = Callable[[PreTrainedModel, Cell], AbstractContextManager[Cache | None]]
+
+
+@contextmanager
+def full(model: PreTrainedModel, cell: Cell) -> Iterator[Cache | None]:
+    """transformers' own `DynamicCache`, as `generate` would make it: every token, grown by concatenation.
+
+    None where the architecture keeps something else (a recurrent state): `generate` then makes its own, and nothing
+    can be read in chunks or rolled back.
+    """
+    if not takes_dynamic_cache(model):
+        if cell.prefill_chunk or cell.speculation:
+            what = (
+                "reads its prompt in one pass" if cell.prefill_chunk else "cannot take back a rejected token"
+            )
+            raise ModeUnsupported(f"{type(model).__name__} keeps no key/value cache, so that it {what}")
+        yield None
+        return
+    yield DynamicCache(config=model.config.get_text_config(decoder=True))
+
+
+def takes_dynamic_cache(model: PreTrainedModel) -> bool:
+    return (
+        model._supports_default_dynamic_cache() and "past_key_values" in signature(model.forward).parameters
+    )
+
+
+def streaming(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[RingCache]:
+    """S sinks and W window tokens."""
+    return streams(model, streaming_slots(cell))
+
+
+def window(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[RingCache]:
+    """The same budget of S + W cached tokens, none of them a sink."""
+    slots = streaming_slots(cell)
+    return streams(model, Slots(sinks=0, window=slots.sinks + slots.window, slack=slots.slack))
+
+
+#: `recompute` keeps no cache: `workers.engines.eager.recompute`.
+CACHING: dict[CachePolicy, Caching] = {
+    CachePolicy.FULL: full,
+    CachePolicy.STREAMING: streaming,
+    CachePolicy.WINDOW: window,
+}
+
+
+def streaming_slots(cell: Cell) -> Slots:
+    """Room for the largest forward of the cell: gamma + 1 tokens to verify, or a chunk of the text."""
+    assert cell.streaming is not None
+    drafted = cell.speculation.gamma if cell.speculation else 0
+    slack = max(drafted, (feed_chunk(cell) or 1) - 1)
+    return Slots(sinks=cell.streaming.sinks, window=cell.streaming.window, slack=slack)
+
+
+def feed_chunk(cell: Cell) -> int | None:
+    """Tokens per forward while a text is read; None: all of it at once, which only the full cache can.
+
+    A streaming prompt is read up to its last token before `generate` takes over, so a chunk is never larger.
+    """
+    if cell.workload == "score":
+        return cell.prefill_chunk or PREFILL_CHUNK
+    if not cell.mode_spec.policy.bounded:
+        return cell.prefill_chunk
+    return max(1, min(cell.prefill_chunk or PREFILL_CHUNK, cell.prompt_tokens - 1))

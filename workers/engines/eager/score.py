@@ -1,0 +1,84 @@
+"""Teacher-forced reading: the log-likelihood of a text under a cache, chunk by chunk, and the logits themselves.
+
+T tokens, Q tokens of one chunk, V vocabulary.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from workers.attempt import Phase, ScoreBucket
+from workers.engines.session import Recorder
+
+#: Buckets of 128 positions up to 64 k, of 4096 beyond.
+_FINE, _COARSE, _COARSE_FROM = 128, 4096, 65536
+
+
+def bucket_of(position: int) -> tuple[int, int]:
+    """The bucket [start, end) of a position."""
+    width = _FINE if position < _COARSE_FROM else _COARSE
+    start = position - position % width
+    return start, start + width
+
+
+class Tally:
+    """Sums the negative log-likelihoods (nats) of scored positions into buckets."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[int, int], tuple[float, int]] = {}
+        self.scored = 0
+
+    def add(self, positions: list[int], nll: list[float]) -> None:
+        for position, value in zip(positions, nll, strict=True):
+            total, count = self._sums.get(bucket_of(position), (0.0, 0))
+            self._sums[bucket_of(position)] = (total + value, count + 1)
+        self.scored += len(positions)
+
+    def buckets(self) -> list[ScoreBucket]:
+        return [
+            ScoreBucket(position_start=start, position_end=end, nll_sum=total, num_tokens=count)
+            for (start, end), (total, count) in sorted(self._sums.items())
+        ]
+
+
+def read(
+    model: PreTrainedModel, cache: Cache | None, ids_BT: torch.Tensor, chunk: int
+) -> Iterator[torch.Tensor]:
+    """Logits [B, Q, V] of every token, in the model's dtype, `chunk` tokens a forward; all at once without a cache."""
+    if cache is None:
+        yield model(input_ids=ids_BT, use_cache=False).logits
+        return
+    for ids_BQ in ids_BT.split(chunk, dim=1):
+        yield model(input_ids=ids_BQ, past_key_values=cache, use_cache=True).logits
+
+
+def skim(readers: list[tuple[PreTrainedModel, Cache]], ids_BT: torch.Tensor, chunk: int) -> None:
+    """Read for the caches' sake, chunk by chunk, each reader in turn: no logits but each chunk's last."""
+    for ids_BQ in ids_BT.split(chunk, dim=1):
+        for model, cache in readers:
+            last_only = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
+            model(input_ids=ids_BQ, past_key_values=cache, use_cache=True, **last_only)
+
+
+def score_through(
+    model: PreTrainedModel, cache: Cache | None, ids_T: torch.Tensor, chunk: int, recorder: Recorder
+) -> list[ScoreBucket]:
+    """Token t + 1 after reading tokens 0..t; the last token has nothing to be compared with and is not read."""
+    recorder.phase(Phase.PREFILL)
+    tally = Tally()
+    for logits_BQV in read(model, cache, ids_T[None, :-1], chunk):
+        next_Q = ids_T[tally.scored + 1 :][: logits_BQV.shape[1]]
+        nll_Q = negative_log_likelihood(logits_BQV[0], next_Q)
+        if not tally.scored:
+            recorder.phase(Phase.DECODE)
+        tally.add(list(range(tally.scored + 1, tally.scored + 1 + len(nll_Q))), nll_Q)
+        recorder.tokens(tally.scored)
+    return tally.buckets()
+
+
+def negative_log_likelihood(logits_QV: torch.Tensor, next_Q: torch.Tensor) -> list[float]:
+    """In nats, on the host: one wait per chunk."""
+    dtype = torch.promote_types(logits_QV.dtype, torch.float32)
+    return torch.nn.functional.cross_entropy(logits_QV.to(dtype), next_Q, reduction="none").tolist()

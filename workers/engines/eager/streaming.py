@@ -1,0 +1,172 @@
+"""StreamingLLM (Xiao et al., arXiv:2309.17453) inside transformers: S sinks, W cached window tokens, and the query.
+
+Positions are relative to the cache. RoPE being relative, that differs from absolute positions for the sinks only:
+a key is rotated once, when written, at its absolute position t, and a query is scored twice: as at t against the
+window, as at min(t, S + W) against the sinks. No key is ever rotated again, so several new tokens in one forward
+(verification, chunked prefill) obey the same rule as one.
+
+Within the context, transformers' own model runs with a cache that is a ring, an attention that obeys the rule, and
+without its rotation: that one rounds angles to float32 and knows one position per query. Eager decoding costs what its
+launches cost, so all that the layers of a forward share is computed once, and each layer rotates both kinds of query
+and the key in one go.
+
+B batch, K key/value heads, G query heads per key/value head, H = K * G, N = B * K, Q new tokens, C slots,
+M = (2 * G + 1) * Q rows to rotate, D numbers per head, R of them rotated.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from workers.engines.eager.ring import RingCache, Slots, Span
+from workers.engines.eager.rope import Rope, rotate_
+from workers.engines.session import ModeUnsupported
+
+#: What `config._attn_implementation` reads while a model streams.
+ATTENTION = "streaming"
+
+#: Tokens per prefill pass, unless the cell says otherwise: the slack they need is this less one.
+PREFILL_CHUNK = 128
+
+#: The families whose attention is known to rotate half-split pairs and to go through transformers' attention
+#: interface, and the attribute that holds it in a layer.
+_FAMILIES = {"gpt_neox": "attention", "llama": "self_attn"}
+
+
+class Step:
+    """What the layers of one forward share. All rows of a batch stand at the same position."""
+
+    def __init__(self, cache: RingCache, rope: Rope, groups: int) -> None:
+        self.cache = cache
+        self.rope = rope
+        self.groups = groups
+        self.cos_MR: torch.Tensor
+        self.sin_MR: torch.Tensor
+        self.bias: torch.Tensor  # [G * Q, C]: 0 where a query may see the slot, -inf where not
+        self.spans: list[Span]
+
+    def begin(self, count: int, device: torch.device) -> None:
+        """`count` new tokens come, which the cache has not seen."""
+        slots, seen = self.cache.slots, self.cache.get_seq_length()
+        position_Q = torch.arange(seen, seen + count, dtype=torch.float64, device=device)
+        far_Q = position_Q.clamp(max=slots.sinks + slots.window)
+        far = [far_Q] * self.groups if slots.sinks else []
+        self.cos_MR, self.sin_MR = self.rope.tables(
+            torch.cat([*[position_Q] * self.groups, *far, position_Q])
+        )
+        hidden_QC = slots.hidden(seen, count, device)
+        bias_QC = torch.zeros(hidden_QC.shape, dtype=self.rope.dtype, device=device)
+        bias_QC.masked_fill_(hidden_QC, -torch.inf)
+        self.bias = bias_QC if count == 1 else bias_QC.repeat(self.groups, 1)  # one row broadcasts
+        self.spans = slots.spans(seen, count)
+
+
+class StepBegins(nn.Module):
+    """Stands in for a model's rotary embedding, which runs once per forward, before the layers. Rotates nothing."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.step.begin(position_ids.shape[-1], x.device)
+        return x, x
+
+
+def _unrotated(
+    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stands in for `apply_rotary_pos_emb` of the model's own module."""
+    return query, key
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **kwargs: object,
+) -> tuple[torch.Tensor, None]:
+    """`query` [B, H, Q, D], `key`, `value` [B, K, Q, D]: the new tokens' own, un-rotated. Returns [B, Q, H, D]."""
+    step: Step = module.streaming
+    layer = step.cache.layers[module.layer_idx]
+    batch, heads, count, dim = query.shape
+    sinks, rows = layer.slots.sinks, step.groups * count
+    q_NMD, k_NQD = query.reshape(-1, rows, dim), key.reshape(-1, count, dim)
+    x_NMD = torch.cat([q_NMD, q_NMD, k_NQD] if sinks else [q_NMD, k_NQD], 1)
+    rotate_(x_NMD, step.cos_MR, step.sin_MR)
+    queries = x_NMD.shape[1] - count
+    layer.write(step.spans, x_NMD.narrow(1, queries, count), value.reshape(-1, count, value.shape[3]))
+
+    scores_NMC = _scores(x_NMD.narrow(1, 0, queries), layer.keys)
+    near_NMC = scores_NMC.narrow(1, 0, rows)
+    if sinks:
+        near_NMC.narrow(2, 0, sinks).copy_(scores_NMC.narrow(1, rows, rows).narrow(2, 0, sinks))
+    weights_NMC = torch.add(step.bias, near_NMC, alpha=scaling).softmax(-1).to(value.dtype)
+    out_NMD = torch.bmm(weights_NMC, layer.values)
+    return out_NMD.view(batch, heads, count, -1).transpose(1, 2), None
+
+
+def _scores(q_NMD: torch.Tensor, k_NCD: torch.Tensor) -> torch.Tensor:
+    """[N, M, C] in float32 at least: rounding scores to bf16 would cost 4e-3 of their size before the softmax."""
+    k_NDC = k_NCD.transpose(1, 2)
+    if q_NMD.dtype in (torch.float32, torch.float64):
+        return torch.bmm(q_NMD, k_NDC)
+    if q_NMD.is_cuda:
+        return torch.bmm(q_NMD, k_NDC, out_dtype=torch.float32)
+    return torch.bmm(q_NMD.float(), k_NDC.float())
+
+
+AttentionInterface.register(ATTENTION, attend)
+
+
+def check(model: PreTrainedModel) -> None:
+    """Raises `ModeUnsupported`, naming what the architecture lacks."""
+    if model.config.model_type in _FAMILIES:
+        Rope.of(model)
+        return
+    missing = (
+        "its attention has not been shown to rotate as these do"
+        if hasattr(model.base_model, "rotary_emb")
+        else "it has no rotary embedding (`rotary_emb`), through which positions are made relative to the cache"
+    )
+    raise ModeUnsupported(f"{type(model).__name__} cannot stream: {missing} (works: {', '.join(_FAMILIES)})")
+
+
+@contextmanager
+def streams(model: PreTrainedModel, slots: Slots) -> Iterator[RingCache]:
+    """Within the context, forwards of `model` given the yielded cache stream; afterwards the model is as before."""
+    check(model)
+    config, base = model.config, model.base_model
+    attentions = [getattr(layer, _FAMILIES[config.model_type]) for layer in base.layers]
+    cache = RingCache(slots, len(attentions))
+    key_value_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    step = Step(cache, Rope.of(model), config.num_attention_heads // key_value_heads)
+
+    modeling: Any = sys.modules[type(attentions[0]).__module__]
+
+    rotary, rotation, implementation = (
+        base.rotary_emb,
+        modeling.apply_rotary_pos_emb,
+        config._attn_implementation,
+    )
+    base.rotary_emb = StepBegins(step)
+    modeling.apply_rotary_pos_emb = _unrotated
+    config._attn_implementation = ATTENTION
+    for attention in attentions:
+        attention.streaming = step
+    try:
+        yield cache
+    finally:
+        base.rotary_emb = rotary
+        modeling.apply_rotary_pos_emb = rotation
+        config._attn_implementation = implementation
+        for attention in attentions:
+            del attention.streaming

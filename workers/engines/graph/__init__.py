@@ -1,0 +1,32 @@
+"""The graph engine: exact streaming and speculation at the speed of the memory bus.
+
+A state, a step, a round, as in gpt-fast: `decode` and `speculate` hold the algorithm, `model` the pass of a model,
+`ring` and `full_cache` what it remembers, `kernels` the arithmetic, `graphs` the replay, `run` the loop.
+"""
+
+from typing import TYPE_CHECKING
+
+from workers.cell import Cell
+from workers.engines.graph.session import GraphSession
+from workers.engines.session import ModeUnsupported
+from workers.modes import CachePolicy
+
+if TYPE_CHECKING:
+    from workers.models.load import LoadedModel
+
+
+def open_session(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None") -> GraphSession:
+    """Raises `ModeUnsupported`: no cache (`recompute`), several sequences with a draft, vocabularies that differ,
+    or an architecture this engine cannot read."""
+    if cell.mode_spec.policy is CachePolicy.RECOMPUTE:
+        raise ModeUnsupported("the graph engine always keeps a cache: recompute is the eager engine's")
+    if cell.mode_spec.speculative:
+        if draft is None:
+            raise ModeUnsupported(f"{cell.mode} needs a draft model")
+        if cell.batch_size != 1:
+            raise ModeUnsupported(f"speculation decodes one sequence, batch_size is {cell.batch_size}")
+        if draft.vocab_size != target.vocab_size:
+            raise ModeUnsupported(
+                f"{draft.name} has a vocabulary of {draft.vocab_size}, {target.name} of {target.vocab_size}"
+            )
+    return GraphSession(cell, target, draft if cell.mode_spec.speculative else None)

@@ -1,0 +1,45 @@
+"""The full cache: every token, in blocks of 64 tokens that are allocated as they are needed.
+
+The kernel finds a block through a table of addresses on the device, so a captured graph sees a block that was
+allocated after the capture, and running out of memory is a matter of need, not of an assumed maximum.
+"""
+
+import torch
+
+from workers.engines.graph.weights import Weights
+
+BLOCK = 64
+
+
+class FullCache:
+    """Blocks [L, 2, B, K, 64, D]: keys and values of 64 tokens in all layers, one allocation each."""
+
+    longest_pass: int | None = None
+
+    def __init__(self, weights: Weights, batch: int, most_tokens: int) -> None:
+        """`most_tokens`: what the run can reach; sizes the table of addresses only, 8 bytes per block."""
+        self.shape = (len(weights.layers), 2, batch, weights.kv_heads, BLOCK, weights.head_dim)
+        self.dtype, self.device = weights.dtype, weights.device
+        self.blocks: list[torch.Tensor] = []
+        self.most_tokens = most_tokens
+        self.grid_tokens = BLOCK  # what a launch of the attention kernel covers; a capture sets it beforehand
+        self.table = torch.zeros(-(-most_tokens // BLOCK), dtype=torch.int64, device=weights.device)
+
+    @property
+    def far_limit(self) -> int:
+        return 2**62
+
+    def reserve(self, tokens: int) -> None:
+        """Allocate what is missing for `tokens` tokens. Raises torch.OutOfMemoryError, the cache still usable."""
+        while len(self.blocks) * BLOCK < min(tokens, self.most_tokens):
+            block = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+            self.table[len(self.blocks) : len(self.blocks) + 1].fill_(block.data_ptr())
+            self.blocks.append(block)
+            self.grid_tokens = len(self.blocks) * BLOCK
+
+    def nbytes(self) -> int:
+        return sum(block.nbytes for block in self.blocks)
+
+    def clear(self) -> None:
+        """Give the blocks back."""
+        self.blocks.clear()

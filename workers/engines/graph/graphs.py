@@ -1,0 +1,54 @@
+"""A step as a CUDA graph: captured once, replayed for each token. Elsewhere the step is simply called."""
+
+from collections.abc import Callable
+
+import torch
+
+from workers.engines.graph.full_cache import BLOCK, FullCache
+from workers.engines.graph.kernels.attend_blocks import CUT
+from workers.engines.graph.model import Cache
+
+#: Tokens that one program of the full cache's attention reads; grids are captured for 1, 2, 4, ... of them.
+SPAN = CUT.blocks * BLOCK
+
+
+class Stage:
+    """`function`, ready to run. Call it with the number of tokens the caches may hold by then.
+
+    A graph fixes its grids, and attention over a growing cache needs a growing grid, so there is one capture per
+    power of two of spans: at most a dozen, made before the first token. All share one memory pool.
+    """
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+
+    def capture(self, caches: tuple[Cache, ...], most_tokens: int) -> None:
+        """Runs `function` once, for what is compiled and set up at first use; the caller resets what it changed."""
+        self._function()
+        pool = None
+        for tokens in _spans(caches, most_tokens):
+            for cache in caches:
+                if isinstance(cache, FullCache):
+                    cache.grid_tokens = tokens
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                self._function()
+            pool = graph.pool()
+            self._graphs[tokens] = graph
+
+    def __call__(self, tokens: int) -> None:
+        if not self._graphs:
+            self._function()
+        else:
+            self._graphs[next(span for span in self._graphs if span >= tokens)].replay()
+
+
+def _spans(caches: tuple[Cache, ...], most_tokens: int) -> list[int]:
+    """Ascending; the last one holds `most_tokens`."""
+    if not any(isinstance(cache, FullCache) for cache in caches):
+        return [2**62]
+    spans = [SPAN]
+    while spans[-1] < most_tokens:
+        spans.append(spans[-1] * 2)
+    return spans

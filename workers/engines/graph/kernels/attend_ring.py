@@ -1,0 +1,199 @@
+"""Attention of M new tokens over sinks and ring: write their keys, then score the window with the query at its
+absolute position and the sinks with the query at min(t, S + R - 1)."""
+
+from dataclasses import dataclass
+
+import torch
+
+from workers.engines.graph.kernels.attend_blocks import grouped, query_rows, strides, ungrouped
+from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
+from workers.engines.graph.kernels.tiles import load_rotated, wait_for_previous
+from workers.engines.graph.ring import RingCache
+from workers.engines.graph.rope import Angles, rotate, working
+
+
+def attend_ring_plain(
+    q_BMHD: torch.Tensor,
+    k_BMKD: torch.Tensor,
+    v_BMKD: torch.Tensor,
+    cache: RingCache,
+    layer: int,
+    start: torch.Tensor,
+    angles: Angles,
+) -> torch.Tensor:
+    """[B, M, H * D]. Writes positions `start .. start + M` of one layer."""
+    ring, k_BKCD, v_BKCD = cache.ring, cache.k_LBKCD[layer], cache.v_LBKCD[layer]
+    M, H, D = q_BMHD.shape[1:]
+    position_M = start + torch.arange(M, device=start.device)
+    slot_M = ring.slot(position_M)
+    k_BKCD.index_copy_(2, slot_M, rotate(k_BMKD, angles.cos_MF, angles.sin_MF).transpose(1, 2))
+    v_BKCD.index_copy_(2, slot_M, v_BMKD.transpose(1, 2))
+
+    slot_C = torch.arange(k_BKCD.shape[2], device=start.device)
+    held_C = ring.held(slot_C, start + M)
+    age_MC = position_M[:, None] - held_C[None, :]
+    is_sink_C = slot_C < ring.sinks
+    visible_MC = (age_MC >= 0) & (is_sink_C | ((held_C >= ring.sinks) & (age_MC < ring.reach)))
+
+    K = k_BKCD.shape[1]
+    k = k_BKCD.to(working(q_BMHD.dtype)).transpose(2, 3)
+    near = grouped(rotate(q_BMHD, angles.cos_MF, angles.sin_MF), K) @ k
+    far = grouped(rotate(q_BMHD, angles.far_cos_MF, angles.far_sin_MF), K) @ k
+    scores_BKRC = torch.where(is_sink_C, far, near) * D**-0.5
+    visible_RC = visible_MC.repeat_interleave(H // K, dim=0)
+    weights_BKRC = scores_BKRC.masked_fill(~visible_RC, -torch.inf).softmax(-1)
+    attended_BKRD = weights_BKRC @ v_BKCD.to(weights_BKRC.dtype)
+    return ungrouped(attended_BKRD, M).to(q_BMHD.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class RingSplit:
+    """`span`: slots that one program reads, in one product. More programs hide more of each other's waiting."""
+
+    span: int
+    warps: int
+
+
+CUT = RingSplit(span=64, warps=4)
+
+
+@jit(do_not_specialize=["M"])
+def _attend_ring(
+    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, k_cache, v_cache, start,
+    cos, sin, far_cos, far_sin, partial, stats, arrived, out, M, scale,
+    B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr,
+    S: tl.constexpr, P: tl.constexpr, REACH: tl.constexpr, SPLITS: tl.constexpr, QUERIES: tl.constexpr,
+    SPAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """One program: one split of the slots, one key/value head of one sequence, QUERIES of the M queries."""
+    split, bk, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    G: tl.constexpr = H // K
+    b, head = bk // K, bk % K
+    d = tl.arange(0, BLOCK_D)
+    low = split * SPAN
+    slot = low + tl.arange(0, SPAN)
+    place = (bk * (S + P) + slot)[:, None] * D + d[None, :]
+    inside = (slot < S + P)[:, None] & (d < D)[None, :]
+    k_CD = tl.load(k_cache + place, mask=inside, other=0.0)
+    v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
+
+    # The slots of a split belong to it alone, so it writes the new keys that fall there, and reads again.
+    # Several groups of queries write the same bytes. What it has read by now can lack keys
+    # of this pass alone: see `wait_for_previous`.
+    wait_for_previous(PDL)
+    first = tl.load(start)
+    last = first + M - 1 - S
+    last_place = (last % P).to(tl.int32)
+    oldest_place = last_place - (M - 1)
+    in_ring = (S + last_place >= low) & (S + oldest_place < low + SPAN)
+    wrapped = (oldest_place < 0) & (S + oldest_place + P < low + SPAN)
+    if in_ring | wrapped | ((first < S) & (low < S)):
+        for j0 in range(0, M, 16):
+            j = j0 + tl.arange(0, 16)
+            turned = (first + j - S) % P
+            new = tl.where(first + j < S, first + j, S + tl.where(turned < 0, turned + P, turned))
+            mine = (j < M) & (new >= low) & (new < low + SPAN)
+            row = b * M + j
+            k_JD = load_rotated(k, row * k_row + head * k_head, mine, cos, sin, j, D, F, BLOCK_D)
+            written = mine[:, None] & (d < D)[None, :]
+            v_JD = tl.load(v + (row * v_row + head * v_head)[:, None] + d[None, :], mask=written, other=0.0)
+            new_place = (bk * (S + P) + new)[:, None] * D + d[None, :]
+            tl.store(k_cache + new_place, k_JD, mask=written)
+            tl.store(v_cache + new_place, v_JD, mask=written)
+        tl.debug_barrier()
+        k_CD = tl.load(k_cache + place, mask=inside, other=0.0)
+        v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
+
+    r = tl.arange(0, BLOCK_R)
+    m = group * QUERIES + r // G
+    asks = (r < QUERIES * G) & (m < M)
+    q_R = (b * M + m) * q_row + (head * G + r % G) * q_head
+    near_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, BLOCK_D)
+    k_DC = tl.trans(k_CD)
+    scores_RC = tl.dot(near_RD, k_DC, input_precision="ieee")
+    if low < S:
+        far_RD = load_rotated(q, q_R, asks, far_cos, far_sin, m, D, F, BLOCK_D)
+        far_RC = tl.dot(far_RD, k_DC, input_precision="ieee")
+        scores_RC = tl.where((slot < S)[None, :], far_RC, scores_RC)
+
+    # Slot S + j holds position S + last - ((last - j) mod P): `ring.Ring.held`.
+    held_at_most = tl.minimum(last, 1073741824).to(tl.int32)
+    sees_sinks = tl.minimum(first + m, S).to(tl.int32)
+    behind = last_place - (slot - S)
+    behind = tl.where(behind < 0, behind + P, behind)
+    age_RC = behind[None, :] - (M - 1 - m)[:, None]
+    in_window = ((slot >= S) & (slot < S + P) & (behind <= held_at_most))[None, :]
+    visible = in_window & (age_RC >= 0) & (age_RC < REACH)
+    visible = visible | ((slot < S)[None, :] & (slot[None, :] <= sees_sinks[:, None]))
+    scores_RC = tl.where(visible, scores_RC * scale, float("-inf"))
+    peak_R = tl.max(scores_RC, axis=1)
+    weight_RC = tl.exp(scores_RC - tl.where(peak_R == float("-inf"), 0.0, peak_R)[:, None])
+    total_R = tl.sum(weight_RC, axis=1)
+    sum_RD = tl.dot(weight_RC.to(v_CD.dtype), v_CD, input_precision="ieee")
+
+    # The splits of a row meet in the program that comes last, in their order, whichever that is.
+    N = B * M * H
+    at_R = (b * M + m) * H + head * G + r % G
+    inside = asks[:, None] & (d < D)[None, :]
+    tl.store(stats + split * 2 * N + at_R, peak_R, mask=asks)
+    tl.store(stats + (split * 2 + 1) * N + at_R, total_R, mask=asks)
+    tl.store(partial + (split * N + at_R)[:, None] * D + d[None, :], sum_RD, mask=inside)
+    tl.debug_barrier()
+    ticket = tl.atomic_add(arrived + group * B * K + bk, 1, sem="acq_rel", scope="gpu")
+    if ticket == SPLITS - 1:
+        tl.debug_barrier()
+        peak_R = tl.full((BLOCK_R,), float("-inf"), tl.float32)
+        for other in tl.static_range(SPLITS):
+            theirs_R = tl.load(
+                stats + other * 2 * N + at_R, mask=asks, other=float("-inf"), cache_modifier=".cg"
+            )
+            peak_R = tl.maximum(peak_R, theirs_R)
+        level_R = tl.where(peak_R == float("-inf"), 0.0, peak_R)
+        total_R = tl.zeros((BLOCK_R,), tl.float32)
+        sum_RD = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
+        for other in tl.static_range(SPLITS):
+            theirs_R = tl.load(
+                stats + other * 2 * N + at_R, mask=asks, other=float("-inf"), cache_modifier=".cg"
+            )
+            weight_R = tl.exp(theirs_R - level_R)
+            count_R = tl.load(stats + (other * 2 + 1) * N + at_R, mask=asks, other=0.0, cache_modifier=".cg")
+            part_RD = tl.load(
+                partial + (other * N + at_R)[:, None] * D + d[None, :],
+                mask=inside,
+                other=0.0,
+                cache_modifier=".cg",
+            )
+            total_R += weight_R * count_R
+            sum_RD += weight_R[:, None] * part_RD
+        y_RD = sum_RD / tl.where(asks, total_R, 1.0)[:, None]
+        tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside)
+        tl.store(arrived + group * B * K + bk, 0)
+
+
+def attend_ring(
+    q_BMHD: torch.Tensor,
+    k_BMKD: torch.Tensor,
+    v_BMKD: torch.Tensor,
+    cache: RingCache,
+    layer: int,
+    start: torch.Tensor,
+    angles: Angles,
+    cut: RingSplit = CUT,
+) -> torch.Tensor:
+    """`attend_ring_plain` in one launch."""
+    B, M, H, D = q_BMHD.shape
+    K, ring, F = k_BMKD.shape[2], cache.ring, angles.cos_MF.shape[1]
+    rows = query_rows(H // K)
+    queries = rows // (H // K)
+    splits = ceil_div(ring.sinks + ring.slots, cut.span)
+    partial = torch.empty(splits, B * M * H, D, dtype=torch.float32, device=q_BMHD.device)
+    stats = torch.empty(splits, 2, B * M * H, dtype=torch.float32, device=q_BMHD.device)
+    out = torch.empty(B, M, H * D, dtype=q_BMHD.dtype, device=q_BMHD.device)
+    _attend_ring[(splits, B * K, ceil_div(M, queries))](
+        q_BMHD, k_BMKD, v_BMKD, *strides(q_BMHD), *strides(k_BMKD), *strides(v_BMKD),
+        cache.k_LBKCD[layer], cache.v_LBKCD[layer], start,
+        angles.cos_MF, angles.sin_MF, angles.far_cos_MF, angles.far_sin_MF, partial, stats, cache.arrived, out,
+        M, D**-0.5, B, H, K, D, F, ring.sinks, ring.slots, ring.reach, splits, queries,
+        cut.span, rows, max(16, power_of_two(D)), num_warps=cut.warps, num_stages=1, **launch_options(),
+    )  # fmt: skip
+    return out

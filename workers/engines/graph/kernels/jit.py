@@ -1,0 +1,42 @@
+"""Triton where there is one. Where there is none (no wheel, no GPU) the plain-torch twins serve."""
+
+import functools
+
+import torch
+
+try:
+    import triton
+    import triton.language as tl
+
+    jit = triton.jit
+    AVAILABLE = True
+except ModuleNotFoundError:
+    AVAILABLE = False
+
+    class tl:  # type: ignore[no-redef]  # noqa: N801  (stands in for the module in annotations alone)
+        constexpr = None
+
+    def jit(function=None, **_options):
+        return function if function is not None else lambda decorated: decorated
+
+
+@functools.cache
+def launch_options() -> dict[str, bool]:
+    """Of every launch. PDL: a kernel is set up, and what no kernel writes is read, while the ones before it still
+    run (programmatic dependent launch, CUDA programming guide; from Hopper on); `tiles.wait_for_previous` is where it waits.
+    """
+    early = (
+        torch.cuda.is_available()
+        and torch.cuda.get_device_capability() >= (9, 0)
+        and not triton.knobs.runtime.interpret
+    )
+    return {"PDL": True, "launch_pdl": True} if early else {"PDL": False}
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << (n - 1).bit_length()

@@ -1,0 +1,69 @@
+"""What several kernels share, on the device: rotated rows, activations, one step of an online softmax."""
+
+from workers.engines.graph.kernels.jit import jit, tl
+
+
+@jit
+def wait_for_previous(PDL: tl.constexpr):
+    """Let the next kernel be set up; wait until the one before this one is done and its writes are seen.
+
+    Every kernel waits before it writes, or reads what a kernel of its own pass writes, so the end of one is the end of
+    all before it, however many of them are set up at once. Between two passes there are kernels of torch's, launched
+    without PDL, which wait for everything: what an earlier pass wrote may be read before the wait.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+
+
+@jit
+def load_rotated(
+    x,
+    offset_R,
+    mask_R,
+    cos,
+    sin,
+    angle_R,
+    D: tl.constexpr,
+    F: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """[R, BLOCK_D] of rows at `x + offset_R`, rotated by angle row `angle_R`, rounded once. `rope.rotate`."""
+    d = tl.arange(0, BLOCK_D)
+    turned = d < 2 * F
+    frequency = tl.where(d < F, d, d - F)
+    partner = tl.where(d < F, d + F, d - F)
+    sign = tl.where(d < F, -1.0, 1.0)
+    inside = mask_R[:, None] & (d < D)[None, :]
+    within = mask_R[:, None] & turned[None, :]
+    a = tl.load(x + offset_R[:, None] + d[None, :], mask=inside, other=0.0)
+    b = tl.load(x + offset_R[:, None] + partner[None, :], mask=within, other=0.0)
+    c = tl.load(cos + angle_R[:, None] * F + frequency[None, :], mask=within, other=1.0)
+    s = tl.load(sin + angle_R[:, None] * F + frequency[None, :], mask=within, other=0.0)
+    return (a.to(tl.float32) * c + sign[None, :] * b.to(tl.float32) * s).to(a.dtype)
+
+
+@jit
+def activate(y, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "gelu":
+        y = 0.5 * y * (1.0 + tl.erf(y * 0.7071067811865476))
+    elif ACTIVATION == "tanh":
+        y = y * tl.sigmoid(1.5957691216057308 * (y + 0.044715 * y * y * y))
+    elif ACTIVATION == "silu":
+        y = y * tl.sigmoid(y)
+    elif ACTIVATION == "relu":
+        y = tl.maximum(y, 0.0)
+    return y
+
+
+@jit
+def online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD):
+    """One step of an online softmax; a row that has seen nothing keeps peak -inf, total 0, sum 0."""
+    new_peak_R = tl.maximum(peak_R, tl.max(scores_RC, axis=1))
+    level_R = tl.where(new_peak_R == float("-inf"), 0.0, new_peak_R)
+    weight_RC = tl.exp(scores_RC - level_R[:, None])
+    fade_R = tl.exp(peak_R - level_R)
+    total_R = total_R * fade_R + tl.sum(weight_RC, axis=1)
+    sum_RD = sum_RD * fade_R[:, None]
+    sum_RD = tl.dot(weight_RC.to(v_CD.dtype), v_CD, sum_RD, input_precision="ieee")
+    return new_peak_R, total_R, sum_RD
