@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -109,16 +110,28 @@ def _join(target: Target) -> None:
 def _start(temp_dir: str | None, cpus: int | None) -> None:
     # The default policy ends several workers at once, this one a worker at a time.
     os.environ.setdefault("RAY_worker_killing_policy_by_group", "true")
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        num_gpus=slices(os.environ),
-        include_dashboard=False,
-        object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=temp_dir,
-    )
+    with _hangups_blocked():
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=slices(os.environ),
+            include_dashboard=False,
+            object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=temp_dir,
+        )
+
+
+@contextlib.contextmanager
+def _hangups_blocked() -> Iterator[None]:
+    """Block SIGHUP in every process started within. A terminal that closes tells Ray's processes as well as the
+    driver, which ends them itself once the report is written."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def slices(environ: Mapping[str, str]) -> int | None:

@@ -31,12 +31,13 @@ def run_sweep(
     """Everything that the folder's journal does not have yet. The folder is open, and its lock is held, by the caller.
 
     `address`: of a Ray cluster; default RAY_ADDRESS, else Ray is started here. `cpu_slots`: per node, where there is
-    no GPU. Ends early, with what was finished on record, on SIGTERM, SIGINT, a full disk, or when no device is left.
+    no GPU. Ends early, with what was finished on record, on SIGTERM, SIGINT, SIGHUP, a full disk, or when no device is left.
     Raises `ConnectError` when no Ray answers at the address.
     """
     metered = MeteredWatcher(watcher)
     try:
-        with connected(address, cpus=cpu_slots), stop_signals() as stop:
+        with stop_signals() as stop, connected(address, cpus=cpu_slots):
+            stop.listen()
             # Actor names must be unique for as long as Ray remembers the dead; a resumed run keeps its id.
             run_id = f"{folder.run_id}-{secrets.token_hex(2)}"
             options = FleetOptions(run_id=run_id, kinds=spec.devices, cpu_slots=cpu_slots)

@@ -1,33 +1,60 @@
-"""SIGTERM and SIGINT as a question that the loop asks once a round."""
+"""Turns SIGTERM, SIGINT and SIGHUP into a reason to stop, which the loop asks for once a round."""
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+_Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopSignals:
-    """`requested()`: the reason, once a signal came. A second SIGINT ends the process as usual."""
+    """Notes the first signal; `requested` tells it. A second SIGINT ends the process as usual.
+
+    SIGHUP, of a closed terminal, is left alone where it was ignored before (`nohup`).
+    """
 
     def __init__(self) -> None:
         self._reason: str | None = None
+        self._before: dict[signal.Signals, _Handler] = {}
 
     def requested(self) -> str | None:
+        """Return the reason once a signal has come."""
         return self._reason
 
+    def listen(self) -> None:
+        """Install the handlers. Call again after `ray.init`, which replaces SIGTERM's by one that ends the process
+        after 3 s."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue
+            handler = signal.signal(number, self._note)
+            self._before.setdefault(number, handler)
+
+    def restore(self) -> None:
+        """Put the handlers from before `listen` back. After a SIGHUP the next ones are ignored: a shell and the
+        kernel each send one, and the report is still to be written."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._reason == _reason(signal.SIGHUP):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._reason = f"stopped by {signal.Signals(number).name}"
+        self._reason = self._reason or _reason(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _reason(number: int) -> str:
+    return f"stopped by {signal.Signals(number).name}"
+
+
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Enter after `ray.init`: Ray installs a SIGTERM handler of its own, which ends the process after 3 s."""
+    """Listen for the length of the block. Enter on the main thread."""
     stop = StopSignals()
-    before = {number: signal.signal(number, stop._note) for number in (signal.SIGTERM, signal.SIGINT)}
+    stop.listen()
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        stop.restore()
