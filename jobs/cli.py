@@ -84,11 +84,11 @@ def status(folder: RunFolderArg, as_json: AsJson = False) -> None:
     from jobs.status_view import print_status
     from orchestrator.status import read_status
 
-    standing = read_status(folder)
+    found = read_status(folder)
     if as_json:
-        typer.echo(standing.to_json())
+        typer.echo(found.to_json())
     else:
-        print_status(standing)
+        print_status(found)
 
 
 @app.command()

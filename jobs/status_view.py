@@ -6,29 +6,29 @@ from rich.table import Table
 from orchestrator.status import RunStatus
 
 
-def print_status(standing: RunStatus) -> None:
+def print_status(status: RunStatus) -> None:
     console = Console()
-    planned = f" of {standing.planned}" if standing.planned is not None else ""
+    planned = f" of {status.planned}" if status.planned is not None else ""
     console.print(
-        f"[bold]{standing.name}[/bold] is {standing.state}: {standing.reached}{planned} cells reached an outcome"
+        f"[bold]{status.name}[/bold] is {status.state}: {status.reached}{planned} cells reached an outcome"
     )
-    if standing.probes:
-        console.print(f"{standing.probes} probes of the boundary search beside them")
-    if standing.note:
-        console.print(standing.note, markup=False)
-    if standing.last_attempt_s_ago is not None:
-        console.print(f"last attempt ended {_ago(standing.last_attempt_s_ago)} ago")
-    if standing.outcomes:
-        console.print(", ".join(f"{count} {outcome}" for outcome, count in standing.outcomes.items()))
-    if standing.devices:
+    if status.probes:
+        console.print(f"{status.probes} probes of the boundary search beside them")
+    if status.note:
+        console.print(status.note, markup=False)
+    if status.last_attempt_s_ago is not None:
+        console.print(f"last attempt ended {_ago(status.last_attempt_s_ago)} ago")
+    if status.outcomes:
+        console.print(", ".join(f"{count} {outcome}" for outcome, count in status.outcomes.items()))
+    if status.devices:
         table = Table()
         for header in ("device", "kind", "node", "attempts", "last ended"):
             table.add_column(header)
-        for device in standing.devices:
+        for device in status.devices:
             ago = "" if device.last_ended_s_ago is None else f"{_ago(device.last_ended_s_ago)} ago"
             table.add_row(device.uuid, device.kind, device.node, str(device.attempts), ago)
         console.print(table)
-    for name in standing.set_aside:
+    for name in status.set_aside:
         console.print(f"journal part set aside: {name}", markup=False)
 
 

@@ -4,18 +4,33 @@ import dataclasses
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.journal.folder import FolderError, read_run
-from orchestrator.journal.journal import Past
 from orchestrator.journal.parts import SchemaTooNew
 from orchestrator.journal.store import StoreError
 from orchestrator.plan import expand
-from orchestrator.spec import SpecError
-from workers.attempt import Outcome
+from orchestrator.spec import SpecError, SweepSpec
+from orchestrator.sweep.outcomes import Ledger
+from orchestrator.sweep.retry_policy import Limits
+from orchestrator.sweep.work.item import Key
+from workers.attempt import Attempt
+from workers.outcome import Outcome
 
-#: An attempt that ends so is not the last word on its cell: the next run of the same command tries again.
-_OPEN = frozenset({Outcome.INFRA_ERROR, Outcome.CANCELLED, Outcome.HANG, Outcome.GPU_FAULT})
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellCounts:
+    """`planned`: measured cells times the kinds of device that ran, None without a sweep file. `reached`: measured
+    cells that the run has closed, on each kind. `probes`: cells of the boundary search, closed or not.
+
+    `outcomes`: of every cell on each kind: the one that closed it, or that of its last attempt.
+    """
+
+    planned: int | None
+    reached: int
+    probes: int
+    outcomes: dict[Outcome, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +44,7 @@ class DeviceStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """`state`: running | finished | stopped | failed | died. `planned`: cells per device kind, probes apart.
-
-    `outcomes`: of the last attempt at each cell on each kind of device. `reached`: planned cells whose last
-    attempt is final.
-    """
+    """`state`: running | finished | stopped | failed | died. The counts are those of `CellCounts`."""
 
     folder: str
     name: str
@@ -59,48 +70,65 @@ def read_status(folder: str) -> RunStatus:
         history = run.journal.history()
     except (FolderError, SchemaTooNew, StoreError) as error:
         raise SpecError(str(error)) from None
-    last = _last_attempts(history)
-    kinds = {past.device_kind for past in history if past.device_kind is not None}
-    measured = [past for past in last if past.cell.purpose == "measure"]
+    counts = count_cells(run.spec, history)
     now = time.time()
-    ended = [past.started_at + past.duration_s for past in history]
+    ended = [attempt.started_at + attempt.duration_s for attempt in history]
     return RunStatus(
         folder=folder,
         name=run.manifest.name if run.manifest else run.spec.name if run.spec else "unknown",
         state=run.manifest.state if run.manifest else "unknown",
         note=run.manifest.sessions[-1].note if run.manifest and run.manifest.sessions else "",
-        planned=len(expand(run.spec)) * max(len(kinds), 1) if run.spec else None,
-        reached=sum(past.outcome not in _OPEN for past in measured),
-        probes=len(last) - len(measured),
+        planned=counts.planned,
+        reached=counts.reached,
+        probes=counts.probes,
         attempts=len(history),
-        outcomes=dict(Counter(past.outcome.value for past in last).most_common()),
+        outcomes={outcome.value: count for outcome, count in counts.outcomes.items()},
         devices=_devices(history, now),
         set_aside=tuple(part.name for part in run.journal.set_aside),
         last_attempt_s_ago=now - max(ended) if ended else None,
     )
 
 
-def _last_attempts(history: list[Past]) -> list[Past]:
-    last: dict[tuple[str, str | None], Past] = {}
-    for past in history:
-        key = (past.cell_id, past.device_kind)
-        if key not in last or last[key].attempt <= past.attempt:
-            last[key] = past
-    return list(last.values())
+def count_cells(spec: SweepSpec | None, history: Sequence[Attempt]) -> CellCounts:
+    """Count what a run of `spec` would find closed when it resumes from `history`."""
+    ledger = Ledger(history, Limits() if spec is None else Limits.of(spec))
+    last = _last_attempts(history)
+    probes = sum(attempt.cell.purpose == "probe" for attempt in last.values())
+    open_outcomes = Counter(attempt.outcome for key, attempt in last.items() if key not in ledger.finals)
+    kinds = len({key.device_kind for key in last})
+    return CellCounts(
+        planned=None if spec is None else len(expand(spec)) * max(kinds, 1),
+        reached=sum(last[key].cell.purpose == "measure" for key in ledger.finals),
+        probes=probes,
+        outcomes=dict((ledger.outcomes + open_outcomes).most_common()),
+    )
 
 
-def _devices(history: list[Past], now: float) -> tuple[DeviceStatus, ...]:
-    by_uuid: dict[str, list[Past]] = {}
-    for past in history:
-        if past.device_uuid is not None:
-            by_uuid.setdefault(past.device_uuid, []).append(past)
+def _last_attempts(history: Sequence[Attempt]) -> dict[Key, Attempt]:
+    """By cell and kind of device. An attempt without a device closes no cell, and counts for none."""
+    last: dict[Key, Attempt] = {}
+    for attempt in history:
+        if attempt.device is None:
+            continue
+        key = Key(attempt.cell.cell_id, attempt.device.kind)
+        if key not in last or last[key].attempt <= attempt.attempt:
+            last[key] = attempt
+    return last
+
+
+def _devices(history: Sequence[Attempt], now: float) -> tuple[DeviceStatus, ...]:
+    by_uuid: dict[str, list[Attempt]] = {}
+    for attempt in history:
+        if attempt.device is not None:
+            by_uuid.setdefault(attempt.device.uuid, []).append(attempt)
     return tuple(
         DeviceStatus(
             uuid=uuid,
-            kind=pasts[-1].device_kind or "unknown",
-            node=pasts[-1].node or "unknown",
-            attempts=len(pasts),
-            last_ended_s_ago=now - max(past.started_at + past.duration_s for past in pasts),
+            kind=device.kind,
+            node=device.node,
+            attempts=len(attempts),
+            last_ended_s_ago=now - max(attempt.started_at + attempt.duration_s for attempt in attempts),
         )
-        for uuid, pasts in sorted(by_uuid.items())
+        for uuid, attempts in sorted(by_uuid.items())
+        if (device := attempts[-1].device) is not None
     )

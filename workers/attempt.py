@@ -7,29 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from workers.cell import Cell
-
-
-class Outcome(StrEnum):
-    OK = "ok"
-    OOM_LOAD = "oom_load"
-    OOM_PREFILL = "oom_prefill"
-    OOM_DECODE = "oom_decode"
-    OOM_HOST = "oom_host"
-    CONTEXT_LIMIT = "context_limit"
-    LENGTH_SHORT = "length_short"
-    TIMEOUT = "timeout"
-    HANG = "hang"
-    CRASHED = "crashed"
-    GPU_FAULT = "gpu_fault"
-    LOAD_ERROR = "load_error"
-    INFRA_ERROR = "infra_error"
-    PRUNED = "pruned"
-    CANCELLED = "cancelled"
-    QUARANTINED = "quarantined"
-
-    @property
-    def is_device_oom(self) -> bool:
-        return self in (Outcome.OOM_LOAD, Outcome.OOM_PREFILL, Outcome.OOM_DECODE)
+from workers.outcome import Outcome
 
 
 class Phase(StrEnum):

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from workers.attempt import Attempt, Outcome
+from workers.attempt import Attempt
 from workers.cell import Cell
+from workers.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,11 @@ from typing import Literal
 from orchestrator.boundary.search import Probe
 from orchestrator.plan import build_cell
 from orchestrator.spec import SweepSpec
-from workers.attempt import Attempt, Outcome
+from workers.attempt import Attempt
 from workers.attempt import Phase as RunPhase
 from workers.cell import Cell
 from workers.modes import MODES
+from workers.outcome import Outcome
 
 #: decode: longest generation from a short prompt. decode_after_prefill: the same from a long prompt (half of
 #: the predicted decode boundary, see `start`). prefill, prefill_chunked: longest prompt, in one pass or in

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from orchestrator.spec import GiB
-from workers.attempt import Attempt, Outcome
+from workers.attempt import Attempt
+from workers.outcome import Outcome
 
 #: Cached-but-free memory above this share of the card is worth a word.
 _NOTABLE = 0.02

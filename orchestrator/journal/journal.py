@@ -1,6 +1,5 @@
 """The journal: what was appended is durable; what cannot be trusted is set aside; twice is once."""
 
-import json
 import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,7 @@ from orchestrator.journal.lock import Lock
 from orchestrator.journal.parts import BadPart, Part, check, encode, scan, sequence_of
 from orchestrator.journal.record import LIGHT_SCHEMA, Record, to_attempts, to_frame
 from orchestrator.journal.store import Store, StoreFull, open_store
-from workers.attempt import Attempt, Outcome, Phase
-from workers.cell import Cell, from_json
+from workers.attempt import Attempt
 
 _log = logging.getLogger(__name__)
 FOLDER, ASIDE = "journal", "journal/set-aside"
@@ -26,23 +24,12 @@ class JournalFull(Exception):
     """No room for another part. Everything appended before is on record and readable."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
-    """What resuming needs to know of an attempt."""
-
-    lease_id: str
-    cell: Cell
-    cell_id: str
-    attempt: int
-    outcome: Outcome
-    phase: Phase
-    device_kind: str | None
-    device_uuid: str | None
-    node: str | None
-    started_at: float
-    duration_s: float
-    new_tokens: int
-    oom_token_index: int | None
+#: How an attempt ended and where, without what it measured.
+_HISTORY = (
+    *("cell_json", "lease_id", "attempt", "outcome", "phase", "started_at", "duration_s"),
+    *("device_kind", "device_uuid", "node", "device_total_bytes", "device_reserve_bytes", "driver_version"),
+    "per_process_memory_visible",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +61,10 @@ class View:
             frame = scan([self._parts[start]]).collect()[[row - start for row in rows]]
             found |= zip(rows, to_attempts(frame), strict=True)
         return found
+
+    def history(self) -> list[Attempt]:
+        """How every attempt ended and where, without what it measured."""
+        return to_attempts(self.light.select(_HISTORY))
 
     def _by_part(self, chosen: Sequence[int]) -> dict[int, list[int]]:
         """The chosen rows in ascending order, by the row that their part begins with."""
@@ -141,17 +132,10 @@ class Journal:
         with self._store.local(FOLDER) as folder:
             yield _view(self._trusted(folder), columns)
 
-    def history(self) -> list[Past]:
-        """Every attempt on record once, oldest first, without its measurements."""
-        columns = ["cell_json", *(name for name in Past.__dataclass_fields__ if name != "cell")]
-        with self.view(columns) as view:
-            light = view.light.select(columns)
-        cells = {text: from_json(json.loads(text)) for text in light["cell_json"].unique()}
-        past = []
-        for row in light.iter_rows(named=True):
-            row["outcome"], row["phase"] = Outcome(row["outcome"]), Phase(row["phase"])
-            past.append(Past(cell=cells[row.pop("cell_json")], **row))
-        return past
+    def history(self) -> list[Attempt]:
+        """Every attempt on record once, oldest first, without what it measured."""
+        with self.view(_HISTORY) as view:
+            return view.history()
 
     def attempts(self) -> list[Attempt]:
         """Every attempt on record once, oldest first, without samples, steps, scores, ids and snapshot."""

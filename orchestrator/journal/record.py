@@ -12,19 +12,9 @@ from typing import Any
 
 import polars as pl
 
-from workers.attempt import (
-    Attempt,
-    Device,
-    Failure,
-    InEffect,
-    Measured,
-    Outcome,
-    Phase,
-    Sample,
-    ScoreBucket,
-    Step,
-)
+from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, ScoreBucket, Step
 from workers.cell import Cell, from_json, to_json
+from workers.outcome import Outcome
 
 #: Raised by one whenever a column changes its meaning or type; a new nullable column needs no new version.
 SCHEMA_VERSION = 1
@@ -304,6 +294,8 @@ def _measured(frame: pl.DataFrame) -> list[Measured]:
     columns = {name: frame[name].to_list() for name in _MEASURED_COLUMNS if name in frame.columns}
     if "cache_class" in frame.columns:
         columns["in_effect"] = _built(InEffect, frame, _EFFECT_COLUMNS, "effective_")
+    if not columns:
+        return [Measured()] * frame.height
     return [
         Measured(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)
     ]

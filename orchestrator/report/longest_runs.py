@@ -7,7 +7,8 @@ import polars as pl
 
 from orchestrator.journal.journal import View
 from orchestrator.report.setting import Setting, Variant
-from workers.attempt import Attempt, Outcome
+from workers.attempt import Attempt
+from workers.outcome import Outcome
 
 #: More points than a picture can show; thinned so that every peak stays.
 _MOST = 400

@@ -1,7 +1,8 @@
 """Attempts that no device hands back: lost, cancelled, pruned, quarantined. The driver writes them itself."""
 
-from workers.attempt import Attempt, Device, Failure, Outcome, Phase
+from workers.attempt import Attempt, Device, Failure, Phase
 from workers.cell import Cell, Lease
+from workers.outcome import Outcome
 
 
 def lost(

@@ -36,8 +36,9 @@ from orchestrator.watch import (
     Tick,
     Watcher,
 )
-from workers.attempt import Attempt, Device, Outcome
+from workers.attempt import Attempt, Device
 from workers.cell import Cell
+from workers.outcome import Outcome
 
 _TICK_S = 0.25  # how late a signal may be noticed; what follows must fit 2.5 s
 _RELEASE_IDLE_S = 30.0
@@ -77,7 +78,7 @@ class Sweep:
         self._spec, self._cells, self._questions, self._run_id = spec, cells, questions, run_id
         self._fleet, self._journal, self._estimates, self._watcher = fleet, journal, estimates, watcher
         self._stop, self._clock = stop, clock
-        self._limits = Limits(attempts=spec.max_attempts, crashes=spec.max_crashes)
+        self._limits = Limits.of(spec)
         self.ledger = Ledger(history, self._limits)
         self.kinds: dict[str, KindWork] = {}
         self._running = Loans()

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 from orchestrator.sweep.retry_policy import Limits, RetryHistory, recall
 from orchestrator.sweep.work.item import Key
-from workers.attempt import Attempt, Outcome
-
-UNFINISHED = frozenset({Outcome.INFRA_ERROR, Outcome.QUARANTINED, Outcome.CANCELLED})
+from workers.attempt import Attempt
+from workers.outcome import Outcome
 
 
 class Ledger:

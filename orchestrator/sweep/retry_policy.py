@@ -10,12 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from orchestrator.spec import SweepSpec
 from orchestrator.sweep.work.item import Key
-from workers.attempt import Attempt, Outcome
-
-_MACHINE = frozenset({Outcome.INFRA_ERROR, Outcome.HANG, Outcome.GPU_FAULT})
-#: Outcomes that point at the device as much as at the cell. A hang or a crash is the cell's word against the device's.
-_DEVICE = frozenset({Outcome.INFRA_ERROR, Outcome.GPU_FAULT})
+from workers.attempt import Attempt
+from workers.outcome import Outcome
 
 
 class Blame(Enum):
@@ -40,6 +38,10 @@ class Limits:
     losses: int = 10
     strikes: int = 3
 
+    @classmethod
+    def of(cls, spec: SweepSpec) -> "Limits":
+        return cls(attempts=spec.max_attempts, crashes=spec.max_crashes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryHistory:
@@ -59,7 +61,7 @@ def judge(
     """The history after `attempt`, and whether that was its last."""
     history = dataclasses.replace(history, attempts=history.attempts + 1)
     outcome = attempt.outcome
-    if outcome is not Outcome.CRASHED and outcome not in _MACHINE:
+    if outcome.is_final:
         return history, Verdict.FINAL
     if blame is Blame.NODE:
         history = dataclasses.replace(history, losses=history.losses + 1)
@@ -82,7 +84,7 @@ def recall(attempts: Iterable[Attempt], limits: Limits) -> tuple[RetryHistory, A
     """
     history, final = RetryHistory(), None
     for attempt in attempts:
-        if attempt.outcome in (Outcome.CANCELLED, Outcome.INFRA_ERROR):
+        if attempt.outcome.is_open:
             history = dataclasses.replace(history, attempts=history.attempts + 1)
             continue
         history, verdict = judge(history, attempt, Blame.CELL, limits)
@@ -104,7 +106,7 @@ class Strikes:
         if attempt.device is None or blame is not Blame.CELL:
             return False
         uuid = attempt.device.uuid
-        if attempt.outcome not in _DEVICE:
+        if not attempt.outcome.strikes_device:
             self._cells.pop(uuid, None)
             return False
         others = [cells for device, cells in self._cells.items() if device != uuid and key in cells]

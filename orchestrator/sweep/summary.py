@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.sweep.outcomes import UNFINISHED
-from workers.attempt import Outcome
+from workers.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +24,7 @@ class Summary:
     @property
     def exit_status(self) -> int:
         """0 every cell reached an outcome (an OOM is one); 1 some cell has none, or none of its own making."""
-        unfinished = any(self.outcomes.get(outcome, 0) for outcome in UNFINISHED)
+        unfinished = any(count for outcome, count in self.outcomes.items() if outcome.is_unfinished)
         return 1 if unfinished or self.left or self.stopped else 0
 
     def sentence(self) -> str:

@@ -16,9 +16,10 @@ from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.memory import UnknownWeightsError, bytes_per_token, predict_boundary
 from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
 from orchestrator.spec import SweepSpec
-from workers.attempt import Attempt, Device, Outcome
+from workers.attempt import Attempt, Device
 from workers.cell import Cell, ModelRef
 from workers.models import LoadError
+from workers.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import polars as pl
 
 from orchestrator.journal.journal import View
+from workers.outcome import Outcome
 
 #: Equal prompts under equal rules; the budget changes no token, so a twin may come from a larger card.
 _SAME = (
@@ -22,7 +23,7 @@ def divergence(view: View) -> pl.DataFrame:
     all.
     """
     facts = view.light.filter(
-        (pl.col("outcome") == "ok")
+        (pl.col("outcome") == Outcome.OK)
         & (pl.col("workload") == "generate")
         & (pl.col("purpose") == "measure")
         & pl.col("output_sha256").is_not_null()

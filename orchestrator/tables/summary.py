@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from workers.outcome import Outcome
+
 #: What makes two rows of the report comparable but for the mode.
 CONDITIONS = (
     *("model", "dtype", "attn_implementation", "device_kind", "budget_bytes", "prompt_tokens", "batch_size"),
@@ -33,7 +35,7 @@ def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
     at most), null for one. `speedup`: against the baseline of the same engine and conditions, null where that
     did not pass; `speedup_eager`: against the eager baseline. `outcome`: ok, or the most frequent other one.
     """
-    ok = pl.col("outcome") == "ok"
+    ok = pl.col("outcome") == Outcome.OK
     groups = (
         attempts.filter(
             pl.col("final") & (pl.col("purpose") == "measure") & (pl.col("workload") == "generate")
@@ -42,7 +44,9 @@ def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
         .agg(
             n=pl.len(),
             n_ok=ok.sum(),
-            outcome=pl.coalesce(pl.col("outcome").filter(~ok).mode().sort().first(), pl.lit("ok")),
+            outcome=pl.coalesce(
+                pl.col("outcome").filter(~ok).mode().sort().first(), pl.lit(Outcome.OK.value)
+            ),
             **{
                 f"{name}_median": pl.col(name).filter(ok).median()
                 for name in (

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from workers.attempt import Attempt, Device, Outcome
+from workers.attempt import Attempt, Device
 from workers.cell import Cell
+from workers.outcome import Outcome
 from workers.progress import Progress
 
 

@@ -23,18 +23,12 @@ from orchestrator.watch import (
     Tick,
 )
 from orchestrator.watch.formats import attempt_words, cell_words, device_words, duration, totals
-from workers.attempt import Device, Outcome
+from workers.attempt import Device
 from workers.cell import Cell
+from workers.outcome import Outcome
 from workers.progress import Progress
 
-_COLOURS = {
-    Outcome.OK: "green",
-    Outcome.PRUNED: "cyan",
-    Outcome.INFRA_ERROR: "red",
-    Outcome.QUARANTINED: "bold red",
-    Outcome.CANCELLED: "red",
-}
-_OTHER_COLOUR = "yellow"  # a result, and not `ok`: out of memory, context limit, timeout
+_COLOURS = {Outcome.OK: "green", Outcome.PRUNED: "cyan", Outcome.QUARANTINED: "bold red"}
 _BAR, _WIDE = 8, 100  # below this width there is no room for bars, nor for more of a cell than its mode
 _ROWS_FOR_TOTALS = 6
 _REDRAW_S = 0.25
@@ -145,7 +139,9 @@ class LiveWatcher:
         if event.slot in self._rows:
             row = self._rows[event.slot]
             row.cell = row.progress = None
-        colour = _COLOURS.get(event.attempt.outcome, _OTHER_COLOUR)
+        outcome = event.attempt.outcome
+        # Yellow: a result, and not `ok`: out of memory, context limit, timeout.
+        colour = _COLOURS.get(outcome, "red" if outcome.is_unfinished else "yellow")
         self._say(attempt_words(event.attempt) + ("" if event.final else " · again"), colour)
 
     def _say(self, text: str, style: str) -> None:

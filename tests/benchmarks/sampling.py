@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from workers.attempt import Attempt, Outcome
+from workers.attempt import Attempt
 from workers.cell import Cell, Lease, ModelRef, Streaming
 from workers.host import processes
 from workers.host.device_host import DeviceHost
 from workers.meters import Meter, Reading
+from workers.outcome import Outcome
 
 GiB = 2**30
 

@@ -31,8 +31,9 @@ from orchestrator.journal.journal import Journal
 from orchestrator.plan import expand
 from orchestrator.spec import parse_spec
 from tests.workers.host.cells import gpt_neox
-from workers.attempt import Attempt, Outcome
+from workers.attempt import Attempt
 from workers.meters.host_memory import CELL_NAME
+from workers.outcome import Outcome
 
 NODES = 3
 MARK = "OOMLINE_SOAK"  # in the environment of every process of this soak, wherever it is reparented to

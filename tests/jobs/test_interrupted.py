@@ -18,7 +18,7 @@ from orchestrator.journal.folder import read_run
 from orchestrator.journal.journal import Journal
 from tests.jobs.test_submit import free_port
 from tests.workers.host.cells import gpt_neox
-from workers.attempt import Outcome
+from workers.outcome import Outcome
 
 MARK = "OOMLINE_INTERRUPTED"  # in the environment of every process of a test, wherever it is reparented to
 PATIENCE_S = 5  # Ray's own is 60: how long a driver outlives its head

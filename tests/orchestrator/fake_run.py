@@ -10,20 +10,10 @@ from dataclasses import replace
 
 from orchestrator.plan import expand
 from orchestrator.spec import ModelSpec, SpeculationSpec, StreamingSpec, SweepSpec
-from workers.attempt import (
-    Attempt,
-    Device,
-    Failure,
-    InEffect,
-    Measured,
-    Outcome,
-    Phase,
-    Sample,
-    ScoreBucket,
-    Step,
-)
+from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, ScoreBucket, Step
 from workers.cell import Cell
 from workers.modes import CachePolicy
+from workers.outcome import Outcome
 
 MiB = 2**20
 CPU = Device(kind="cpu", uuid="cpu-0-of-2", node="laptop", total_bytes=12 * 2**30)

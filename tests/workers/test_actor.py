@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from tests.workers.host.cells import gpt_neox, lease
 from workers.actor import DeviceActor
-from workers.attempt import Outcome
+from workers.outcome import Outcome
 from workers.progress import Progress
 
 

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from workers.attempt import Attempt, Failure, Measured, Outcome, Phase, Sample
+from workers.attempt import Attempt, Failure, Measured, Phase, Sample
 from workers.cell import Lease
 from workers.host import error_kinds
 from workers.host.devices import Slot
 from workers.host.supervisor import Seen
 from workers.meters.sampler import Sampler, Window
+from workers.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 
-from workers.attempt import Attempt, Device, Failure, Outcome, Phase
+from workers.attempt import Attempt, Device, Failure, Phase
 from workers.cell import Lease
 from workers.host import processes
 from workers.host.build_attempt import Record, conclude
@@ -20,6 +20,7 @@ from workers.host.forkserver import ForkServer, ForkServerError
 from workers.host.supervisor import Supervisor
 from workers.meters.host_memory import kernel_oom_kills, limit_below_ray
 from workers.meters.sampler import Sampler
+from workers.outcome import Outcome
 from workers.progress import Progress
 
 #: What every cell needs, imported once. Ends with the room that runs it.

@@ -7,7 +7,8 @@ import re
 import signal
 from dataclasses import dataclass
 
-from workers.attempt import Outcome, Phase
+from workers.attempt import Phase
+from workers.outcome import Outcome
 
 #: Messages of RuntimeErrors that mean: the device has no memory left.
 _DEVICE_COATS = (

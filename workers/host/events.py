@@ -10,8 +10,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from workers.attempt import Failure, InEffect, Measured, Outcome, Phase, ScoreBucket, Step
+from workers.attempt import Failure, InEffect, Measured, Phase, ScoreBucket, Step
 from workers.cell import Lease, from_json, to_json
+from workers.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from workers.attempt import Outcome, Phase, Step
+from workers.attempt import Phase, Step
 from workers.cell import Lease
 from workers.host import error_kinds, processes
 from workers.host.devices import Slot
@@ -26,6 +26,7 @@ from workers.host.forkserver import Ended, ForkServer, ForkServerError
 from workers.meters.host_memory import host_memory, is_largest_cell
 from workers.meters.process import unshared_resident_bytes
 from workers.meters.sampler import GRAIN_BYTES, Sampler
+from workers.outcome import Outcome
 from workers.progress import Progress
 
 _TICK_S = 0.1

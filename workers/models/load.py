@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
-from workers.attempt import Outcome, Phase
+from workers.attempt import Phase
 from workers.cell import ModelRef
 from workers.host.error_kinds import Raised, of_exception
 from workers.models import LoadError
@@ -18,6 +18,7 @@ from workers.models.config import check_draft, max_positions, one_line, read_con
 from workers.models.page_cache import resident_fraction
 from workers.models.source import RANDOM, locate
 from workers.models.tokenizer import load_tokenizer
+from workers.outcome import Outcome
 
 __all__ = ["LoadError", "LoadedModel", "check_draft", "load_model", "load_tokenizer", "read_config"]
 

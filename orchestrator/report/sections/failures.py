@@ -23,20 +23,21 @@ from orchestrator.report.document import (
 from orchestrator.report.pictures.last_seconds import last_seconds
 from orchestrator.report.setting import short
 from workers.attempt import Attempt
+from workers.outcome import Outcome
 
 _SAME = (
     *("outcome", "model", "draft", "mode", "engine", "device_kind", "budget_bytes", "workload", "purpose"),
     *("prompt_tokens", "batch_size"),
 )
 _FOR_SIZE = ("predicted_peak_bytes", "device_total_bytes", "device_reserve_bytes", "context_bytes")
-_EXPECTED = ("oom_load", "oom_prefill", "oom_decode", "pruned")
+_EXPECTED = [outcome.value for outcome in Outcome if outcome.is_expected]
 #: Beyond these, an end is a line in the table, and its evidence in `tables/attempts.parquet`.
 _IN_FULL, _PICTURED = 30, 8
 
 
 def failures(attempts: pl.DataFrame, view: View) -> Section:
-    ended = attempts.filter(pl.col("final") & (pl.col("outcome") != "ok"))
-    retried = attempts.filter(~pl.col("final") & (pl.col("outcome") != "ok"))
+    ended = attempts.filter(pl.col("final") & (pl.col("outcome") != Outcome.OK))
+    retried = attempts.filter(~pl.col("final") & (pl.col("outcome") != Outcome.OK))
     if ended.is_empty() and retried.is_empty():
         return Section("What did not end ok", [Paragraph(["Every cell ended ok."])])
     groups = ended.group_by(_SAME).agg(
@@ -49,7 +50,7 @@ def failures(attempts: pl.DataFrame, view: View) -> Section:
     groups = groups.sort(pl.col("outcome").is_in(_EXPECTED), *_SAME, nulls_last=True)
     blocks: list[Block] = [_counts(ended), _table(groups)] if ended.height else []
     # Surprises in full, and of each mode that ran out of memory its first case.
-    shown = groups.filter(pl.col("outcome") != "pruned").head(_IN_FULL)
+    shown = groups.filter(pl.col("outcome") != Outcome.PRUNED).head(_IN_FULL)
     whole = view.whole(shown["row"].to_list())
     blocks += [
         block for place, row in enumerate(shown["row"]) for block in _evidence(whole[row], place < _PICTURED)
@@ -91,7 +92,7 @@ def _table(groups: pl.DataFrame) -> Table:
 def _size(row: dict[str, Any]) -> str:
     """What a model that does not load on one device would take; nothing where no size was predicted."""
     peak, total = row["predicted_peak_bytes"], row["device_total_bytes"]
-    if row["outcome"] != "oom_load" or peak is None or total is None:
+    if row["outcome"] != Outcome.OOM_LOAD or peak is None or total is None:
         return ""
     needed = devices_needed(
         peak, row["budget_bytes"] or total, row["device_reserve_bytes"] or 0, row["context_bytes"] or 0

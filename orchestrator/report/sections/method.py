@@ -10,6 +10,7 @@ from orchestrator.journal.manifest import Manifest
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Code, Folded, Section, Span, Table, Verbatim
 from orchestrator.spec import SweepSpec, dump_spec
+from orchestrator.status import count_cells
 from orchestrator.tables.write import Tables
 
 
@@ -54,16 +55,16 @@ def warnings(run: Run, tables: Tables) -> list[str]:
 
 
 def progress(run: Run, tables: Tables) -> str:
-    """One line: the state, and how far it is while it is not finished."""
-    final = tables.attempts.filter(pl.col("final") & (pl.col("purpose") == "measure"))["cell_id"].n_unique()
+    """One line: the state, and how many cells reached an outcome, counted as `oomline status` counts them."""
+    counts = count_cells(run.spec, tables.view.history())
     if run.manifest is None:
-        return f"{formats.plural(final, 'cell')} on record."
+        return f"{formats.plural(counts.reached, 'cell')} on record."
     last = run.manifest.sessions[-1] if run.manifest.sessions else None
     state = last.state if last else "unknown"
     of = (
-        f"{final:,} of {run.manifest.cells:,} cells"
-        if run.manifest.cells is not None
-        else formats.plural(final, "cell")
+        f"{counts.reached:,} of {counts.planned:,} cells"
+        if counts.planned is not None
+        else formats.plural(counts.reached, "cell")
     )
     note = f" ({last.note})" if last and last.note else ""
     return f"{state}: {of}{note}."

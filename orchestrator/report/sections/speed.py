@@ -9,6 +9,7 @@ from orchestrator.report.document import Block, Folded, Paragraph, Picture, Sect
 from orchestrator.report.longest_runs import Run
 from orchestrator.report.pictures.runs import memory_by_time, speed_along_the_run, speed_by_length
 from orchestrator.report.setting import Condition, Setting, short
+from workers.outcome import Outcome
 
 _MARK = "†"
 
@@ -89,7 +90,7 @@ def _peak(row: dict[str, int | None]) -> int | None:
 
 def outcome(row: dict[str, object]) -> str:
     text = str(row["outcome"]).replace("_", " ")
-    if row["outcome"] == "ok":
+    if row["outcome"] == Outcome.OK:
         return text
     at = f" at {row['oom_token_index_min']:,}" if row["oom_token_index_min"] is not None else ""
     share = f" ({row['n_ok']} of {row['n']} ok)" if row["n_ok"] else ""

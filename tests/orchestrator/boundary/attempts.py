@@ -1,7 +1,8 @@
 """Attempts as a device would hand them back, for tests that need no device."""
 
-from workers.attempt import Attempt, Device, Failure, Measured, Outcome, Phase, Step
+from workers.attempt import Attempt, Device, Failure, Measured, Phase, Step
 from workers.cell import Cell
+from workers.outcome import Outcome
 
 CPU = Device(kind="cpu", uuid="cpu-0", node="n", total_bytes=4 * 2**30)
 

@@ -6,8 +6,8 @@ import pytest
 
 from orchestrator.boundary.prune import implied, prune
 from tests.orchestrator.boundary.attempts import attempt_of
-from workers.attempt import Outcome
 from workers.cell import Cell, ModelRef
+from workers.outcome import Outcome
 
 CELL = Cell(
     model=ModelRef(target="pocket"),

@@ -13,8 +13,9 @@ from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.shape import shape_for
 from orchestrator.spec import BoundarySpec, SweepSpec
 from tests.orchestrator.boundary.attempts import CPU, attempt_of
-from workers.attempt import Outcome, Phase
+from workers.attempt import Phase
 from workers.cell import ModelRef
+from workers.outcome import Outcome
 
 PHASES = ["decode", "decode_after_prefill", "prefill", "prefill_chunked"]
 NAME = "random:pythia-14m"

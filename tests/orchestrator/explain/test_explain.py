@@ -12,8 +12,9 @@ from orchestrator.explain.reconcile import Reconciliation, reconcile
 from orchestrator.explain.slope import theil_sen
 from orchestrator.predict.shape import ModelShape, shape_of
 from tests.orchestrator.boundary.attempts import CPU, attempt_of
-from workers.attempt import Attempt, Device, Outcome, Sample, Step
+from workers.attempt import Attempt, Device, Sample, Step
 from workers.cell import Cell, ModelRef, Streaming
+from workers.outcome import Outcome
 
 GiB, MiB = 2**30, 2**20
 CARD = Device(kind="NVIDIA L4", uuid="GPU-0", node="n", total_bytes=24 * GiB, reserve_bytes=GiB // 2)

@@ -5,8 +5,9 @@ import signal
 import time
 from typing import Any
 
-from workers.attempt import Attempt, Device, Outcome, Phase
+from workers.attempt import Attempt, Device, Phase
 from workers.cell import Cell, Lease, ModelRef
+from workers.outcome import Outcome
 from workers.progress import Progress
 
 

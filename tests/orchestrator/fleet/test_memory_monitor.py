@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.journal.journal import Journal
 from tests.orchestrator.fleet.memory_driver import CELLS, HOG_GIB
-from workers.attempt import Outcome
+from workers.outcome import Outcome
 
 #: From what is in use now to where the monitor acts: for Rays that are starting, this one and the other tests', too.
 _ROOM = 4 * 2**30

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.journal.journal import Journal
 from tests.orchestrator.fleet.network import network, why_not
 from tests.orchestrator.fleet.partition_driver import CELLS
-from workers.attempt import Outcome
+from workers.outcome import Outcome
 
 REASON = why_not()
 

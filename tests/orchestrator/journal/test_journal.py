@@ -16,7 +16,8 @@ from orchestrator.journal import parts
 from orchestrator.journal.journal import Journal, JournalFull
 from orchestrator.journal.record import SCHEMA_VERSION, Record, to_frame
 from tests.orchestrator.fake_run import demo_attempts
-from workers.attempt import Attempt, Outcome
+from workers.attempt import Attempt
+from workers.outcome import Outcome
 
 ATTEMPTS = [dataclasses.replace(attempt, samples=attempt.samples[:9]) for attempt in demo_attempts()[:6]]
 LIGHT = [dataclasses.replace(attempt, samples=(), steps=(), scores=(), output_ids=()) for attempt in ATTEMPTS]
@@ -45,8 +46,8 @@ def test_what_was_appended_is_read_back_in_order(tmp_path: Path) -> None:
     assert journal.whole(ATTEMPTS[2].lease_id) == ATTEMPTS[2]
     assert journal.whole("nobody") is None
     past = journal.history()
-    assert [(p.lease_id, p.cell, p.cell_id, p.outcome) for p in past] == [
-        (a.lease_id, a.cell, a.cell.cell_id, a.outcome) for a in ATTEMPTS
+    assert [(p.lease_id, p.cell, p.outcome, p.device) for p in past] == [
+        (a.lease_id, a.cell, a.outcome, a.device) for a in ATTEMPTS
     ]
     assert [path.name[:11] for path in _parts(tmp_path)] == ["part-000001", "part-000002", "part-000003"]
 

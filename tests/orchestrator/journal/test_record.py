@@ -7,18 +7,8 @@ from hypothesis import strategies as st
 
 from orchestrator.journal.record import LIGHT_SCHEMA, SCHEMA, Record, to_attempts, to_frame
 from tests.orchestrator.fake_run import demo_attempts
-from workers.attempt import (
-    Attempt,
-    Device,
-    Failure,
-    InEffect,
-    Measured,
-    Outcome,
-    Phase,
-    Sample,
-    ScoreBucket,
-    Step,
-)
+from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, ScoreBucket, Step
+from workers.outcome import Outcome
 
 _FLOATS = st.floats(allow_nan=False, width=64)
 _INTS = st.integers(-(2**63), 2**63 - 1)

@@ -17,9 +17,10 @@ from orchestrator.predict.memory import predict
 from orchestrator.predict.shape import shape_for
 from orchestrator.spec import SweepSpec
 from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
-from workers.attempt import Attempt, Outcome
+from workers.attempt import Attempt
 from workers.cell import Cell, Lease, ModelRef, Speculation, Streaming
 from workers.host.device_host import DeviceHost
+from workers.outcome import Outcome
 
 GiB = 2**30
 WIDE = {

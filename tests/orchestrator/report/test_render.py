@@ -11,7 +11,8 @@ from orchestrator.plan import expand
 from orchestrator.report import render
 from orchestrator.spec import BoundarySpec, ModelSpec, SweepSpec
 from tests.orchestrator.fake_run import CPU, MiB, attempt_of, demo_attempts, demo_spec
-from workers.attempt import Attempt, Failure, Outcome
+from workers.attempt import Attempt, Failure
+from workers.outcome import Outcome
 
 
 def _run(folder: Path, spec: SweepSpec, attempts: list[Attempt], *, cells: int = 20, end: bool = True) -> str:

@@ -10,8 +10,9 @@ from orchestrator.journal.record import Record
 from orchestrator.spec import SweepSpec, parse_spec
 from orchestrator.sweep.loop import Sweep
 from orchestrator.watch import SweepEvent
-from workers.attempt import Attempt, Device, Failure, Outcome, Phase
+from workers.attempt import Attempt, Device, Failure, Phase
 from workers.cell import Cell, Lease
+from workers.outcome import Outcome
 
 GiB = 2**30
 

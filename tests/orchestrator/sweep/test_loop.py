@@ -20,8 +20,9 @@ from tests.orchestrator.sweep.simulated import (
     simulate,
     spec,
 )
-from workers.attempt import Device, Outcome
+from workers.attempt import Device
 from workers.cell import Lease
+from workers.outcome import Outcome
 
 
 def finals(played):

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from orchestrator.sweep.retry_policy import Blame, Limits, RetryHistory, Strikes, Verdict, judge, recall
 from orchestrator.sweep.work.item import Key
 from tests.orchestrator.sweep.simulated import attempt, device, spec
-from workers.attempt import Attempt, Outcome
+from workers.attempt import Attempt
 from workers.cell import Lease
+from workers.outcome import Outcome
 
 LIMITS = Limits(attempts=3, crashes=2, losses=4, strikes=3)
 MACHINE = (Outcome.INFRA_ERROR, Outcome.HANG, Outcome.GPU_FAULT)

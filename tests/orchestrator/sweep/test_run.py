@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.journal.journal import Journal
 from tests.workers.host.cells import gpt_neox
-from workers.attempt import Outcome
+from workers.outcome import Outcome
 
 CELLS = 8
 

@@ -8,7 +8,8 @@ from orchestrator.journal.journal import Journal
 from orchestrator.journal.record import Record
 from orchestrator.tables.attempts import attempts, samples, steps
 from tests.orchestrator.fake_run import CPU, demo_attempts
-from workers.attempt import Attempt, Outcome
+from workers.attempt import Attempt
+from workers.outcome import Outcome
 
 _CONTRACT = """
 run_id cell_id attempt outcome phase model draft mode cache_policy decoder engine dtype attn_implementation batch_size

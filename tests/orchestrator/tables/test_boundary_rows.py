@@ -13,8 +13,9 @@ from orchestrator.predict.shape import shape_for
 from orchestrator.spec import SweepSpec
 from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
 from tests.orchestrator.boundary.attempts import CPU, attempt_of
-from workers.attempt import Attempt, Device, Outcome
+from workers.attempt import Attempt, Device
 from workers.cell import Cell, ModelRef
+from workers.outcome import Outcome
 
 NAME = "random:pythia-14m"
 PER_TOKEN = 6 * 2 * 128 * 4  # layers x (K, V) x hidden x float32

@@ -12,7 +12,8 @@ from orchestrator.tables.attempts import attempts
 from orchestrator.tables.quality import quality, quality_boundaries
 from orchestrator.tables.summary import summary
 from tests.orchestrator.fake_run import demo_attempts, demo_spec
-from workers.attempt import Attempt, Outcome
+from workers.attempt import Attempt
+from workers.outcome import Outcome
 
 
 def _summary(folder: Path, found: list[Attempt]) -> pl.DataFrame:

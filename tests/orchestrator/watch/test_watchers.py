@@ -21,8 +21,9 @@ from orchestrator.watch import (
 )
 from orchestrator.watch.live import LiveWatcher
 from orchestrator.watch.plain import PlainWatcher
-from workers.attempt import Attempt, Device, Failure, Measured, Outcome, Phase
+from workers.attempt import Attempt, Device, Failure, Measured, Phase
 from workers.cell import Cell, ModelRef
+from workers.outcome import Outcome
 from workers.progress import Progress
 
 GiB, MiB = 2**30, 2**20

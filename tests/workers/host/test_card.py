@@ -7,8 +7,9 @@ import torch
 
 from tests.workers.host.cells import MiB, gpt_neox, lease
 from tests.workers.host.conftest import WITH_FAULTS
-from workers.attempt import Outcome, Phase
+from workers.attempt import Phase
 from workers.host.device_host import DeviceHost
+from workers.outcome import Outcome
 
 pytestmark = [
     pytest.mark.gpu,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.attempt import Failure, InEffect, Measured, Outcome, Phase, ScoreBucket, Step
+from workers.attempt import Failure, InEffect, Measured, Phase, ScoreBucket, Step
 from workers.cell import Cell, Lease, ModelRef, Speculation, Streaming
 from workers.host.events import (
     BadLine,
@@ -21,6 +21,7 @@ from workers.host.events import (
     encode,
     encode_request,
 )
+from workers.outcome import Outcome
 
 FINISHED = Finished(
     outcome=Outcome.OOM_DECODE,

@@ -8,7 +8,7 @@ import time
 import psutil
 
 from tests.workers.host.cells import lease
-from workers.attempt import Outcome
+from workers.outcome import Outcome
 from workers.progress import Progress
 
 _HOST = """

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.workers.host.cells import lease
-from workers.attempt import Outcome
 from workers.meters.host_memory import limit_below_ray
+from workers.outcome import Outcome
 
 
 def test_full_host_ends_the_largest_cell_with_evidence(host, model, monkeypatch):

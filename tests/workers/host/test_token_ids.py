@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.workers.host.cells import lease
-from workers.attempt import Outcome
 from workers.host.device_host import PRELOAD, DeviceHost
+from workers.outcome import Outcome
 
 
 def test_memory_is_the_same_whether_or_not_this_node_had_the_text(

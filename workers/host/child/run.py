@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from workers.attempt import Failure, InEffect, Measured, Outcome, Phase, ScoreBucket
+from workers.attempt import Failure, InEffect, Measured, Phase, ScoreBucket
 from workers.cell import Cell
 from workers.engines import open_session
 from workers.engines.session import Generated, Session
@@ -29,6 +29,7 @@ from workers.meters.process import DataPeak, ProcessMemory, own_data_and_stack, 
 from workers.models import LoadError
 from workers.models.load import LoadedModel, load_model
 from workers.modes import CachePolicy
+from workers.outcome import Outcome
 from workers.text.corpus import decode
 
 _TEXT_CHARS = 400

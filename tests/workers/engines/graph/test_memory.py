@@ -8,9 +8,10 @@ import pytest
 
 from tests.workers.host import cells
 from tests.workers.host.cells import MiB
-from workers.attempt import Attempt, Outcome, Phase
+from workers.attempt import Attempt, Phase
 from workers.cell import Speculation
 from workers.host.device_host import DeviceHost
+from workers.outcome import Outcome
 
 PRELOAD = ("transformers.models.gpt_neox.modeling_gpt_neox", "workers.models.load", "workers.engines.graph", "workers.host.child.run")  # fmt: skip
 #: Bytes that 64 tokens of one sequence take in a layer of the full cache of `cells.gpt_neox`.
