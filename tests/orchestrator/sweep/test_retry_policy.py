@@ -35,9 +35,9 @@ histories = st.lists(
 
 
 @given(histories)
-def test_every_cell_comes_to_an_end_within_its_limits(history: list[tuple[Outcome, int, Blame]]) -> None:
+def test_every_cell_comes_to_an_end_within_its_limits(events: list[tuple[Outcome, int, Blame]]) -> None:
     history, ran = RetryHistory(), 0
-    for outcome, on, blame in history:
+    for outcome, on, blame in events:
         if history.alone and blame is Blame.MEMORY:
             continue  # the loop calls this out as oom_host: a result
         history, verdict = judge(history, POOL[outcome, on], blame, LIMITS)
