@@ -1,23 +1,34 @@
 """The boundary search: a pure state machine over integers, without devices, clocks or randomness.
 
-Values lie on a grid, the multiples of `resolution` (and `max_value` itself). What is known is a set of
-finished probes; everything else (which value next, the bracket, whether the search is done) is computed from
-that set. So a search that was interrupted goes on where it stood once its finished probes are observed again,
-in any order.
+Values lie on a grid: the multiples of `resolution`, and `max_value` itself. The search stores finished probes and
+nothing else. It computes the next value, the bracket and its own end from that set, so an interrupted search goes on
+where it stood once its finished probes are observed again, in any order.
 
-How it moves: the floor first; then one run aimed beyond the prediction, whose own out-of-memory index tells
-where the boundary is; a run that does not tell (a whole prompt in one pass) leaves an interval that is cut in
-k + 1 parts; last, both ends of an interval no wider than the resolution are confirmed in fresh processes.
+How it chooses the next value, after the floor, first rule that applies:
+
+1. Both ends of an interval no wider than the resolution are known: confirm them in fresh processes. No value is run
+   twice before that.
+2. A failed run told how far it came (its *account*): try the two values that the account names, or cut the interval
+   that it names. An account is a hint; only runs at the values themselves count as evidence.
+3. Just beyond and just below the prediction.
+4. Cut the interval between the largest pass and the smallest failure in k + 1 equal parts, for k devices.
+
+Rules 2 and 3 may be wrong, so each is followed only while the search stays within `_DETOURS` probes of a plain
+bisection of the interval that was open when the first failure came back.
 """
 
 import itertools
 from dataclasses import dataclass, field
 
-#: How far beyond and below the prediction the first two probes aim: the error that a prediction may have and
-#: still cost no more than four probes. A run that ends at its own OOM costs the same however far it aimed.
-MARGIN = 0.1
-#: Resolutions by which a run's own account may miss: it counts what it held when it failed.
+#: Errors of the prediction, relative to the boundary, that cost one probe and two. A run that ends at its own out-of-memory takes the
+#: same time however far beyond the boundary it aimed.
+MARGINS = (0.03, 0.1)
+#: Where both margins passed: the next value is so many times the largest pass.
+_GALLOP = 4
+#: Resolutions by which an account may miss and still point at the next value: it counts what it held when it failed.
 _NEARBY = 2
+#: Probes that wrong hints may add to a plain bisection.
+_DETOURS = 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,10 +43,9 @@ class Probe:
 class Bracket:
     """Memory runs out in `(last_ok, first_oom]`.
 
-    `last_ok` None: nothing passed, down to the resolution. `first_oom` None: not found (yet); with `censored`
-    the ceiling itself passed. `confirmed_ok`, `confirmed_oom`: fresh processes that agreed at exactly these
-    values. `non_monotone`: values that passed above a failure, or failed below a pass, as the majority of
-    their runs says.
+    `last_ok` None: nothing passed, down to the resolution. `first_oom` None: no failure is known; with `censored` the
+    ceiling itself passed. `confirmed_ok`, `confirmed_oom`: fresh processes that agreed at exactly these values.
+    `non_monotone`: values that passed above a failure, or failed below a pass, by the majority of their runs.
     """
 
     last_ok: int | None
@@ -51,6 +61,11 @@ class _Tally:
     passes: int = 0
     fails: int = 0
 
+    @property
+    def passed(self) -> bool:
+        """By majority. A draw counts as a failure until one more run decides."""
+        return self.passes > self.fails
+
 
 @dataclass(frozen=True, slots=True)
 class _Observed:
@@ -61,11 +76,13 @@ class _Observed:
 
 @dataclass(slots=True)
 class Search:
-    """`predicted`: the largest value that should pass, None when memory is constant in the value.
+    """Finds the bracket of one boundary.
 
-    `floor`: a small value that should pass, rounded down to the grid. `max_value`: the ceiling; when it
-    passes the result is censored. `confirm`: runs that must agree on each side; a value gets at most 2 *
-    confirm - 1 runs.
+    `predicted`: the largest value that should pass, None when memory is constant in the value.
+    `floor`: a small value that should pass, tried first. It is cheap, and a second length far from the boundary tells
+    how memory grows.
+    `max_value`: the ceiling; when it passes the result is censored.
+    `confirm`: runs that must agree on each side; a value gets at most 2 * confirm - 1 runs.
     """
 
     predicted: int | None
@@ -86,16 +103,19 @@ class Search:
     def observe(
         self, probe: Probe, passed: bool, reached: int | None = None, fails_from: int | None = None
     ) -> None:
-        """`reached`: a failed run's own account of the largest value it passed on its way; None when it
-        cannot tell. `fails_from`: of the smallest that would have failed as it did, where it moved in strides
-        (a prompt read in chunks); None: the very next.
+        """Store a finished probe.
+
+        `reached`: a failed run's own account of the largest value it passed on its way; None when it cannot tell.
+        `fails_from`: the smallest value that would have failed as this one did, where the run moved in strides (a
+        prompt read in chunks); None: the value after `reached`.
         """
         self._pending.discard(probe)
         self._observed[probe] = _Observed(passed, reached, fails_from)
 
     def observe_lost(self, probe: Probe) -> None:
-        """The probe ended without an answer about memory (node lost, hang, cancelled): it may be handed out
-        again.
+        """Free a probe that ended without an answer about memory (node lost, hang, cancelled).
+
+        It may be handed out again.
         """
         self._pending.discard(probe)
 
@@ -119,11 +139,10 @@ class Search:
     def bracket(self) -> Bracket:
         low, high = self._ends()
         tallies = self._tallies()
-        censored = high is None and low == self.max_value
         contradicting = tuple(
             value
             for value, tally in sorted(tallies.items())
-            if (high is not None and value > high and tally.passes > tally.fails)
+            if (high is not None and value > high and tally.passed)
             or (value < low and tally.fails > tally.passes)
         )
         return Bracket(
@@ -131,7 +150,7 @@ class Search:
             first_oom=high,
             confirmed_ok=tallies[low].passes if low in tallies else 0,
             confirmed_oom=tallies[high].fails if high in tallies else 0,
-            censored=censored,
+            censored=high is None and low == self.max_value,
             non_monotone=contradicting,
         )
 
@@ -153,32 +172,87 @@ class Search:
         if self.done or k < 1:
             return []
         low, high = self._ends()
-        if low == 0 and high is None:
-            return [] if self._pending else [self.floor]
         if self._tight(low, high):
             return self._unconfirmed(low, high)[:k]
+        if low == 0 and high is None:
+            return [] if self._pending else [self.floor]
+        hints = [value for value in self._hints(low, high) if self._is_affordable(value, low, high)]
+        if high is None:
+            top = hints[0] if hints else self._grid(_GALLOP * low)
+            hints = [top]
+        else:
+            top = high
         pending = {probe.value for probe in self._pending}
-        rungs = self._ladder(low, high)
-        values = [rung for rung in rungs if rung not in pending][:k]
-        top = high if high is not None else rungs[0]  # while it is being tried, others may look below it
+        values = [value for value in dict.fromkeys(hints) if value not in pending][:k]
         taken = sorted(value for value in pending | set(values) if low < value < top)
         return values + self._sections([low, *taken, top], k - len(values))
 
-    def _ladder(self, low: int, high: int | None) -> list[int]:
-        """Where the prediction says to look: just beyond it, then just below it; without one, the ceiling."""
+    def _hints(self, low: int, high: int | None) -> list[int]:
+        """Values between the ends that accounts or the prediction point at, most telling first."""
+        named = self._named_by_accounts(low, high) if high is not None else []
         if self.predicted is None:
             rungs = [self.max_value]
         else:
-            beyond = self._grid(self._grid(int(self.predicted * (1 + MARGIN))) + self.resolution)
-            rungs = [beyond, self._grid(int(self.predicted * (1 - MARGIN)))]
-        if high is None and rungs[0] <= low:
-            rungs = [self._grid(2 * low)]
-        return [rung for rung in rungs if low < rung and (high is None or rung < high)]
+            beyond = [
+                self._grid(self._grid(int(self.predicted / (1 - m))) + self.resolution) for m in MARGINS
+            ]
+            below = [self._grid(int(self.predicted / (1 + margin))) for margin in MARGINS]
+            rungs = [*beyond, *below]
+        within = [rung for rung in rungs if low < rung and (high is None or rung < high)]
+        if high is not None:  # the nearest to the failure: what lies below it is cut off by one pass
+            within.sort(reverse=True)
+        return named or within[:1]
+
+    def _named_by_accounts(self, low: int, high: int) -> list[int]:
+        """The values that settle the account of the lowest failed run that gave one; none if runs contradict it."""
+        accounts = sorted(
+            (probe.value, seen.reached, seen.fails_from)
+            for probe, seen in self._observed.items()
+            if not seen.passed and seen.reached is not None
+        )
+        for value, reached, fails_from in accounts:
+            passes = min(reached, value - 1) // self.resolution * self.resolution
+            fails = self._next_above(passes if fails_from is None else max(fails_from - 1, passes))
+            if fails <= low:
+                if low - passes <= _NEARBY * self.resolution and self._interior(low, high):
+                    return [self._next_above(low)]
+            elif passes >= high:
+                if fails - high <= _NEARBY * self.resolution and self._interior(low, high):
+                    return [self._inside(low, high - 1)]
+            elif passes > low and fails < high:
+                if self._interior(passes, fails):
+                    return [self._inside(passes, (passes + fails) // 2)]
+                return [fails, passes]
+            elif named := [end for end in (fails, passes) if low < end < high]:
+                return (
+                    named  # a run within what it names has moved one end: the other tells whether it is true
+                )
+        return []
+
+    def _is_affordable(self, value: int, low: int, high: int | None) -> bool:
+        """Whether bisecting the larger part that `value` leaves keeps the search within `_DETOURS` of a bisection."""
+        if high is None:
+            return True
+        width, used = self._since_first_failure()
+        left = self._bisections(max(value - low, high - value))
+        return used + 1 + left <= self._bisections(width) + _DETOURS
+
+    def _since_first_failure(self) -> tuple[int, int]:
+        """The interval that was open when the first failure was observed, and how many values were tried since."""
+        order = list(dict.fromkeys(probe.value for probe in self._observed))
+        failed = next(value for value in order if not self._tallies()[value].passed)
+        before = order[: order.index(failed)]
+        return failed - max((value for value in before if value < failed), default=0), len(order) - len(
+            before
+        ) - 1
+
+    def _bisections(self, width: int) -> int:
+        """Cuts in two until an interval of `width` is no wider than the resolution."""
+        steps = -(-width // self.resolution)
+        return max(steps - 1, 0).bit_length()
 
     def _sections(self, edges: list[int], k: int) -> list[int]:
-        """`k` grid values that cut the gaps between `edges`: evenly a single gap, else the widest ones in
-        two.
-        """
+        """`k` grid values that cut the gaps between `edges`: evenly a single gap, else the widest ones in two."""
         if len(edges) == 2:
             low, high = edges
             cuts = {self._inside(low, low + (high - low) * part // (k + 1)) for part in range(1, k + 1)}
@@ -224,46 +298,21 @@ class Search:
         return tallies
 
     def _ends(self) -> tuple[int, int | None]:
-        """(largest pass below the smallest failure or 0, smallest failure or None), by majority of each
-        value's runs.
+        """The largest pass below the smallest failure (0: none), and the smallest failure (None: none).
 
-        A failed run that reached `r` also says: the grid value at or below `r` passes, the next one (or the first
-        at or above `fails_from`) fails.
-        That word yields to runs at these very values, and its failing half to any pass further up.
+        Each value counts by the majority of its runs.
         """
         tallies = self._tallies()
-        ok = {value for value, tally in tallies.items() if tally.passes > tally.fails}
-        oom = {value for value, tally in tallies.items() if tally.fails > tally.passes}
-        # A draw is settled by one more run; until then it counts as a failure, so that its runs are asked
-        # for.
-        oom |= {value for value, tally in tallies.items() if tally.fails == tally.passes}
-        highest_ok = max(ok, default=0)
-        for probe, seen in self._observed.items():
-            if seen.passed or seen.reached is None:
-                continue
-            below = min(seen.reached, probe.value - 1) // self.resolution * self.resolution
-            if below > 0 and below not in tallies:
-                ok.add(below)
-            if seen.fails_from is not None:
-                above = self._next_above(seen.fails_from - 1)
-            elif highest_ok - below <= _NEARBY * self.resolution:
-                above = self._next_above(max(below, highest_ok))
-            else:
-                continue
-            if highest_ok < above < probe.value and above not in tallies:
-                oom.add(above)
-        high = min(oom, default=None)
-        low = max((value for value in ok if high is None or value < high), default=0)
-        return low, high
+        high = min((value for value, tally in tallies.items() if not tally.passed), default=None)
+        passed = (value for value, tally in tallies.items() if tally.passed)
+        return max((value for value in passed if high is None or value < high), default=0), high
 
     def _tight(self, low: int, high: int | None) -> bool:
         """Whether no value is left to try between the ends: only to confirm them."""
         return low == self.max_value if high is None else not self._interior(low, high)
 
     def _wants(self, low: int, high: int | None) -> dict[int, int]:
-        """Runs that each end still lacks. A ceiling that passes as predicted needs no second run: it is the
-        longest.
-        """
+        """Runs that each end still lacks. A ceiling that passes as predicted needs no second run: it is the longest."""
         tallies = self._tallies()
         foretold = self.predicted is None or self.predicted >= self.max_value
         wants: dict[int, int] = {}
