@@ -53,7 +53,7 @@ _HOPPER = ("NVIDIA H100", "NVIDIA H200", "NVIDIA H20", "NVIDIA H800", "NVIDIA GH
 _SMALL_TENSORS_BYTES = 3 * MiB
 #: Of a mapped block: malloc's own word, and torch's alignment.
 _MAPPED_HEADER = 64 + 32
-#: What an emulated card keeps free for kernels that load later (`workers.host.child.limits`).
+#: What an emulated card keeps free for kernels that load later (`workers.host.child.cuda`).
 _LATER_KERNELS = 16 * MiB
 
 

@@ -171,7 +171,6 @@ class DeviceHost:
         return encode_request(
             Request(
                 lease=lease,
-                is_cpu=self._slot.is_cpu,
                 total_bytes=device.total_bytes,
                 reserve_bytes=device.reserve_bytes,
                 idle_bytes=self._slot.idle_bytes,

@@ -17,10 +17,9 @@ from workers.outcome import Outcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """`is_cpu`: the device is a CPU slot. `idle_bytes`: what others hold of the card. `threads`: for torch."""
+    """`total_bytes`, `reserve_bytes`: the device's. `idle_bytes`: what others hold of the card. `threads`: for torch."""
 
     lease: Lease
-    is_cpu: bool
     total_bytes: int
     reserve_bytes: int
     idle_bytes: int

@@ -147,7 +147,8 @@ def _end(control: socket.socket) -> NoReturn:
 
 
 def _become_cell(server: int, channel: socket.socket) -> NoReturn:
-    from workers.host.child.run import Prepared, prepare, run_cell
+    from workers.host.child.device import ChildDevice
+    from workers.host.child.run import prepare, run_cell
     from workers.host.events import decode_request
 
     status = 1
@@ -159,9 +160,9 @@ def _become_cell(server: int, channel: socket.socket) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         try:
-            prepared: Prepared | Exception = prepare(is_cpu=sys.argv[3] == "cpu")
+            device: ChildDevice | Exception = prepare(is_cpu=sys.argv[3] == "cpu")
         except Exception as error:
-            prepared = error
+            device = error
         request, fds, _, _ = socket.recv_fds(channel, _MAX_REQUEST, 3)
         if not request:
             os._exit(0)
@@ -173,9 +174,9 @@ def _become_cell(server: int, channel: socket.socket) -> NoReturn:
             os.dup2(fd, target)
         faulthandler.enable(file=2, all_threads=True)
         faulthandler.register(signal.SIGUSR1, file=dump_fd, all_threads=True)
-        if isinstance(prepared, Exception):
-            raise prepared  # where the cell's output goes
-        run_cell(decode_request(request), events_fd, prepared)
+        if isinstance(device, Exception):
+            raise device  # where the cell's output goes
+        run_cell(decode_request(request), events_fd, device)
         status = 0
     except BaseException:
         traceback.print_exc()

@@ -92,7 +92,6 @@ def test_request_survives_the_socket():
     lease = Lease(lease_id="a.1.b", cell=cell, attempt=1, time_limit_s=2.5, stall_timeout_s=1.0)
     request = Request(
         lease=lease,
-        is_cpu=True,
         total_bytes=1,
         reserve_bytes=2,
         idle_bytes=3,

@@ -1,0 +1,64 @@
+"""Checks that a run is what the cell asks for: its positions, the settings in effect, its length."""
+
+import torch
+
+from workers.attempt import Failure, InEffect
+from workers.cell import Cell
+from workers.models import LoadError
+from workers.models.load import LoadedModel
+from workers.modes import CachePolicy
+from workers.outcome import Outcome
+
+
+class ContextLimit(Exception):
+    """The run needs positions that the model never learned. One line: learned, needed."""
+
+
+def check_in_effect(cell: Cell, found: InEffect) -> None:
+    """Raise `LoadError` that names every setting in which the live objects differ from the cell."""
+    policy = cell.mode_spec.policy
+    asked: dict[str, object] = {"dtype": cell.model.dtype, "repetition_penalty": cell.repetition_penalty}
+    if policy is CachePolicy.FULL and cell.engine == "eager":
+        asked["attn_implementation"] = cell.model.attn_implementation
+    if policy is CachePolicy.STREAMING and cell.streaming is not None:
+        asked |= {"sinks": cell.streaming.sinks, "window": cell.streaming.window}
+    if cell.speculation is not None:
+        asked["gamma"] = cell.speculation.gamma
+    wrong = [
+        f"{name} is {getattr(found, name)}, {value} was asked for"
+        for name, value in asked.items()
+        if getattr(found, name) != value
+    ]
+    if wrong:
+        raise LoadError("in effect: " + "; ".join(wrong))
+
+
+def check_positions(cell: Cell, target: LoadedModel) -> None:
+    """Raise `ContextLimit` where a model of learned absolute positions would run beyond its table. On a GPU that
+    would poison the context.
+
+    The last new token is never read. RoPE runs beyond its trained context; `max_positions` on record marks it.
+    """
+    learned = target.max_positions
+    needed = cell.prompt_tokens + cell.length - (cell.workload == "generate")
+    if cell.mode_spec.policy is not CachePolicy.FULL or learned is None or needed <= learned:
+        return
+    words = target.model.get_input_embeddings()
+    for module in target.model.modules():
+        if (
+            isinstance(module, torch.nn.Embedding)
+            and module is not words
+            and 0 <= module.num_embeddings - learned <= 2
+        ):
+            raise ContextLimit(
+                f"{target.name} has learned positions for {learned} tokens, {needed} are needed"
+            )
+
+
+def check_length(produced: int, length: int) -> tuple[Outcome, Failure | None]:
+    """A run that stopped early, or went on, is neither a fast nor a slow run."""
+    if produced == length:
+        return Outcome.OK, None
+    return Outcome.LENGTH_SHORT, Failure(
+        error_type="LengthShort", error_message=f"{produced} tokens, {length} were asked for"
+    )
