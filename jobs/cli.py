@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.journal.errors import REFUSALS
 from orchestrator.spec import SpecError, SweepSpec, read_spec
 
 app = typer.Typer(
@@ -155,9 +156,9 @@ def _checked(path: Path, overrides: list[str] | None) -> SweepSpec:
 
 
 def main() -> None:
-    """Entry point: wrong input is one line on stderr and exit status 2."""
+    """Entry point: wrong input, and a run folder that cannot be used, are one line on stderr and exit status 2."""
     try:
         app()
-    except SpecError as error:
+    except (SpecError, *REFUSALS) as error:
         typer.echo(f"oomline: {error}", err=True)
         sys.exit(2)

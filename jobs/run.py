@@ -6,10 +6,8 @@ import time
 from dataclasses import dataclass, field
 
 from orchestrator.fleet.connect import ConnectError
-from orchestrator.journal.folder import FolderError, RunFolder, open_run
-from orchestrator.journal.lock import FolderInUse, LockLost
-from orchestrator.journal.parts import SchemaTooNew
-from orchestrator.journal.store import StoreError
+from orchestrator.journal.errors import REFUSALS, LockLost, StoreError
+from orchestrator.journal.folder import RunFolder, open_run
 from orchestrator.plan import expand
 from orchestrator.report import render
 from orchestrator.spec import SpecError, SweepSpec
@@ -23,35 +21,49 @@ def run_command(spec: SweepSpec, out: str, *, address: str | None, cpu_slots: in
     """Run or resume `spec` in the run folder `out`, then render the report. Raises `SpecError`."""
     try:
         folder = open_run(out, spec)
-    except (FolderError, FolderInUse, SchemaTooNew, StoreError) as error:
+    except REFUSALS as error:
         raise SpecError(f"--out {out}: {error}") from None
     with folder:
+        try:
+            status = _run(spec, out, folder, address=address, cpu_slots=cpu_slots)
+        finally:
+            kept = folder.journal.send_kept()
+            if kept is not None:
+                print(f"note: {kept}")
+    return status if kept is None else 1
+
+
+def _run(spec: SweepSpec, out: str, folder: RunFolder, *, address: str | None, cpu_slots: int | None) -> int:
+    live = sys.stdout.isatty()
+    watcher = _Both(LiveWatcher() if live else PlainWatcher(sys.stdout), _Manifest(folder))
+    started = time.monotonic()
+    try:
         folder.plan(cells=len(expand(spec)))
-        live = sys.stdout.isatty()
-        watcher = _Both(LiveWatcher() if live else PlainWatcher(sys.stdout), _Manifest(folder))
-        started = time.monotonic()
-        try:
-            summary = run_sweep(spec, folder, watcher, address=address, cpu_slots=cpu_slots)
-        except ConnectError as error:
-            folder.finish("failed", str(error))
-            raise SpecError(str(error)) from None
-        except BaseException as error:
-            folder.finish("failed", f"{type(error).__name__}: {error}")
-            raise
-        print(f"took {time.monotonic() - started:.0f} s")
-        for trouble in summary.troubles:
-            print(f"note: {trouble}")
-        state = "stopped" if summary.stopped or summary.left else "finished"
-        try:
-            folder.finish(state, "; ".join(summary.troubles))
-            print(f"report: {render(out)}")
-        except (StoreError, LockLost, OSError) as error:
-            if not summary.stopped:
-                raise
-            # What ended the sweep (a full disk, say) is in the way here too; the journal has all that the report has.
-            print(f"no report: {error}; `oomline report {out}` writes it later")
-            return 1
+        summary = run_sweep(spec, folder, watcher, address=address, cpu_slots=cpu_slots)
+    except ConnectError as error:
+        _finish(folder, "failed", str(error))
+        raise SpecError(str(error)) from None
+    except BaseException as error:
+        _finish(folder, "failed", f"{type(error).__name__}: {error}")
+        raise
+    print(f"took {time.monotonic() - started:.0f} s")
+    for trouble in summary.troubles:
+        print(f"note: {trouble}")
+    state = "stopped" if summary.stopped or summary.left else "finished"
+    try:
+        folder.finish(state, "; ".join(summary.troubles))
+        print(f"report: {render(out)}")
+    except (StoreError, LockLost, OSError) as error:
+        # What ended the sweep (a full disk, say) may be in the way here too; the journal has all that the report has.
+        print(f"no report: {error}; `oomline report {out}` writes it later")
+        return 1
     return summary.exit_status
+
+
+def _finish(folder: RunFolder, state: str, note: str) -> None:
+    """Says so in the manifest where that can be written: what ended the run may be in the way."""
+    with contextlib.suppress(StoreError, LockLost, OSError):
+        folder.finish(state, note)
 
 
 @dataclass(frozen=True)

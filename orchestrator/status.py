@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.journal.folder import FolderError, read_run
-from orchestrator.journal.parts import SchemaTooNew
-from orchestrator.journal.store import StoreError
+from orchestrator.journal.errors import REFUSALS
+from orchestrator.journal.folder import read_run
 from orchestrator.plan import expand
 from orchestrator.spec import SpecError, SweepSpec
 from orchestrator.sweep.outcomes import Ledger
@@ -68,7 +67,7 @@ def read_status(folder: str) -> RunStatus:
     try:
         run = read_run(folder)
         history = run.journal.history()
-    except (FolderError, SchemaTooNew, StoreError) as error:
+    except REFUSALS as error:
         raise SpecError(str(error)) from None
     counts = count_cells(run.spec, history)
     now = time.time()

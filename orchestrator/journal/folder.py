@@ -12,21 +12,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from orchestrator.journal.errors import FolderError, SchemaTooNew
 from orchestrator.journal.journal import Journal
+from orchestrator.journal.kept import Kept
 from orchestrator.journal.lock import Lock
 from orchestrator.journal.manifest import DriverSession, Manifest, environment
-from orchestrator.journal.parts import SchemaTooNew
+from orchestrator.journal.object_store import open_store
 from orchestrator.journal.record import SCHEMA_VERSION
-from orchestrator.journal.store import Store, open_store
+from orchestrator.journal.store import LocalStore, Store
 from orchestrator.spec import SpecError, SweepSpec, dump_spec, load_spec
 from workers.attempt import Device
 
 T = TypeVar("T")
 _SPEC, _MANIFEST = "spec.yaml", "manifest.json"
-
-
-class FolderError(Exception):
-    """This folder cannot take this run; one message with the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +47,11 @@ class RunFolder:
     @property
     def run_id(self) -> str:
         return self.manifest.run_id
+
+    @property
+    def lost(self) -> str | None:
+        """Why this driver must end now: another one took the folder over."""
+        return self._lock.lost
 
     def plan(self, cells: int) -> None:
         """How many cells the sweep has, so that a partial report can say how far it is."""
@@ -114,7 +117,8 @@ def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:
             sessions=(*(_ended(manifest.sessions) if manifest else ()), session),
             environment=environment(),
         )
-        journal = Journal(store, writable=True, lock=lock)
+        kept = None if isinstance(store, LocalStore) else Kept(run_id, store.url)
+        journal = Journal(store, writable=True, lock=lock, kept=kept)
         folder = RunFolder(store, lock, journal, fresh, resumed)
         folder._update()
     except BaseException:

@@ -1,27 +1,29 @@
 """The journal: what was appended is durable; what cannot be trusted is set aside; twice is once."""
 
 import logging
+import time
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
 import polars as pl
 
+from orchestrator.journal.errors import JournalFull, LockLost, StoreError, StoreFull
+from orchestrator.journal.kept import Kept
 from orchestrator.journal.lock import Lock
-from orchestrator.journal.parts import BadPart, Part, check, encode, scan, sequence_of
+from orchestrator.journal.object_store import open_store
+from orchestrator.journal.parts import BadPart, Part, check, encode, fenced_off, name_of, scan, sequence_of
 from orchestrator.journal.record import LIGHT_SCHEMA, Record, to_attempts, to_frame
-from orchestrator.journal.store import Store, StoreFull, open_store
+from orchestrator.journal.store import Store
 from workers.attempt import Attempt
 
 _log = logging.getLogger(__name__)
 FOLDER, ASIDE = "journal", "journal/set-aside"
-
-
-class JournalFull(Exception):
-    """No room for another part. Everything appended before is on record and readable."""
+_PASSED = "its writer had been passed by another driver"
+_TRY_AGAIN_S = 15.0  # a driver that waits for a store that is away does nothing else
 
 
 #: How an attempt ended and where, without what it measured.
@@ -91,10 +93,22 @@ _IDENTITY = (
 
 
 class Journal:
-    """Open one with `Journal.open`; only the holder of the run folder's lock may append."""
+    """Open one with `Journal.open`; only the holder of the run folder's lock may append.
 
-    def __init__(self, store: Store, *, writable: bool, lock: Lock | None = None) -> None:
+    `kept`: takes what a remote store does not, until it does. What an earlier driver left there is appended first.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        writable: bool,
+        lock: Lock | None = None,
+        kept: Kept | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store, self._writable, self._lock = store, writable, lock
+        self._kept, self._clock, self._try_again_at = kept, clock, 0.0
         self._verdicts: dict[str, Part | BadPart] = {}
         self.set_aside = [BadPart(name, "set aside by an earlier run") for name in store.names(ASIDE)]
         """Parts that could not be trusted, found by this journal or by an earlier one."""
@@ -102,6 +116,8 @@ class Journal:
             store.clear_leftovers(FOLDER)
         names = [*store.names(FOLDER), *store.names(ASIDE)]
         self._next = 1 + max(map(sequence_of, names), default=0)
+        if kept is not None:
+            self._send(kept)
 
     @classmethod
     def open(cls, out: str | Path, *, writable: bool = True) -> "Journal":
@@ -109,21 +125,63 @@ class Journal:
         return cls(open_store(out), writable=writable)
 
     def append(self, records: Sequence[Record]) -> None:
-        """All of `records` become durable as one part, or none does.
+        """All of `records` become durable as one part, or none does; in `kept` while a remote store takes nothing.
 
         Raises `JournalFull`; `LockLost` when another driver took the folder over.
         """
         if not records:
             return
+        data = encode(to_frame(records))
+        if self._kept is None:
+            try:
+                self._put(data)
+            except StoreFull as error:
+                raise JournalFull(
+                    f"{error}; everything journalled before is kept: make room and run again"
+                ) from error
+            return
+        try:
+            if self._clock() >= self._try_again_at and self._send(self._kept):
+                self._put(data)
+                return
+        except StoreError as error:
+            self._wait(self._kept, error)
+        except LockLost:
+            self._kept.add(data)
+            raise
+        self._kept.add(data)
+
+    def send_kept(self) -> str | None:
+        """Try once more to write what is kept into the store. Where it lies and how to go on, where that fails."""
+        if self._kept is None:
+            return None
+        with suppress(LockLost):
+            self._send(self._kept)
+        return self._kept.says()
+
+    def _send(self, kept: Kept) -> bool:
+        """Whether nothing is kept any more. Raises `LockLost`."""
+        try:
+            for name in kept.names():
+                self._put(kept.read(name))
+                kept.drop(name)
+        except StoreError as error:
+            self._wait(kept, error)
+            return False
+        self._try_again_at = 0.0
+        return True
+
+    def _wait(self, kept: Kept, error: StoreError) -> None:
+        if not self._try_again_at:
+            _log.warning("%s; results are kept in %s until it takes them", error, kept.folder)
+        self._try_again_at = self._clock() + _TRY_AGAIN_S
+
+    def _put(self, data: bytes) -> None:
+        lease = 0
         if self._lock is not None:
             self._lock.check()
-        name, data = encode(to_frame(records), self._next)
-        try:
-            self._store.write(f"{FOLDER}/{name}", data)
-        except StoreFull as error:
-            raise JournalFull(
-                f"{error}; everything journalled before is kept: make room and run again"
-            ) from error
+            lease = self._lock.lease
+        self._store.write(f"{FOLDER}/{name_of(data, self._next, lease)}", data)
         self._next += 1
 
     @contextmanager
@@ -151,11 +209,14 @@ class Journal:
     def _trusted(self, folder: Path) -> list[Part]:
         """Each part is read and checked once in this journal's life."""
         parts: list[Part] = []
-        for name in sorted(self._store.names(FOLDER), key=lambda name: (sequence_of(name), name)):
-            if name not in self._verdicts:
-                self._verdicts[name] = check(name, folder / name)
-                self._judge(self._verdicts[name])
-            verdict = self._verdicts[name]
+        names = self._store.names(FOLDER)
+        fenced = fenced_off(names)
+        for name in sorted(names, key=lambda name: (sequence_of(name), name)):
+            verdict = self._verdicts.get(name)
+            if verdict is None or (name in fenced and isinstance(verdict, Part)):
+                verdict = BadPart(name, _PASSED) if name in fenced else check(name, folder / name)
+                self._verdicts[name] = verdict
+                self._judge(verdict)
             if isinstance(verdict, Part):
                 parts.append(replace(verdict, path=folder / name))
         return parts

@@ -2,38 +2,44 @@
 
 On a disk the kernel's `flock` keeps the lock, so that it dies with its holder. In an object store the lock is a
 row of lease objects `lock-000001`, `lock-000002`, ...: each created exclusively, the highest number holds. A holder
-that stopped beating is passed by creating the next number, which only one contender can do.
+that stopped beating is passed by creating the next number, which only one contender can do. The number goes up for
+ever (a released lease stays, empty) and stands in the name of every journal part, so that a part which reaches the
+store after its writer was passed is told from its successor's: see `parts.fenced_off`.
 """
 
 import fcntl
 import json
+import logging
 import os
 import re
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.journal.errors import FolderInUse, LockLost, StoreError
+
+_log = logging.getLogger(__name__)
 BEAT_S = 10.0
 STALE_S = 60.0
+_RELEASED = b"{}"
 _LEASE = re.compile(r"lock-(\d{6})")
 
 
-class FolderInUse(Exception):
-    """Another driver runs on this folder; the message names its pid and host."""
-
-
-class LockLost(Exception):
-    """This driver was silent for so long that another one took the folder over: it must write no more."""
-
-
 class Lock(Protocol):
+    @property
+    def lease(self) -> int:
+        """Goes up with every holder; 0 where the lock cannot be taken from a living one."""
+
+    @property
+    def lost(self) -> str | None:
+        """Why this driver must end: somebody else took the folder over. Asks nobody, returns at once."""
+
     def check(self) -> None:
-        """Raises `LockLost` when somebody else took the folder over."""
+        """Ask who holds the folder. Raises `LockLost` when somebody else does, `StoreError` when nobody answers."""
 
     def release(self) -> None: ...
 
@@ -73,6 +79,9 @@ class FileLock:
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, _encode(this_process()), 0)
 
+    lease = 0
+    lost = None
+
     def check(self) -> None:
         """The kernel takes this lock from nobody."""
 
@@ -94,22 +103,32 @@ class Objects(Protocol):
 
 
 class LeaseLock:
+    """`above`: the highest lease that ever wrote in this folder, as far as its files tell.
+
+    A holder that could not reach the store for half of `stale_s` competes for the next number like everybody else:
+    another driver may be about to pass it.
+    """
+
     def __init__(
         self,
         objects: Objects,
         beat_s: float = BEAT_S,
         stale_s: float = STALE_S,
         now: Callable[[], float] = time.time,
+        above: int = 0,
     ) -> None:
-        self._objects, self._now = objects, now
-        self._lost = False
-        number, holder = self._highest()
+        self._objects, self._now, self._stale_s = objects, now, stale_s
+        self._mutex = threading.Lock()
+        self.lost: str | None = None
+        numbers = self._numbers()
+        highest = max(numbers, default=0)
+        holder = self._holder(highest)
         if holder is not None and not holder.is_dead() and now() - holder.beat < stale_s:
             raise FolderInUse(_refusal(objects.url, holder))
-        self._number = number + 1
-        if not objects.create(self._name, self._beat()):
-            raise FolderInUse(_refusal(objects.url, self._highest()[1]))
-        if number:
+        self.lease, self._beaten_at = highest, now()
+        if not self._claim(max(highest, above) + 1):
+            raise FolderInUse(_refusal(objects.url, self._holder(max(self._numbers(), default=0))))
+        for number in numbers:
             objects.remove(_lease_name(number))
         self._stop = threading.Event()
         self._thread = threading.Thread(
@@ -118,39 +137,82 @@ class LeaseLock:
         self._thread.start()
 
     def check(self) -> None:
-        if self._lost:
-            raise LockLost(f"{self._objects.url} was taken over by another driver while this one was silent")
+        with self._mutex:
+            self._ask()
 
     def release(self) -> None:
         self._stop.set()
         self._thread.join()
-        self._objects.remove(self._name)
-
-    @property
-    def _name(self) -> str:
-        return _lease_name(self._number)
+        if self.lost is not None:
+            return
+        try:
+            self._objects.write(_lease_name(self.lease), _RELEASED)
+        except StoreError as error:
+            _log.warning("%s; it is free for another driver in %.0f s", error, self._stale_s)
 
     def _keep(self, beat_s: float) -> None:
+        away = False
         while not self._stop.wait(beat_s):
-            # A store out of reach for a moment is no reason to stop: whoever takes over raises the number.
-            with suppress(OSError):
-                if self._highest()[0] > self._number:
-                    self._lost = True
-                    return
-                self._objects.write(self._name, self._beat())
+            try:
+                with self._mutex:
+                    self._ask()
+                    self._beat()
+                away = False
+            except LockLost as lost:
+                _log.warning("%s", lost)
+                return
+            except StoreError as error:
+                if not away:
+                    _log.warning("%s; trying again every %.0f s", error, beat_s)
+                away = True
 
-    def _beat(self) -> bytes:
-        owner = asdict(this_process()) | {"beat": self._now()}
-        return _encode(Owner(**owner))
+    def _ask(self) -> None:
+        """Raises `LockLost` where this lease is not the highest, or is gone: whoever passed it may have ended since."""
+        if self.lost is None and max(self._numbers(), default=0) != self.lease:
+            self._lose()
+        if self.lost is None and self._now() - self._beaten_at > self._stale_s / 2:
+            old = self.lease
+            if not self._claim(old + 1):
+                self._lose()
+            else:
+                self._objects.remove(_lease_name(old))
+        if self.lost is not None:
+            raise LockLost(self.lost)
 
-    def _highest(self) -> tuple[int, Owner | None]:
-        numbers = [int(match[1]) for name in self._objects.names("lock") if (match := _LEASE.fullmatch(name))]
-        if not numbers:
-            return 0, None
+    def _lose(self) -> None:
+        self.lost = (
+            f"{self._objects.url} was taken over by another driver while this one could not reach it: wait for that "
+            "one, then run the same command again"
+        )
+
+    def _beat(self) -> None:
+        at = self._now()
+        self._objects.write(_lease_name(self.lease), self._beaten(at))
+        self._beaten_at = at
+
+    def _claim(self, number: int) -> bool:
+        """Take lease `number`, unless somebody has it. A store whose answer was lost may have it from us already."""
+        at = self._now()
+        data = self._beaten(at)
+        if not self._objects.create(_lease_name(number), data) and self._read(number) != data:
+            return False
+        self.lease, self._beaten_at = number, at
+        return True
+
+    def _beaten(self, at: float) -> bytes:
+        return _encode(Owner(**(asdict(this_process()) | {"beat": at})))
+
+    def _numbers(self) -> list[int]:
+        return [int(match[1]) for name in self._objects.names("lock") if (match := _LEASE.fullmatch(name))]
+
+    def _holder(self, number: int) -> Owner | None:
+        return _parse(self._read(number)) if number else None
+
+    def _read(self, number: int) -> bytes:
         try:
-            return max(numbers), _parse(self._objects.read(_lease_name(max(numbers))))
-        except FileNotFoundError:  # released between the listing and the reading
-            return max(numbers), None
+            return self._objects.read(_lease_name(number))
+        except FileNotFoundError:  # passed between the listing and the reading
+            return b""
 
 
 def _lease_name(number: int) -> str:

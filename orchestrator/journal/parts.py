@@ -3,24 +3,21 @@
 import hashlib
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from orchestrator.journal.errors import SchemaTooNew
 from orchestrator.journal.record import SCHEMA, SCHEMA_VERSION
 
-_NAME = re.compile(r"part-(\d{6,})-([0-9a-f]{16})\.parquet")
+_NAME = re.compile(r"part-(\d{6,})(?:-by(\d{4,}))?-([0-9a-f]{16})\.parquet")
 _VERSION_KEY, _COLUMNS_KEY, _ROWS_KEY = "oomline.schema_version", "oomline.columns", "oomline.rows"
 
 #: From a version to the next: what turns a frame of the one into a frame of the other.
 Migrations = Mapping[int, Callable[[pl.LazyFrame], pl.LazyFrame]]
 MIGRATIONS: Migrations = {}
-
-
-class SchemaTooNew(Exception):
-    """Written by a newer oomline than this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +36,45 @@ class BadPart:
     reason: str
 
 
-def encode(frame: pl.DataFrame, sequence: int, version: int = SCHEMA_VERSION) -> tuple[str, bytes]:
-    """Name and bytes of the part that holds `frame`."""
+def encode(frame: pl.DataFrame, version: int = SCHEMA_VERSION) -> bytes:
+    """The part that holds `frame`."""
     buffer = io.BytesIO()
     footer = {_VERSION_KEY: str(version), _ROWS_KEY: str(frame.height)}
     if frame.schema == SCHEMA:
         footer[_COLUMNS_KEY] = _COLUMNS
     frame.write_parquet(buffer, compression="lz4", statistics=False, metadata=footer)
-    data = buffer.getvalue()
-    return f"part-{sequence:06d}-{_digest(data)}.parquet", data
+    return buffer.getvalue()
+
+
+def name_of(data: bytes, sequence: int, lease: int = 0) -> str:
+    """What a part is called at place `sequence` of the journal, written under `lease` (0: a lock that has none)."""
+    by = f"-by{lease:04d}" if lease else ""
+    return f"part-{sequence:06d}{by}-{_digest(data)}.parquet"
 
 
 def sequence_of(name: str) -> int:
     """Its place in the journal; 0 for a file that no journal wrote."""
     match = re.match(r"part-(\d{6,18})(?!\d)", name)
     return int(match[1]) if match else 0
+
+
+def lease_of(name: str) -> int:
+    """The lease that its writer held; 0 where the lock had none."""
+    match = _NAME.fullmatch(name)
+    return int(match[2] or 0) if match else 0
+
+
+def fenced_off(names: Iterable[str]) -> set[str]:
+    """Parts that reached the folder after their writer was passed: a holder of a higher lease wrote the same place of
+    the journal, or an earlier one. It did not know of them, so they do not count.
+    """
+    passed: set[str] = set()
+    highest = 0
+    for name in sorted(names, key=lambda name: (sequence_of(name), -lease_of(name))):
+        highest = max(highest, lease_of(name))
+        if lease_of(name) < highest:
+            passed.add(name)
+    return passed
 
 
 def check(name: str, path: Path) -> Part | BadPart:
@@ -65,7 +86,7 @@ def check(name: str, path: Path) -> Part | BadPart:
         data = path.read_bytes()
     except OSError as error:
         return BadPart(name, f"cannot be read: {error.strerror}")
-    if _digest(data) != match[2]:
+    if _digest(data) != match[3]:
         return BadPart(name, f"its {len(data):,} bytes are not those its name promises (torn or altered)")
     try:
         footer = pl.read_parquet_metadata(io.BytesIO(data))

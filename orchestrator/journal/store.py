@@ -11,18 +11,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from orchestrator.journal.lock import FileLock, LeaseLock, Lock
+from orchestrator.journal.errors import StoreFull
+from orchestrator.journal.lock import FileLock, Lock
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEMPORARY = ".tmp"
-
-
-class StoreError(Exception):
-    """This place cannot be written or read; the message says what to do."""
-
-
-class StoreFull(StoreError):
-    """The disk (or the quota, or the file size limit) is full; nothing of the refused file is left."""
 
 
 class Store(Protocol):
@@ -59,14 +52,6 @@ class Store(Protocol):
         """Remove what a killed writer left half-written. Only the holder of the lock may call this."""
 
 
-def open_store(out: str | Path) -> Store:
-    """A path, or a URL that fsspec knows (`s3://bucket/run`, `gs://bucket/run`; `file://` is a path)."""
-    text = str(out)
-    if text.startswith("file://"):
-        return LocalStore(Path(text.removeprefix("file://")))
-    return ObjectStore(text) if "://" in text else LocalStore(Path(text))
-
-
 class LocalStore:
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
@@ -97,7 +82,7 @@ class LocalStore:
             _sync_folder(path.parent)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise StoreFull(f"{self.url}: {error.strerror} while writing {name}") from error
             raise
 
@@ -130,83 +115,11 @@ class LocalStore:
             path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
-        return self._root / _inside(name)
+        return self._root / inside(name)
 
 
-class ObjectStore:
-    """Any object store that fsspec reaches. A put is atomic there: nothing is ever half-written."""
-
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        self.url = url.rstrip("/")
-        scheme = url.partition("://")[0]
-        try:
-            self._fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
-        except ImportError as error:
-            extra = {"gs": "gcs"}.get(scheme, scheme)
-            raise StoreError(
-                f"{url}: {scheme}:// needs `pip install 'oomline[{extra}]'` ({error})"
-            ) from error
-        except ValueError as error:
-            raise StoreError(f"{url}: {error}") from error
-        self._root = PurePosixPath(root)
-
-    def names(self, folder: str) -> list[str]:
-        try:
-            entries = self._fs.ls(self._path(folder), detail=True, refresh=True)
-        except FileNotFoundError:
-            return []
-        return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "file")
-
-    def read(self, name: str) -> bytes:
-        return bytes(self._fs.cat_file(self._path(name)))
-
-    def write(self, name: str, data: bytes) -> None:
-        self._fs.pipe_file(self._path(name), data)
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Write `name` unless it exists; False where it does. Atomic among all writers."""
-        try:
-            self._fs.pipe_file(self._path(name), data, mode="create")
-        except FileExistsError:
-            return False
-        return True
-
-    def adopt(self, name: str, path: Path) -> None:
-        self._fs.put_file(str(path), self._path(name))
-
-    def move(self, name: str, target: str) -> None:
-        self._fs.copy(self._path(name), self._path(target))
-        self.remove(name)
-
-    def remove(self, name: str) -> None:
-        if self._fs.exists(self._path(name)):
-            self._fs.rm_file(self._path(name))
-
-    @contextmanager
-    def local(self, folder: str) -> Iterator[Path]:
-        with self.scratch() as root:
-            for name in self.names(folder):
-                self._fs.get_file(self._path(f"{folder}/{name}"), str(root / name))
-            yield root
-
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="oomline-") as folder:
-            yield Path(folder)
-
-    def lock(self) -> Lock:
-        return LeaseLock(self)
-
-    def clear_leftovers(self, folder: str) -> None:
-        """An object is there or not: there are none."""
-
-    def _path(self, name: str) -> str:
-        return str(self._root / _inside(name))
-
-
-def _inside(name: str) -> str:
+def inside(name: str) -> str:
+    """`name`, if it names something inside the run folder. Raises `ValueError`."""
     if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
         raise ValueError(f"{name!r} is not a name inside the run folder")
     return name

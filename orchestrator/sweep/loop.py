@@ -10,10 +10,8 @@ from typing import Protocol
 
 from orchestrator.boundary.question import Question
 from orchestrator.fleet import Finished, Fleet, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
-from orchestrator.journal.journal import JournalFull
-from orchestrator.journal.lock import LockLost
+from orchestrator.journal.errors import JournalFull, LockLost, StoreError
 from orchestrator.journal.record import Record
-from orchestrator.journal.store import StoreError
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep import driver_attempts
 from orchestrator.sweep.decide import Returned, Settler

@@ -52,7 +52,7 @@ def run_sweep(
                     history=folder.journal.attempts(),
                     estimates=Predictions(),
                     watcher=metered,
-                    stop=stop.requested,
+                    stop=lambda: stop.requested() or folder.lost,
                 )
                 return conduct(sweep, metered)
     finally:

@@ -8,15 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobs import run as command
-from orchestrator.journal.folder import RunFolder
 from orchestrator.journal.journal import Journal
-from orchestrator.plan import expand
-from orchestrator.spec import SweepSpec
-from orchestrator.sweep.loop import Sweep
-from orchestrator.sweep.run import conduct
-from orchestrator.sweep.summary import Summary
-from orchestrator.watch import Watcher
-from tests.orchestrator.sweep.simulated import Clock, Fate, FlatEstimates, SimulatedFleet, device, spec
+from tests.jobs.simulated_run import simulated_run
+from tests.orchestrator.sweep.simulated import spec
 
 CELLS = 40
 
@@ -33,27 +27,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def simulated(spec: SweepSpec, folder: RunFolder, watcher: Watcher, **_: object) -> Summary:
-    clock = Clock()
-    sweep = Sweep(
-        spec=spec,
-        cells=expand(spec),
-        questions=[],
-        run_id=folder.run_id,
-        fleet=SimulatedFleet([device("a")], lambda lease, on: Fate(1), clock),
-        journal=folder.journal,
-        history=folder.journal.attempts(),
-        estimates=FlatEstimates(),
-        watcher=watcher,
-        clock=clock,
-    )
-    return conduct(sweep, watcher)
-
-
 def test_a_full_disk_is_a_message_and_the_same_command_goes_on(
     disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "run_sweep", simulated)
+    monkeypatch.setattr(command, "run_sweep", simulated_run())
     asked = spec(modes=["baseline"], lengths=[1000], repeats=CELLS)
     assert command.run_command(asked, str(disk / "run"), address=None, cpu_slots=None) == 1
     said = capsys.readouterr().out

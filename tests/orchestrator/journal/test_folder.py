@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.journal.folder import FolderError, open_run, read_run
-from orchestrator.journal.lock import FolderInUse
-from orchestrator.journal.parts import SchemaTooNew
+from orchestrator.journal.errors import FolderError, FolderInUse, SchemaTooNew
+from orchestrator.journal.folder import open_run, read_run
 from orchestrator.journal.record import Record
 from orchestrator.journal.store import LocalStore
 from orchestrator.spec import load_spec

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.journal import parts
-from orchestrator.journal.journal import Journal, JournalFull
+from orchestrator.journal.errors import JournalFull, SchemaTooNew
+from orchestrator.journal.journal import Journal
 from orchestrator.journal.record import SCHEMA_VERSION, Record, to_frame
 from tests.orchestrator.fake_run import demo_attempts
 from workers.attempt import Attempt
@@ -131,7 +132,8 @@ def test_a_file_with_the_right_hash_that_is_no_part_is_left_out(tmp_path: Path) 
     for number, content in enumerate([b"", b"PAR1PAR1", buffer.getvalue()], start=2):
         name = f"part-{number:06d}-{parts._digest(content)}.parquet"
         (tmp_path / "journal" / name).write_bytes(content)
-    name, wrong_types = parts.encode(pl.DataFrame({"attempt": ["one"]}), 9)
+    wrong_types = parts.encode(pl.DataFrame({"attempt": ["one"]}))
+    name = parts.name_of(wrong_types, 9)
     (tmp_path / "journal" / name).write_bytes(wrong_types)
 
     journal = Journal.open(tmp_path)
@@ -155,18 +157,20 @@ def test_the_first_of_equal_leases_and_of_equal_attempts_wins(tmp_path: Path) ->
 
 
 def test_a_part_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    name, data = parts.encode(to_frame(_records(ATTEMPTS[:1])), 1, version=SCHEMA_VERSION + 1)
+    data = parts.encode(to_frame(_records(ATTEMPTS[:1])), version=SCHEMA_VERSION + 1)
+    name = parts.name_of(data, 1)
     (tmp_path / "journal").mkdir()
     (tmp_path / "journal" / name).write_bytes(data)
 
-    with pytest.raises(parts.SchemaTooNew, match="newer oomline"):
+    with pytest.raises(SchemaTooNew, match="newer oomline"):
         Journal.open(tmp_path).attempts()
     assert (tmp_path / "journal" / name).exists()
 
 
 def test_a_part_without_a_newer_column_reads_it_as_null(tmp_path: Path) -> None:
     frame = to_frame(_records(ATTEMPTS[:1])).drop("first_model_call_s", "step_reserved_bytes")
-    name, data = parts.encode(frame, 1)
+    data = parts.encode(frame)
+    name = parts.name_of(data, 1)
     (tmp_path / "journal").mkdir()
     (tmp_path / "journal" / name).write_bytes(data)
     journal = Journal.open(tmp_path)
@@ -177,7 +181,8 @@ def test_a_part_without_a_newer_column_reads_it_as_null(tmp_path: Path) -> None:
 
 def test_an_older_part_goes_through_its_migrations(tmp_path: Path) -> None:
     old = to_frame(_records(ATTEMPTS[:2])).rename({"duration_s": "seconds"}).drop("corpus")
-    name, data = parts.encode(old, 1, version=SCHEMA_VERSION - 1)
+    data = parts.encode(old, version=SCHEMA_VERSION - 1)
+    name = parts.name_of(data, 1)
     path = tmp_path / name
     path.write_bytes(data)
     part = parts.check(name, path)
@@ -193,7 +198,8 @@ def test_an_older_part_goes_through_its_migrations(tmp_path: Path) -> None:
 
 _FILL = """
 import sys
-from orchestrator.journal.journal import Journal, JournalFull
+from orchestrator.journal.errors import JournalFull
+from orchestrator.journal.journal import Journal
 from tests.orchestrator.journal.test_journal import ATTEMPTS, _records
 journal, written = Journal.open(sys.argv[1]), 0
 try:

@@ -1,46 +1,33 @@
 """Against a real S3 server (moto's), as a driver uses it."""
 
 import json
-import time
 from collections.abc import Iterator
 
-import boto3
 import polars as pl
 import pytest
-from moto.server import ThreadedMotoServer
 
-from orchestrator.journal.folder import FolderError, open_run, read_run
-from orchestrator.journal.lock import FolderInUse, LeaseLock, LockLost
+from orchestrator.journal.errors import FolderError, FolderInUse, LockLost, StoreError
+from orchestrator.journal.folder import open_run, read_run
+from orchestrator.journal.lock import LeaseLock
+from orchestrator.journal.object_store import ObjectStore, open_store
 from orchestrator.journal.record import Record
-from orchestrator.journal.store import ObjectStore, StoreError, open_store
 from orchestrator.report import render
 from tests.orchestrator.fake_run import demo_attempts, demo_spec
+from tests.orchestrator.journal.s3 import new_bucket, s3_server, until, use
 
 ATTEMPTS = demo_attempts()[:3]
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture
 def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": server,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    name = f"runs-{time.monotonic_ns()}"
-    boto3.client("s3", endpoint_url=server).create_bucket(Bucket=name)
-    return f"s3://{name}/sweeps/demo"
+    use(server, monkeypatch)
+    return new_bucket(server)
 
 
 def test_a_run_in_a_bucket_is_written_resumed_and_read(bucket: str) -> None:
@@ -92,14 +79,14 @@ def test_a_silent_holder_is_passed_once_and_may_write_no_more(bucket: str) -> No
     with pytest.raises(FolderInUse):
         LeaseLock(store, stale_s=60, now=lambda: clock[0] + 62)
 
-    silent._thread.join(20)
+    until(lambda: silent.lost)
     with pytest.raises(LockLost):
         silent.check()
     successor.check()
     successor.release()
     silent.release()
     LeaseLock(store).release()
-    assert store.names("lock") == []
+    assert store.names("lock") == ["lock-000003"], "its number goes on; nobody holds it"
 
 
 def test_a_dead_holder_on_this_machine_is_passed_at_once(bucket: str) -> None:

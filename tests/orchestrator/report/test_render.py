@@ -5,7 +5,8 @@ from typing import Literal
 
 import pytest
 
-from orchestrator.journal.folder import FolderError, open_run
+from orchestrator.journal.errors import FolderError
+from orchestrator.journal.folder import open_run
 from orchestrator.journal.record import Record
 from orchestrator.plan import expand
 from orchestrator.report import render

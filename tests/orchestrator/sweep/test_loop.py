@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from orchestrator.boundary.question import questions
-from orchestrator.journal.journal import JournalFull
+from orchestrator.journal.errors import JournalFull
 from orchestrator.journal.record import Record
 from orchestrator.plan import expand
 from orchestrator.sweep.run import conduct
