@@ -148,7 +148,7 @@ def doctor(
 
 
 def _checked(path: Path, overrides: list[str] | None) -> SweepSpec:
-    from orchestrator.forecast import refuse_bad_input
+    from orchestrator.preflight import refuse_bad_input
 
     sweep = read_spec(path, overrides)
     refuse_bad_input(sweep)

@@ -1,14 +1,15 @@
 """What a sweep should need, before any device is touched: memory, boundary and time per cell, from configs alone."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.plan import expand, refuse_bad_models, refuse_missing_corpus
+from orchestrator.plan import expand
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.duration import predict_seconds
-from orchestrator.predict.memory import UnknownWeightsError, fits, predict, predict_boundary, smallest_budget
+from orchestrator.predict.memory import UnknownWeightsError, fits, predict, predict_boundary
 from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
 from orchestrator.spec import SpecError, SweepSpec, parse_bytes
 from workers.attempt import Device
@@ -53,9 +54,9 @@ class Forecast:
 
 def forecast(spec: SweepSpec, device: str | None = None) -> Forecast:
     """`device`: `cpu`, a card's name, or either with `:size` (`H100:80GiB`). Raises `SpecError`."""
-    profile, assumed = _profile(device)
+    profile, assumed = profile_for(device)
     cells = expand(spec)
-    shapes, unknown = _shapes(cells)
+    shapes, unknown = read_shapes(cells)
     return Forecast(
         cells=len(cells),
         device=profile,
@@ -65,72 +66,43 @@ def forecast(spec: SweepSpec, device: str | None = None) -> Forecast:
     )
 
 
-def refuse_bad_input(spec: SweepSpec) -> None:
-    """Everything that can be known wrong before any device is touched. Raises `SpecError`."""
-    refuse_bad_models(spec)
-    refuse_missing_corpus(spec)
-    refuse_budgets_below_weights(spec)
-
-
-def refuse_budgets_below_weights(spec: SweepSpec) -> None:
-    """A budget on which not even one token would fit in some mode. Raises `SpecError` with the smallest that would do.
-
-    Judged without what a device would add (context, driver reserve), so that nothing is refused that could run.
-    """
-    bare = dataclasses.replace(_profile("cpu")[0], context_bytes=0)
-    cells = {
-        (c.model, c.mode, c.engine, c.batch_size, c.budget): c for c in expand(spec) if c.budget is not None
-    }
-    shapes, _ = _shapes(list(cells.values()))
-    for cell in cells.values():
-        target, draft = shapes.get(cell.model.target), shapes.get(cell.model.draft or "")
-        if target is None or (cell.model.draft is not None and draft is None):
-            continue
-        assert cell.budget is not None
-        try:
-            needed = smallest_budget(cell, target, draft, bare)
-        except UnknownWeightsError:
-            continue
-        if needed > cell.budget:
-            raise SpecError(
-                f"budgets: {cell.budget / 2**20:,.0f} MiB is below what {cell.model.target!r} needs for one token in "
-                f"mode {cell.mode!r} (oom_load): at least {needed / 2**20:,.0f} MiB, plus the device's own context"
-            )
-
-
 def _forecast_cells(
-    cells: list[Cell], shapes: dict[str, ModelShape], profile: DeviceProfile
+    cells: Sequence[Cell], shapes: Mapping[str, ModelShape], profile: DeviceProfile
 ) -> Iterator[CellForecast]:
-    for cell in cells:
+    """One per cell but for its repeats. Work is linear in the cells: a boundary is searched for once for all lengths."""
+    repeats = Counter(dataclasses.replace(cell, repeat=0) for cell in cells)
+    boundaries: dict[Cell, int | None] = {}
+    for cell, count in repeats.items():
         target = shapes.get(cell.model.target)
         draft = shapes.get(cell.model.draft) if cell.model.draft else None
-        if cell.repeat or target is None or (cell.model.draft is not None and draft is None):
+        if target is None or (cell.model.draft is not None and draft is None):
             continue
+        any_length = dataclasses.replace(cell, length=1)
+        if any_length not in boundaries:
+            boundaries[any_length] = _boundary(any_length, target, draft, profile)
         prediction = predict(cell, target, draft, profile)
         yield CellForecast(
             cell=cell,
             budget_bytes=profile.total_bytes if cell.budget is None else cell.budget,
             peak_bytes=prediction.peak_bytes,
-            boundary=_boundary(cell, target, draft, profile),
+            boundary=boundaries[any_length],
             bytes_per_token=prediction.bytes_per_token,
-            seconds=predict_seconds(cell, target, draft, profile)
-            * sum(_twins(cell, other) for other in cells),
+            seconds=predict_seconds(cell, target, draft, profile) * count,
             max_positions=target.max_positions,
         )
 
 
-def _boundary(cell: Cell, target: ModelShape, draft: ModelShape | None, profile: DeviceProfile) -> int | None:
+def _boundary(
+    any_length: Cell, target: ModelShape, draft: ModelShape | None, profile: DeviceProfile
+) -> int | None:
     """None where the caches are bounded: what is left to grow (8 bytes of ids per token) meets no card's end."""
-    if cell.mode_spec.policy.bounded and fits(dataclasses.replace(cell, length=1), target, draft, profile):
+    if any_length.mode_spec.policy.bounded and fits(any_length, target, draft, profile):
         return None
-    return predict_boundary(cell, target, draft, profile)
+    return predict_boundary(any_length, target, draft, profile)
 
 
-def _twins(cell: Cell, other: Cell) -> bool:
-    return dataclasses.replace(other, repeat=cell.repeat) == cell
-
-
-def _shapes(cells: list[Cell]) -> tuple[dict[str, ModelShape], dict[str, str]]:
+def read_shapes(cells: Iterable[Cell]) -> tuple[dict[str, ModelShape], dict[str, str]]:
+    """Return the shapes of all models by name, and of those that cannot be told, the reason."""
     shapes: dict[str, ModelShape] = {}
     unknown: dict[str, str] = {}
     for cell in cells:
@@ -147,8 +119,8 @@ def _shapes(cells: list[Cell]) -> tuple[dict[str, ModelShape], dict[str, str]]:
     return shapes, unknown
 
 
-def _profile(device: str | None) -> tuple[DeviceProfile, bool]:
-    """The device to predict for, and whether its size is an assumption."""
+def profile_for(device: str | None) -> tuple[DeviceProfile, bool]:
+    """Return the device to predict for, and whether its size is an assumption. Raises `SpecError`."""
     if device is None:
         device = "NVIDIA" if Path("/dev/nvidiactl").exists() else "cpu"
     kind, _, size = device.partition(":")

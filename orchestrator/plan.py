@@ -1,17 +1,13 @@
-"""From what was asked to what is run: a sweep file becomes cells. Pure; no device is touched.
+"""Expands a sweep file into cells. Pure: reads no file and touches no device (refusals: `orchestrator.preflight`).
 
 A field that a mode does not read is left out of its cell, so that equal work has an equal `cell_id` everywhere:
 two models that differ only in their draft share their plain cells.
 """
 
-import dataclasses
 from itertools import product
-from pathlib import Path
 
-from orchestrator.spec import ModelSpec, SpecError, SweepSpec
+from orchestrator.spec import ModelSpec, SweepSpec
 from workers.cell import Cell, Engine, ModelRef, Speculation, Streaming
-from workers.models import LoadError
-from workers.models.config import check_draft, read_config
 from workers.modes import MODES, CachePolicy
 
 
@@ -30,10 +26,11 @@ def build_cell(
 ) -> Cell:
     """One cell of the sweep, normalised. Callers vary it further with `dataclasses.replace`."""
     mode = MODES[mode_name]
+    ref = model_ref(model, draft=mode.speculative)
     scoring = spec.workload == "score"
     penalty = spec.repetition_penalty[0] if repetition_penalty is None else repetition_penalty
     return Cell(
-        model=dataclasses.replace(model_ref(model), draft=model.draft if mode.speculative else None),
+        model=ref,
         mode=mode_name,
         engine=engine,
         workload=spec.workload,
@@ -57,7 +54,7 @@ def build_cell(
 
 def expand(spec: SweepSpec) -> list[Cell]:
     """Every measured cell once. Repeats are the outermost axis, so that modes interleave across them."""
-    cells: dict[str, Cell] = {}
+    cells: dict[Cell, None] = {}
     axes = product(
         range(spec.repeats),
         spec.budgets,
@@ -84,52 +81,11 @@ def expand(spec: SweepSpec) -> list[Cell]:
             repetition_penalty=penalty,
             repeat=repeat,
         )
-        cells.setdefault(cell.cell_id, cell)
-    return list(cells.values())
+        cells[cell] = None
+    return list(cells)
 
 
-def refuse_bad_models(spec: SweepSpec) -> None:
-    """What can be known wrong without loading a weight. Raises `SpecError`.
-
-    A hub that cannot be reached is no reason to refuse: the workers may reach it. It becomes a `load_error` cell.
-    """
-    for index, model in enumerate(spec.models):
-        ref = model_ref(model)
-        configs = []
-        for key, name in (("target", model.target), ("draft", model.draft)):
-            if name is None:
-                continue
-            if _names_a_path(name) and not Path(name.removeprefix("random:")).expanduser().exists():
-                raise SpecError(
-                    f"models.{index}.{key}: {name!r} does not exist; give a hub id, a local folder, a .gguf file, "
-                    "pocket, or random:NAME"
-                )
-            try:
-                configs.append(read_config(name, ref))
-            except LoadError as error:
-                if name.startswith("random:"):
-                    raise SpecError(f"models.{index}.{key}: {error}") from None
-        if len(configs) == 2:
-            try:
-                check_draft(*configs)
-            except LoadError as error:
-                raise SpecError(
-                    f"models.{index}.draft: {model.draft!r} with {model.target!r}: {error}"
-                ) from None
-
-
-def refuse_missing_corpus(spec: SweepSpec) -> None:
-    path = Path(spec.corpus).expanduser()
-    if path.suffix in (".txt", ".jsonl", ".parquet") and "://" not in spec.corpus and not path.is_file():
-        raise SpecError(
-            f"corpus: {spec.corpus!r} does not exist; give a .txt, .jsonl or .parquet file, a datasets name, or builtin"
-        )
-
-
-def model_ref(model: ModelSpec) -> ModelRef:
-    return ModelRef(**{field.name: getattr(model, field.name) for field in dataclasses.fields(ModelRef)})
-
-
-def _names_a_path(name: str) -> bool:
-    bare = name.removeprefix("random:")
-    return bare.startswith(("/", "./", "../", "~")) or bare.endswith(".gguf")
+def model_ref(model: ModelSpec, *, draft: bool = True) -> ModelRef:
+    """The model as a cell names it, without its draft where `draft` is false."""
+    values = {name: getattr(model, name) for name in ModelRef.__dataclass_fields__}
+    return ModelRef(**values if draft else values | {"draft": None})

@@ -4,6 +4,7 @@ Reading goes text -> YAML -> `SweepSpec`; `SpecError` carries one message that n
 """
 
 import difflib
+import functools
 import math
 import re
 from pathlib import Path
@@ -130,6 +131,7 @@ class SpeculationSpec(_Strict):
         return tuple(self.acceptance) if isinstance(self.acceptance, list) else self.acceptance
 
 
+@functools.cache  # asked for once per cell
 def rate_for_mean_length(mean_length: float, gamma: int) -> float:
     """The rate alpha with sum(alpha^k, k = 0..gamma) = mean_length, by bisection to 1e-12."""
     low, high = 0.0, 1.0

@@ -87,23 +87,25 @@ def predict(
     moments = [] if loaded else [loading(cell, shape, draft, device)]
     for running in _MOMENTS[cell.engine](cell, shape, draft):
         moments.append(Moment(running.name, running.kv, (*running.work, kernels)))
-    predictions = []
+    used, hungriest = -1, None
     for moment in moments:
         moment = Moment(moment.name, moment.kv, (*moment.work, libraries))
         alive = [*weights, *((live.size, live.count) for live in (*moment.kv, *moment.work))]
-        predictions.append(
-            Prediction(
-                weights_bytes=sum(size * count for size, count in weights),
-                kv_bytes=total(moment.kv),
-                workspace_bytes=total(moment.work),
-                rounding_bytes=held(alive, device) - sum(size * count for size, count in alive),
-                context_bytes=device.context_bytes,
-                bytes_per_token=bytes_per_token(cell, shape, draft),
-                moment=moment.name,
-                parts=(*moment.kv, *moment.work),
-            )
-        )
-    return max(predictions, key=lambda prediction: prediction.peak_bytes)
+        if (now := held(alive, device)) > used:
+            used, hungriest = now, moment
+    assert hungriest is not None
+    weights_bytes = sum(size * count for size, count in weights)
+    kv_bytes, workspace_bytes = total(hungriest.kv), total(hungriest.work)
+    return Prediction(
+        weights_bytes=weights_bytes,
+        kv_bytes=kv_bytes,
+        workspace_bytes=workspace_bytes,
+        rounding_bytes=used - weights_bytes - kv_bytes - workspace_bytes,
+        context_bytes=device.context_bytes,
+        bytes_per_token=bytes_per_token(cell, shape, draft),
+        moment=hungriest.name,
+        parts=(*hungriest.kv, *hungriest.work),
+    )
 
 
 def bytes_per_token(cell: Cell, shape: ModelShape, draft_shape: ModelShape | None) -> int:

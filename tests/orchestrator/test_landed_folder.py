@@ -11,7 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from orchestrator.boundary.question import questions
-from orchestrator.journal.folder import open_run
+from orchestrator.journal.folder import open_run, read_run
 from orchestrator.plan import expand
 from orchestrator.report import compare, render
 from orchestrator.spec import read_spec
@@ -50,6 +50,12 @@ def test_a_landed_run_resumes_and_computes_nothing_again(folder: Path) -> None:
     assert resumed.fleet.leases == []
     summary = resumed.sweep.summary()
     assert (summary.computed, summary.reused, summary.left) == (0, 34, 0)
+
+
+def test_cells_keep_their_ids(folder: Path) -> None:
+    with read_run(folder).journal.view() as view:
+        stored = view.light["cell_id"].to_list()
+        assert [attempt.cell.cell_id for attempt in view.history()] == stored
 
 
 def test_a_landed_run_is_told_as_finished(folder: Path) -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.forecast import refuse_bad_input
 from orchestrator.plan import expand
+from orchestrator.preflight import refuse_bad_input
 from orchestrator.spec import SpecError, SweepSpec, parse_spec
 from workers.cell import from_json, to_json
 from workers.modes import MODES

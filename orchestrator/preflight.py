@@ -1,0 +1,88 @@
+"""Refuses a sweep whose input is known to be wrong before any device is touched. Reads configs, loads no weight."""
+
+import dataclasses
+from pathlib import Path
+
+from orchestrator.forecast import profile_for, read_shapes
+from orchestrator.plan import expand, model_ref
+from orchestrator.predict.memory import UnknownWeightsError, smallest_budget
+from orchestrator.spec import SpecError, SweepSpec
+from workers.models import LoadError
+from workers.models.config import check_draft, read_config
+
+
+def refuse_bad_input(spec: SweepSpec) -> None:
+    """Refuse what can be known wrong before any device is touched. Raises `SpecError`."""
+    refuse_bad_models(spec)
+    refuse_missing_corpus(spec)
+    refuse_budgets_below_weights(spec)
+
+
+def refuse_bad_models(spec: SweepSpec) -> None:
+    """Refuse models that do not exist, cannot be read, or do not go with their draft. Raises `SpecError`.
+
+    A hub that cannot be reached is no reason to refuse: the workers may reach it. It becomes a `load_error` cell.
+    """
+    for index, model in enumerate(spec.models):
+        ref = model_ref(model)
+        configs = []
+        for key, name in (("target", model.target), ("draft", model.draft)):
+            if name is None:
+                continue
+            if _names_a_path(name) and not Path(name.removeprefix("random:")).expanduser().exists():
+                raise SpecError(
+                    f"models.{index}.{key}: {name!r} does not exist; give a hub id, a local folder, a .gguf file, "
+                    "pocket, or random:NAME"
+                )
+            try:
+                configs.append(read_config(name, ref))
+            except LoadError as error:
+                if name.startswith("random:"):
+                    raise SpecError(f"models.{index}.{key}: {error}") from None
+        if len(configs) == 2:
+            try:
+                check_draft(*configs)
+            except LoadError as error:
+                raise SpecError(
+                    f"models.{index}.draft: {model.draft!r} with {model.target!r}: {error}"
+                ) from None
+
+
+def refuse_missing_corpus(spec: SweepSpec) -> None:
+    """Refuse a corpus that names a file where there is none. Raises `SpecError`."""
+    path = Path(spec.corpus).expanduser()
+    if path.suffix in (".txt", ".jsonl", ".parquet") and "://" not in spec.corpus and not path.is_file():
+        raise SpecError(
+            f"corpus: {spec.corpus!r} does not exist; give a .txt, .jsonl or .parquet file, a datasets name, or builtin"
+        )
+
+
+def refuse_budgets_below_weights(spec: SweepSpec) -> None:
+    """Refuse a budget on which not even one token fits in some mode. Raises `SpecError` with the smallest that would do.
+
+    Judged without what a device would add (context, driver reserve), so that nothing is refused that could run.
+    """
+    bare = dataclasses.replace(profile_for("cpu")[0], context_bytes=0)
+    cells = {
+        (c.model, c.mode, c.engine, c.batch_size, c.budget): c for c in expand(spec) if c.budget is not None
+    }
+    shapes, _ = read_shapes(cells.values())
+    for cell in cells.values():
+        target, draft = shapes.get(cell.model.target), shapes.get(cell.model.draft or "")
+        if target is None or (cell.model.draft is not None and draft is None):
+            continue
+        assert cell.budget is not None
+        try:
+            needed = smallest_budget(cell, target, draft, bare)
+        except UnknownWeightsError:
+            continue
+        if needed > cell.budget:
+            raise SpecError(
+                f"budgets: {cell.budget / 2**20:,.0f} MiB is below what {cell.model.target!r} needs for one token in "
+                f"mode {cell.mode!r} (oom_load): at least {needed / 2**20:,.0f} MiB, plus the device's own context"
+            )
+
+
+def _names_a_path(name: str) -> bool:
+    bare = name.removeprefix("random:")
+    return bare.startswith(("/", "./", "../", "~")) or bare.endswith(".gguf")

@@ -1,0 +1,71 @@
+"""The plan's work grows with the cells, not with their square: counted in calls, so that no clock decides."""
+
+import sys
+from types import FrameType
+
+import pytest
+
+from jobs.plan_view import plan_as_json
+from orchestrator import forecast as module
+from orchestrator.forecast import forecast
+from orchestrator.preflight import refuse_bad_input
+from orchestrator.spec import SweepSpec, parse_spec
+
+
+def _spec(lengths: int, **keys: object) -> SweepSpec:
+    return parse_spec(
+        {
+            "name": "t",
+            "models": [{"target": "pocket", "dtype": "float32"}],
+            "modes": ["baseline", "streaming"],
+            "budgets": ["64MiB"],
+            "lengths": f"1-{lengths}+1",
+            **keys,
+        }
+    )
+
+
+def _calls(spec: SweepSpec) -> int:
+    """Function calls, built-in ones too, of everything that `oomline plan` does but print."""
+    count = 0
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        refuse_bad_input(spec)
+        plan_as_json(forecast(spec, "cpu"))
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("keys", [{}, {"repeats": 4}], ids=["lengths", "repeats"])
+def test_the_work_of_a_plan_is_linear_in_its_cells(keys: dict[str, object]) -> None:
+    _calls(_spec(1))  # what is imported and read once
+    few, more, most = (_calls(_spec(lengths, **keys)) for lengths in (50, 100, 200))
+    assert most - more < 1.1 * 2 * (more - few)
+
+
+def test_a_boundary_is_searched_once_for_all_lengths_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = []
+    search = module.predict_boundary
+
+    def counted(*arguments: object) -> int | None:
+        searched.append(arguments)
+        return search(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "predict_boundary", counted)
+    found = forecast(_spec(40, repeats=3, prompt_tokens=[16, 32]), "cpu")
+    assert (found.cells, len(found.forecasts)) == (2 * 2 * 40 * 3, 2 * 2 * 40)
+    assert len(searched) == 2  # of baseline, after each prompt; streaming has none
+    assert {one.boundary for one in found.forecasts if one.cell.mode == "streaming"} == {None}
+    assert len({one.boundary for one in found.forecasts if one.cell.mode == "baseline"}) == 2
+
+
+def test_repeats_take_device_time_and_no_forecast_of_their_own() -> None:
+    once, thrice = (forecast(_spec(2, repeats=repeats), "cpu") for repeats in (1, 3))
+    assert len(once.forecasts) == len(thrice.forecasts)
+    assert thrice.device_seconds == pytest.approx(3 * once.device_seconds)
