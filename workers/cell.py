@@ -50,6 +50,12 @@ class Speculation:
     gamma: int
     acceptance: float | tuple[float, ...] | None = None
 
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """For each draft position, the chance that the oracle is right there. Only where `acceptance` is given."""
+        assert self.acceptance is not None
+        return self.acceptance if isinstance(self.acceptance, tuple) else (self.acceptance,) * self.gamma
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:

@@ -23,7 +23,8 @@ from tests.benchmarks import engine_kernels
 from workers.attempt import Phase
 from workers.cell import Cell, ModelRef, Speculation, Streaming
 from workers.engines import open_session
-from workers.engines.graph.weights import Weights, describe
+from workers.engines.graph.families import describe
+from workers.engines.graph.weights import Weights
 from workers.engines.session import Generated
 from workers.models.load import LoadedModel, load_model
 

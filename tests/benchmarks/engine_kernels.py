@@ -18,8 +18,9 @@ from workers.engines.graph.kernels.down_proj import down_proj
 from workers.engines.graph.kernels.gated_mlp import gated_mlp
 from workers.engines.graph.kernels.linear import Job, Tile, head, linear
 from workers.engines.graph.model import CachedModel
-from workers.engines.graph.ring import RingCache, ring_of
+from workers.engines.graph.ring import RingCache
 from workers.engines.graph.weights import Weights
+from workers.engines.shared.slots import RingSlots
 
 TILES = [
     Tile(outputs, depth, warps, stages, rows)
@@ -106,7 +107,7 @@ def _check_prompt(device: torch.device, family: str, mode: str) -> None:
         )
         session._kernels = kernels
         session.generate(prompt, 4, Heard())
-        errors.append(gap(session._run.prefill.last_BE, exact._run.prefill.last_BE))
+        errors.append(gap(session._execution.prefill.last_BE, exact._execution.prefill.last_BE))
     say(f"prompt {family} {mode}", kernels=errors[0], twins=errors[1])
 
 
@@ -197,7 +198,7 @@ def _small_kernels(weights: Weights, M: int, timed: Callable[..., None]) -> None
     device, context = weights.device, 8000
     tokens_1M = torch.ones(1, M, dtype=torch.int64, device=device)
     start = torch.tensor(context, device=device)
-    ring = RingCache(weights, 1, ring_of(4, 512, 4))
+    ring = RingCache(weights, 1, RingSlots(4, 512, 127))
     full = FullCache(weights, 1, context + 64)
     full.reserve(context + 64)
     x_NE, turn = FUSED.embed(weights, tokens_1M, start, ring.far_limit)

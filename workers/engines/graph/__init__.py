@@ -1,7 +1,7 @@
 """The graph engine: exact streaming and speculation at the speed of the memory bus.
 
 A state, a step, a round, as in gpt-fast: `decode` and `speculate` hold the algorithm, `model` the pass of a model,
-`ring` and `full_cache` what it remembers, `kernels` the arithmetic, `graphs` the replay, `run` the loop.
+`ring` and `full_cache` what it remembers, `kernels` the arithmetic, `graphs` the replay, `execution` the loop.
 """
 
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from workers.cell import Cell
 from workers.engines.graph.session import GraphSession
 from workers.engines.session import ModeUnsupported
+from workers.engines.shared.refusals import check_draft
 from workers.modes import CachePolicy
 
 if TYPE_CHECKING:
@@ -21,12 +22,5 @@ def open_session(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None")
     if cell.mode_spec.policy is CachePolicy.RECOMPUTE:
         raise ModeUnsupported("the graph engine always keeps a cache: recompute is the eager engine's")
     if cell.mode_spec.speculative:
-        if draft is None:
-            raise ModeUnsupported(f"{cell.mode} needs a draft model")
-        if cell.batch_size != 1:
-            raise ModeUnsupported(f"speculation decodes one sequence, batch_size is {cell.batch_size}")
-        if draft.vocab_size != target.vocab_size:
-            raise ModeUnsupported(
-                f"{draft.name} has a vocabulary of {draft.vocab_size}, {target.name} of {target.vocab_size}"
-            )
+        check_draft(cell, target, draft)
     return GraphSession(cell, target, draft if cell.mode_spec.speculative else None)

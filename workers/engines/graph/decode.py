@@ -59,9 +59,9 @@ def new_state(
     )
 
 
-def begin(prefill: Prefill, state: State, rules: Rules, prompt_BT: torch.Tensor) -> None:
+def begin(target: CachedModel, prefill: Prefill, state: State, rules: Rules, prompt_BT: torch.Tensor) -> None:
     """Read the prompt and choose the first new token. `prompt_BT`: int64 on the device, T >= 1."""
-    reader, T = prefill.target, prompt_BT.shape[1]
+    T = prompt_BT.shape[1]
     state.count.zero_()
     state.head.zero_()
     state.eos_at.fill_(NEVER)
@@ -69,7 +69,7 @@ def begin(prefill: Prefill, state: State, rules: Rules, prompt_BT: torch.Tensor)
         state.seen_BV.zero_().scatter_(1, prompt_BT, True)
     prefill.read(prompt_BT)
     last_B1 = prompt_BT[:, -1:]
-    picked = rules.pick(reader.kernels, reader.logits(prefill.last_BE), last_B1, state.seen_BV)
+    picked = rules.pick(target.kernels, target.logits(prefill.last_BE), last_B1, state.seen_BV)
     state.tail_B2[:, 1:].copy_(last_B1)
     state.head.fill_(T - 1)  # as if the last prompt token had been pending
     commit(state, *picked)

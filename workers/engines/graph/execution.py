@@ -1,4 +1,4 @@
-"""A run at one shape: caches, state, and the stages that a loop replays. Made before the first token."""
+"""One shape made ready to run: models, caches, state, and the stages that a loop replays. Made before the first token."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -15,8 +15,9 @@ from workers.engines.graph.decode import NEVER, Rules, State
 from workers.engines.graph.graphs import Stage
 from workers.engines.graph.model import CachedModel
 from workers.engines.graph.prefill import Prefill
-from workers.engines.graph.speculate import Oracle, Round
+from workers.engines.graph.speculate import Round
 from workers.engines.session import Generated, Recorder
+from workers.engines.shared.oracle import Oracle
 
 #: Rounds the host may be ahead of what it knows: enough to hide it, few enough to grow a full cache by need.
 ROUNDS_IN_FLIGHT = 8
@@ -24,18 +25,20 @@ TIMES_EVERY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Execution:
     """`stages`: called in turn, they give at least one token and at most `most`."""
 
+    target: CachedModel
+    draft: CachedModel | None
+    prefill: Prefill
     state: State
     rules: Rules
     round: Round | None
     stages: tuple[Stage, ...]
-    prefill: Prefill
 
     @property
     def readers(self) -> tuple[CachedModel, ...]:
-        return self.prefill.readers
+        return readers_of(self.target, self.draft)
 
     @property
     def most(self) -> int:
@@ -60,7 +63,12 @@ class Run:
     def begin(self, prompt_BT: torch.Tensor) -> None:
         if self.round is not None:
             self.round.clear()
-        decode.begin(self.prefill, self.state, self.rules, prompt_BT)
+        decode.begin(self.target, self.prefill, self.state, self.rules, prompt_BT)
+
+
+def readers_of(target: CachedModel, draft: CachedModel | None) -> tuple[CachedModel, ...]:
+    """The target last: what a pass over the prompt leaves behind is the target's."""
+    return (target,) if draft is None else (draft, target)
 
 
 def most_tokens(prompt_tokens: int, length: int, gamma: int) -> int:
@@ -117,7 +125,7 @@ class _Round(NamedTuple):
     told: Mark
 
 
-def execute(run: Run, prompt_BT: torch.Tensor, recorder: Recorder) -> Generated:
+def execute(run: Execution, prompt_BT: torch.Tensor, recorder: Recorder) -> Generated:
     """Prefill, then decode to the asked length. `prompt_BT`: int64 on the device.
 
     An out-of-memory error passes through after all tokens known by then were reported.
@@ -135,7 +143,7 @@ def execute(run: Run, prompt_BT: torch.Tensor, recorder: Recorder) -> Generated:
     ids_BT = state.out_BT[:, : state.length].to("cpu", torch.int64)
     eos_at = int(state.eos_at)
     generated = Generated(ids_BT, None if eos_at == NEVER else eos_at)
-    if round_ is None or run.prefill.draft is None:
+    if round_ is None or run.draft is None:
         return generated
     rounds = int(round_.rounds)
     return generated._replace(
@@ -147,7 +155,7 @@ def execute(run: Run, prompt_BT: torch.Tensor, recorder: Recorder) -> Generated:
     )
 
 
-def _decode(run: Run, clock: Clock, started: Mark, recorder: Recorder) -> list[list[float]]:
+def _decode(run: Execution, clock: Clock, started: Mark, recorder: Recorder) -> list[list[float]]:
     """Seconds each stage took, round by round."""
     report = _Report(recorder)
     in_flight: deque[_Round] = deque()

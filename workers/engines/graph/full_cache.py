@@ -4,20 +4,26 @@ The kernel finds a block through a table of addresses on the device, so a captur
 allocated after the capture, and running out of memory is a matter of need, not of an assumed maximum.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 
+from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Weights
+from workers.engines.sizes import BLOCK
 
-BLOCK = 64
+if TYPE_CHECKING:
+    from workers.engines.graph.kernels import Kernels
 
 
 class FullCache:
     """Blocks [L, 2, B, K, 64, D]: keys and values of 64 tokens in all layers, one allocation each."""
 
+    grows = True
     longest_pass: int | None = None
 
     def __init__(self, weights: Weights, batch: int, most_tokens: int) -> None:
-        """`most_tokens`: what the run can reach; sizes the table of addresses only, 8 bytes per block."""
+        """`most_tokens`: what the run can need at most; sizes the table of addresses only, 8 bytes per block."""
         self.shape = (len(weights.layers), 2, batch, weights.kv_heads, BLOCK, weights.head_dim)
         self.dtype, self.device = weights.dtype, weights.device
         self.blocks: list[torch.Tensor] = []
@@ -36,6 +42,28 @@ class FullCache:
             self.table[len(self.blocks) : len(self.blocks) + 1].fill_(block.data_ptr())
             self.blocks.append(block)
             self.grid_tokens = len(self.blocks) * BLOCK
+
+    def attend(
+        self,
+        kernels: "Kernels",
+        layer: int,
+        q_BMHD: torch.Tensor,
+        k_BMKD: torch.Tensor,
+        v_BMKD: torch.Tensor,
+        start: torch.Tensor,
+        angles: Angles,
+    ) -> torch.Tensor:
+        return kernels.attend_blocks(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles)
+
+    def launch_sizes(self, unit: int, most_tokens: int) -> list[int]:
+        """Powers of two of `unit`."""
+        sizes = [unit]
+        while sizes[-1] < most_tokens:
+            sizes.append(sizes[-1] * 2)
+        return sizes
+
+    def launch_over(self, tokens: int) -> None:
+        self.grid_tokens = tokens
 
     def nbytes(self) -> int:
         return sum(block.nbytes for block in self.blocks)

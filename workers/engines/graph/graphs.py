@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 
-from workers.engines.graph.full_cache import BLOCK, FullCache
+from workers.engines.graph.cache import GraphCache
 from workers.engines.graph.kernels.attend_blocks import CUT
-from workers.engines.graph.model import Cache
+from workers.engines.sizes import BLOCK
 
 #: Tokens that one program of the full cache's attention reads; grids are captured for 1, 2, 4, ... of them.
 SPAN = CUT.blocks * BLOCK
@@ -23,14 +23,13 @@ class Stage:
         self._function = function
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
-    def capture(self, caches: tuple[Cache, ...], most_tokens: int) -> None:
+    def capture(self, caches: tuple[GraphCache, ...], most_tokens: int) -> None:
         """Runs `function` once, for what is compiled and set up at first use; the caller resets what it changed."""
         self._function()
         pool = None
-        for tokens in _spans(caches, most_tokens):
+        for tokens in sorted({size for cache in caches for size in cache.launch_sizes(SPAN, most_tokens)}):
             for cache in caches:
-                if isinstance(cache, FullCache):
-                    cache.grid_tokens = tokens
+                cache.launch_over(tokens)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
                 self._function()
@@ -42,13 +41,3 @@ class Stage:
             self._function()
         else:
             self._graphs[next(span for span in self._graphs if span >= tokens)].replay()
-
-
-def _spans(caches: tuple[Cache, ...], most_tokens: int) -> list[int]:
-    """Ascending; the last one holds `most_tokens`."""
-    if not any(isinstance(cache, FullCache) for cache in caches):
-        return [2**62]
-    spans = [SPAN]
-    while spans[-1] < most_tokens:
-        spans.append(spans[-1] * 2)
-    return spans

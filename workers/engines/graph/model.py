@@ -1,4 +1,4 @@
-"""One pass of a model: read M tokens into its cache, give the logits. GPT-NeoX and Llama families.
+"""One pass of a model: read M tokens into its cache, give the logits.
 
 h   = norm(x)                      x: the residual stream, [N, E]
 qkv = linear(h)                    one launch, together with the MLP's `up` where the residual is parallel
@@ -10,14 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from workers.engines.graph.full_cache import FullCache
+from workers.engines.graph.cache import GraphCache
 from workers.engines.graph.kernels import OF_CHUNKS, PLAIN, Kernels
 from workers.engines.graph.kernels.linear import Job
-from workers.engines.graph.ring import RingCache
-from workers.engines.graph.rope import Angles, working
 from workers.engines.graph.weights import Layer, Linear, Norm, Weights
-
-Cache = RingCache | FullCache
+from workers.engines.shared.rope import working
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +22,7 @@ class CachedModel:
     """A model, its cache, and the kernels of its short passes."""
 
     weights: Weights
-    cache: Cache
+    cache: GraphCache
     kernels: Kernels
 
     def read(self, tokens_BM: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
@@ -43,7 +40,7 @@ class CachedModel:
 
 
 def _hidden(
-    weights: Weights, cache: Cache, kernels: Kernels, tokens_BM: torch.Tensor, start: torch.Tensor
+    weights: Weights, cache: GraphCache, kernels: Kernels, tokens_BM: torch.Tensor, start: torch.Tensor
 ) -> torch.Tensor:
     B, M = tokens_BM.shape
     x_NE, turn = kernels.embed(weights, tokens_BM, start, cache.far_limit)
@@ -54,7 +51,7 @@ def _hidden(
 
         def attend(qkv: tuple[torch.Tensor, ...], index: int = index) -> torch.Tensor:
             q, k, v = _heads(weights, qkv, B, M)
-            return _attend(cache, kernels, index, q, k, v, start, turn).view(B * M, -1)
+            return cache.attend(kernels, index, q, k, v, start, turn).view(B * M, -1)
 
         if weights.parallel:
             qkv_up = kernels.linear(
@@ -96,18 +93,3 @@ def _heads(weights: Weights, qkv: tuple[torch.Tensor, ...], B: int, M: int) -> t
     if len(qkv) == 1:
         return tuple(qkv[0].view(B, M, weights.heads, 3, weights.head_dim).unbind(3))
     return tuple(x.view(B, M, -1, weights.head_dim) for x in qkv)
-
-
-def _attend(
-    cache: Cache,
-    kernels: Kernels,
-    layer: int,
-    q_BMHD: torch.Tensor,
-    k_BMKD: torch.Tensor,
-    v_BMKD: torch.Tensor,
-    start: torch.Tensor,
-    turn: Angles,
-) -> torch.Tensor:
-    if isinstance(cache, FullCache):
-        return kernels.attend_blocks(q_BMHD, k_BMKD, v_BMKD, cache, layer, start, turn)
-    return kernels.attend_ring(q_BMHD, k_BMKD, v_BMKD, cache, layer, start, turn)

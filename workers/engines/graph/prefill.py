@@ -12,21 +12,18 @@ import torch
 from workers.engines.graph.graphs import Stage
 from workers.engines.graph.kernels.jit import ceil_div
 from workers.engines.graph.model import CachedModel
-from workers.engines.graph.ring import RingCache
-
-#: A capture runs a chunk once and records it once: not for a prompt of a few.
-CHUNKS_WORTH_A_GRAPH = 4
+from workers.engines.sizes import CHUNKS_WORTH_A_GRAPH
 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """`tokens_BM`: the chunk being read, which begins at `start`; `last_BE`: the final norm's output at its end.
+    """`tokens_BM`: the chunk being read, which begins at `start`; `last_BE`: the target's final norm at its end.
 
-    A draft reads each chunk beside the target, so that both caches tell how far a prompt came.
+    `readers`: the models that read it, the target last. A draft reads each chunk beside the target, so that both caches
+    tell how far a prompt came.
     """
 
-    target: CachedModel
-    draft: CachedModel | None
+    readers: tuple[CachedModel, ...]
     prompt_tokens: int
     tokens_BM: torch.Tensor
     start: torch.Tensor
@@ -48,20 +45,15 @@ class Prefill:
             self.stage(end)
 
     @property
-    def readers(self) -> tuple[CachedModel, ...]:
-        return (self.target,) if self.draft is None else (self.target, self.draft)
-
-    @property
     def worth_a_graph(self) -> bool:
-        """A full cache's pass differs from chunk to chunk."""
+        """The pass over a growing cache differs from chunk to chunk."""
         chunks = ceil_div(self.prompt_tokens, self.chunk)
-        return isinstance(self.target.cache, RingCache) and chunks >= CHUNKS_WORTH_A_GRAPH
+        return chunks >= CHUNKS_WORTH_A_GRAPH and not any(reader.cache.grows for reader in self.readers)
 
 
-def new_prefill(
-    target: CachedModel, draft: CachedModel | None, batch: int, prompt_tokens: int, chunk: int
-) -> Prefill:
+def new_prefill(readers: tuple[CachedModel, ...], batch: int, prompt_tokens: int, chunk: int) -> Prefill:
     """`chunk`: tokens of a pass, at most what the caches allow; a shorter prompt is one pass."""
+    *drafts, target = readers
     weights = target.weights
     tokens_BM = torch.zeros(batch, min(chunk, prompt_tokens), dtype=torch.int64, device=weights.device)
     start = torch.tensor(0, device=weights.device)
@@ -69,11 +61,11 @@ def new_prefill(
     last_BE = torch.empty(batch, weights.embedding_VE.shape[1], dtype=weights.dtype, device=weights.device)
 
     def read_chunk() -> None:
-        if draft is not None:
+        for draft in drafts:
             draft.prefill(tokens_BM, start, alone=alone)
         last_BE.copy_(target.prefill(tokens_BM, start, alone=alone)[:, -1])
 
-    return Prefill(target, draft, prompt_tokens, tokens_BM, start, last_BE, Stage(read_chunk))
+    return Prefill(readers, prompt_tokens, tokens_BM, start, last_BE, Stage(read_chunk))
 
 
 def starts(prompt_tokens: int, chunk: int) -> Iterator[int]:

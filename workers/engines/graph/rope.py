@@ -1,11 +1,10 @@
-"""Rotary position embedding: angles in float64, rotation in float32 (float64 for float64 models), rounded once.
-
-`position * inv_freq` in float32 is off by 3e-2 rad at position one million; in float64 by 1e-10.
-"""
+"""Cos and sin of the tokens of a pass, and the rotation of a head."""
 
 from dataclasses import dataclass
 
 import torch
+
+from workers.engines.shared.rope import cos_sin
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +17,6 @@ class Angles:
     far_sin_MF: torch.Tensor
 
 
-def working(dtype: torch.dtype) -> torch.dtype:
-    """What is summed and rotated in: float32, or float64 for float64 models."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def angles(
     start: torch.Tensor,
     tokens: int,
@@ -33,16 +27,9 @@ def angles(
 ) -> Angles:
     """For positions `start .. start + tokens`; the far query sits at `min(position, far_limit)`."""
     position_M = start + torch.arange(tokens, device=start.device)
-    near_cos, near_sin = _cos_sin(position_M, inv_freq_F, scaling, dtype)
-    far_cos, far_sin = _cos_sin(position_M.clamp(max=far_limit), inv_freq_F, scaling, dtype)
-    return Angles(near_cos, near_sin, far_cos, far_sin)
-
-
-def _cos_sin(
-    position_M: torch.Tensor, inv_freq_F: torch.Tensor, scaling: float, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    angle_MF = position_M.to(torch.float64)[:, None] * inv_freq_F[None, :]
-    return (angle_MF.cos() * scaling).to(working(dtype)), (angle_MF.sin() * scaling).to(working(dtype))
+    near = cos_sin(position_M, inv_freq_F, scaling, dtype)
+    far = cos_sin(position_M.clamp(max=far_limit), inv_freq_F, scaling, dtype)
+    return Angles(*near, *far)
 
 
 def rotate(x_BMHD: torch.Tensor, cos_MF: torch.Tensor, sin_MF: torch.Tensor) -> torch.Tensor:

@@ -10,29 +10,7 @@ import torch
 
 from workers.engines.graph.decode import Rules, State
 from workers.engines.graph.model import CachedModel
-
-
-@dataclass(frozen=True, slots=True)
-class Oracle:
-    """Proposes the recorded token where `hit_Tg` says so, else one known to be wrong.
-
-    `recorded_T`: the plain run's output, int64. `hit_Tg`: bool, drawn beforehand; a round that starts at output
-    index t reads row t.
-    """
-
-    recorded_T: torch.Tensor
-    hit_Tg: torch.Tensor
-
-
-def draw_oracle(
-    recorded_T: torch.Tensor, rates: tuple[float, ...], seed: int, device: torch.device
-) -> Oracle:
-    """`rates`: for each draft position, the chance that the recorded token is proposed there.
-
-    Drawn on the host: the same on every device.
-    """
-    draws_Tg = torch.rand(len(recorded_T), len(rates), generator=torch.Generator().manual_seed(seed))
-    return Oracle(recorded_T.to(device), (draws_Tg < torch.tensor(rates)).to(device))
+from workers.engines.shared.oracle import Oracle
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +46,7 @@ def draft(reader: CachedModel, state: State, rules: Rules, round_: Round) -> Non
     if seen_1V is not None:
         seen_1V = seen_1V.clone()
     if round_.oracle is not None:
-        round_.proposal_1g.copy_(_injected(round_.oracle, state, reader.weights.vocab_size))
+        round_.proposal_1g.copy_(round_.oracle.propose(state.count))
     for index in range(round_.gamma):
         logits_MV = reader.read(read_1M, start)
         if seen_1V is not None:
@@ -78,15 +56,6 @@ def draft(reader: CachedModel, state: State, rules: Rules, round_: Round) -> Non
             round_.proposal_1g[:, index : index + 1].copy_(token_11)
         start = state.head + index + 1
         read_1M = round_.proposal_1g[:, index : index + 1]
-
-
-def _injected(oracle: Oracle, state: State, vocab_size: int) -> torch.Tensor:
-    """[gamma]: what the oracle proposes for the output places from `count` on."""
-    last, gamma = len(oracle.recorded_T) - 1, oracle.hit_Tg.shape[1]
-    place_g = (state.count + torch.arange(gamma, device=state.count.device)).clamp(max=last)
-    recorded_g = oracle.recorded_T[place_g]
-    hit_g = oracle.hit_Tg[place_g[:1]][0]
-    return torch.where(hit_g, recorded_g, (recorded_g + 1) % vocab_size)
 
 
 def verify(reader: CachedModel, state: State, rules: Rules, round_: Round) -> None:

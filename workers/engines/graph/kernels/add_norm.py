@@ -5,8 +5,8 @@ from torch.nn import functional
 
 from workers.engines.graph.kernels.jit import jit, launch_options, power_of_two, tl
 from workers.engines.graph.kernels.tiles import wait_for_previous
-from workers.engines.graph.rope import working
 from workers.engines.graph.weights import Norm
+from workers.engines.shared.rope import working
 
 
 def add_norm_plain(

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from workers.engines.graph.full_cache import BLOCK, FullCache
+from workers.engines.graph.full_cache import FullCache
 from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
 from workers.engines.graph.kernels.tiles import load_rotated, online_softmax, wait_for_previous
-from workers.engines.graph.rope import Angles, rotate, working
+from workers.engines.graph.rope import Angles, rotate
+from workers.engines.shared.rope import working
+from workers.engines.sizes import BLOCK
 
 
 def attend_blocks_plain(

@@ -9,7 +9,8 @@ from workers.engines.graph.kernels.attend_blocks import grouped, query_rows, str
 from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
 from workers.engines.graph.kernels.tiles import load_rotated, wait_for_previous
 from workers.engines.graph.ring import RingCache
-from workers.engines.graph.rope import Angles, rotate, working
+from workers.engines.graph.rope import Angles, rotate
+from workers.engines.shared.rope import working
 
 
 def attend_ring_plain(

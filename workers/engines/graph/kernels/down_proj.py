@@ -5,8 +5,8 @@ from torch.nn import functional
 
 from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
 from workers.engines.graph.kernels.linear import TILE, Tile, prefetch, product
-from workers.engines.graph.rope import working
 from workers.engines.graph.weights import Linear
+from workers.engines.shared.rope import working
 
 
 def down_proj_plain(parts: tuple[tuple[torch.Tensor, Linear], ...]) -> torch.Tensor:

@@ -8,8 +8,8 @@ from torch.nn import functional
 from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
 from workers.engines.graph.kernels.tiles import activate as activate_tile
 from workers.engines.graph.kernels.tiles import wait_for_previous
-from workers.engines.graph.rope import working
 from workers.engines.graph.weights import Linear
+from workers.engines.shared.rope import working
 
 
 @dataclass(frozen=True, slots=True)

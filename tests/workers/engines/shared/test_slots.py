@@ -1,10 +1,10 @@
-"""The slot arithmetic against a dict that remembers (streaming.md, section 3, test 5)."""
+"""The slot arithmetic against a dict that remembers."""
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.engines.graph.ring import Ring, ring_of
+from workers.engines.shared.slots import RingSlots
 
 
 @given(
@@ -19,7 +19,7 @@ def test_every_query_finds_exactly_what_it_may_see(
     sinks: int, window: int, gamma: int, spare: int, rounds: list[tuple[int, int]]
 ) -> None:
     """Rounds that draft up to gamma tokens and keep some; a slot really holds the position that was written last."""
-    ring = Ring(sinks, window + 1, window + 1 + gamma + spare)
+    ring = RingSlots(sinks, window, gamma + spare)
     slots: dict[int, int] = {}
     head = 0
     for drafted, kept in rounds:
@@ -42,8 +42,8 @@ def test_every_query_finds_exactly_what_it_may_see(
 
 @given(st.integers(0, 6), st.integers(1, 9), st.integers(1, 300))
 def test_tensors_and_numbers_agree(sinks: int, window: int, written: int) -> None:
-    ring = ring_of(sinks, window, 3)
-    slot_C = torch.arange(sinks + ring.slots)
+    ring = RingSlots(sinks, window, 127)
+    slot_C = torch.arange(ring.total)
     assert ring.held(slot_C, torch.tensor(written)).tolist() == [ring.held(int(s), written) for s in slot_C]
     position_T = torch.arange(written)
     assert ring.slot(position_T).tolist() == [ring.slot(p) for p in range(written)]

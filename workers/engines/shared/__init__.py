@@ -1,0 +1,1 @@
+"""What both engines use: slot arithmetic, rotary angles, the oracle draft, score buckets, refusals."""
