@@ -1,4 +1,4 @@
-"""What speculation cost and gave, beside its plain twin: streaming.md's model, filled with measured times."""
+"""Computes what speculation cost and gave, beside its plain twin. The formula is in docs/report.md."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

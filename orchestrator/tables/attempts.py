@@ -42,7 +42,7 @@ _NAME = ("cell_id", "attempt", "device_kind")
 
 
 def attempts(view: View) -> pl.DataFrame:
-    """One row per attempt: the contract's columns, then everything else the journal knows of it but series.
+    """One row per attempt, columns as in docs/tables.md: the first ones in a fixed order, then all others of the journal but series.
 
     `final`: the last attempt of its cell on its kind of device, the one that
     counts. `started_at`: UTC. `first_divergence` and its company: see `divergence`.

@@ -12,7 +12,7 @@ _TYPES: dict[Any, Any] = {str: pl.String, int: pl.Int64, float: pl.Float64, bool
 
 
 def boundary_frame(rows: Sequence[BoundaryRow]) -> pl.DataFrame:
-    """The contract's columns first, in its order, as `BoundaryRow` declares them."""
+    """Columns in the order in which `BoundaryRow` declares them."""
     return pl.DataFrame(
         [dataclasses.asdict(row) for row in rows],
         schema={name: _dtype(hint) for name, hint in get_type_hints(BoundaryRow).items()},

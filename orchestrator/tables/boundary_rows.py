@@ -24,7 +24,7 @@ from workers.outcome import Outcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundaryRow:
-    """One row of the contract's `boundaries` table, and what says how it was found.
+    """One row of the `boundaries` table (docs/tables.md), and how it was found.
 
     Units of `last_ok`, `first_oom`, `predicted`, `resolution`: tokens, or sequences on the axis `batch_size`.
     `searched`: by probes of a `boundary:` section; else read off the measured cells, where `first_oom` is the

@@ -1,4 +1,4 @@
-"""Streaming and full caches against references that know nothing of this engine (streaming.md, section 3)."""
+"""Streaming and full caches against references that know nothing of this engine (docs/modes.md)."""
 
 import pytest
 import torch
