@@ -3,6 +3,7 @@
 `open_run` is the driver's way in (locked, resumable); `read_run` is everybody else's, while a driver runs too.
 """
 
+import json
 import os
 import secrets
 import time
@@ -19,6 +20,7 @@ from orchestrator.journal.lock import Lock
 from orchestrator.journal.manifest import DriverSession, Manifest, environment
 from orchestrator.journal.object_store import open_store
 from orchestrator.journal.record import SCHEMA_VERSION
+from orchestrator.journal.storable import unicode
 from orchestrator.journal.store import LocalStore, Store
 from orchestrator.spec import SpecError, SweepSpec, dump_spec, load_spec
 from workers.attempt import Device
@@ -84,7 +86,8 @@ class RunFolder:
     def _update(self, **changes: object) -> None:
         self._lock.check()
         self.manifest = self.manifest.model_copy(update=changes)
-        self.store.write(_MANIFEST, self.manifest.model_dump_json(indent=1).encode())
+        text = json.dumps(self.manifest.model_dump(), indent=1, ensure_ascii=False)
+        self.store.write(_MANIFEST, unicode(text).encode())
 
 
 def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:

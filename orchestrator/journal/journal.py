@@ -16,7 +16,7 @@ from orchestrator.journal.kept import Kept
 from orchestrator.journal.lock import Lock
 from orchestrator.journal.object_store import open_store
 from orchestrator.journal.parts import BadPart, Part, check, encode, fenced_off, name_of, scan, sequence_of
-from orchestrator.journal.record import LIGHT_SCHEMA, Record, to_attempts, to_frame
+from orchestrator.journal.record import LIGHT_SCHEMA, Record, to_attempts, to_frame_of_what_fits
 from orchestrator.journal.store import Store
 from workers.attempt import Attempt
 
@@ -131,7 +131,10 @@ class Journal:
         """
         if not records:
             return
-        data = encode(to_frame(records))
+        frame = to_frame_of_what_fits(records)
+        for said in frame["left_out"].drop_nulls():
+            _log.warning("a value that no journal can hold was left out: %s", said)
+        data = encode(frame)
         if self._kept is None:
             try:
                 self._put(data)

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from orchestrator.journal.storable import storable, unicode
 from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, ScoreBucket, Step
 from workers.cell import Cell, from_json, to_json
 from workers.outcome import Outcome
@@ -173,6 +174,7 @@ LIGHT_SCHEMA = pl.Schema(
         **_EFFECT_COLUMNS,
         **{name: dtype for name, dtype in _FAILURE_COLUMNS.items() if name != "memory_snapshot"},
         "predicted_peak_bytes": pl.Int64,
+        "left_out": pl.String,  # what a model or a file said that no column can hold: `column: value; ...`
     }
 )
 _SERIES_COLUMNS: dict[str, Any] = {
@@ -183,26 +185,33 @@ _SERIES_COLUMNS: dict[str, Any] = {
 SCHEMA = pl.Schema(
     {**LIGHT_SCHEMA, "memory_snapshot": pl.Binary, "output_ids": pl.List(pl.Int32), **_SERIES_COLUMNS}
 )
-#: Text of models, files and errors: a lone surrogate in it must not cost the row.
-_FOREIGN_TEXT = (
-    "text_head",
-    "text_tail",
-    "error_type",
-    "error_message",
-    "last_output",
-    "stack_dump",
-    "device_dirty",
-)
 SAMPLE_COLUMNS = {"sample_" + name: name for name in _SERIES["samples"][2]}
 STEP_COLUMNS = {"step_" + name: name for name in _SERIES["steps"][2]}
 SCORE_COLUMNS = {"score_" + name: name for name in _SERIES["scores"][2]}
 
 
 def to_frame(records: Sequence[Record]) -> pl.DataFrame:
-    """One row per record, columns `SCHEMA`."""
-    rows = [_row(record) for record in records]
+    """One row per record, columns `SCHEMA`. Raises TypeError, OverflowError or UnicodeError for a value that its
+    column cannot hold."""
+    return _frame([_row(record) for record in records])
+
+
+def to_frame_of_what_fits(records: Sequence[Record]) -> pl.DataFrame:
+    """As `to_frame`, but a value that its column cannot hold is null, and `left_out` of its row says so."""
+    try:
+        return to_frame(records)
+    except (TypeError, OverflowError, UnicodeError):
+        return _frame([_fitting(_row(record)) for record in records])
+
+
+def _frame(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
     # By columns, which Polars holds to their types; rows it would coerce in silence, a fraction to an integer.
     return pl.DataFrame({name: [row[name] for row in rows] for name in SCHEMA}, schema=SCHEMA)
+
+
+def _fitting(row: dict[str, Any]) -> dict[str, Any]:
+    kept, left_out = storable(row, SCHEMA)
+    return kept | {"left_out": "; ".join(left_out) or None}
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -224,9 +233,7 @@ def _row(record: Record) -> dict[str, Any]:
     for series, (prefix, _, columns) in _SERIES.items():
         items = getattr(attempt, series)
         row |= {prefix + name: list(map(attrgetter(name), items)) for name in columns}
-    for name in _FOREIGN_TEXT:
-        row[name] = row[name] and row[name].encode("utf-8", "replace").decode()
-    return row
+    return {name: unicode(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def cell_columns(cell: Cell) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 An out-of-memory comes in several coats; the list is kept here and nowhere else.
 """
 
+import math
 import re
 import signal
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def memory_report(message: str) -> MemoryReport:
     """Read torch's messages, CUDA's (several wordings since 1.x) and the CPU allocator's."""
     requested = _amount(r"Tried to allocate (?P<n>{size})", message)
     if requested is None:
-        found = re.search(r"tried to allocate (\d+) bytes", message, re.IGNORECASE)
+        found = re.search(r"tried to allocate (\d{1,25}) bytes", message, re.IGNORECASE)
         requested = int(found.group(1)) if found else None
     allocated = _amount(r"(?P<n>{size}) (?:is|already) allocated", message)
     unallocated = _amount(r"(?P<n>{size}) is reserved by PyTorch but unallocated", message)
@@ -121,7 +122,7 @@ def memory_report(message: str) -> MemoryReport:
     return MemoryReport(requested, free, allocated, reserved)
 
 
-_SIZE = r"[\d.]+ (?:bytes|[KMGTP]iB)"
+_SIZE = r"\d+(?:\.\d+)? (?:bytes|[KMGTP]iB)"
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50}
 
 
@@ -130,7 +131,8 @@ def _amount(pattern: str, message: str) -> int | None:
     if found is None:
         return None
     number, unit = found.group("n").split()
-    return round(float(number) * _UNITS[unit])
+    amount = float(number) * _UNITS[unit]
+    return round(amount) if math.isfinite(amount) else None
 
 
 def _has_no_device_memory(raised: Raised) -> bool:

@@ -46,6 +46,11 @@ def warnings(run: Run, tables: Tables) -> list[str]:
         found.append(
             "Some speculative runs force their acceptance with an oracle draft (“injected”): a what-if."
         )
+    left_out = tables.attempts["left_out"].drop_nulls().unique().sort()
+    if left_out.len():
+        found.append(
+            f"What models or files said and no table can hold is null: {formats.listing(left_out.to_list()[:5])}."
+        )
     if run.journal.set_aside:
         names = formats.listing([part.name for part in run.journal.set_aside[:5]])
         found.append(

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def test_the_same_sweep_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert [session.state for session in run.manifest.sessions] == ["died", "finished"]
     assert load_spec((tmp_path / "run" / "spec.yaml").read_text()) == demo_spec()
     assert set(run.manifest.environment.packages) >= {"torch", "transformers", "ray", "polars"}
+
+
+def test_a_note_or_a_device_that_is_not_unicode_is_no_reason_to_lose_the_manifest(tmp_path: Path) -> None:
+    with open_run(tmp_path, demo_spec()) as folder:
+        folder.devices([replace(CPU, node="a\udcff", kind="c\0pu")])
+        folder.finish("failed", "OSError: \ud800 /x\udcff")
+
+    manifest = read_run(tmp_path).manifest
+    assert manifest is not None
+    assert (manifest.devices[0].node, manifest.devices[0].kind) == ("a?", "c\0pu")
+    assert (manifest.state, manifest.sessions[-1].note) == ("failed", "OSError: ? /x?")
 
 
 def test_another_sweep_is_refused_and_the_message_names_what_differs(tmp_path: Path) -> None:

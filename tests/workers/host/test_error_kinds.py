@@ -59,6 +59,18 @@ def test_memory_report(message, expected):
     assert memory_report(message) == expected
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Tried to allocate 1.2.3 GiB",
+        f"Tried to allocate {'9' * 400}.0 GiB",
+        f"you tried to allocate {'9' * 5000} bytes",
+    ],
+)
+def test_an_amount_that_is_no_number_is_no_amount(message):
+    assert memory_report(message).requested is None
+
+
 @given(st.text())
 def test_any_message_is_read_without_an_error(message):
     memory_report(message)
