@@ -11,7 +11,7 @@ from orchestrator.journal.errors import REFUSALS
 from orchestrator.journal.folder import read_run
 from orchestrator.plan import expand
 from orchestrator.spec import SpecError, SweepSpec
-from orchestrator.sweep.outcomes import Ledger
+from orchestrator.sweep.outcomes import Outcomes
 from orchestrator.sweep.retry_policy import Limits
 from orchestrator.sweep.work.item import Key
 from workers.attempt import Attempt
@@ -90,16 +90,16 @@ def read_status(folder: str) -> RunStatus:
 
 def count_cells(spec: SweepSpec | None, history: Sequence[Attempt]) -> CellCounts:
     """Count what a run of `spec` would find closed when it resumes from `history`."""
-    ledger = Ledger(history, Limits() if spec is None else Limits.of(spec))
+    closed = Outcomes(history, Limits() if spec is None else Limits.of(spec))
     last = _last_attempts(history)
     probes = sum(attempt.cell.purpose == "probe" for attempt in last.values())
-    open_outcomes = Counter(attempt.outcome for key, attempt in last.items() if key not in ledger.finals)
+    open_outcomes = Counter(attempt.outcome for key, attempt in last.items() if key not in closed.finals)
     kinds = len({key.device_kind for key in last})
     return CellCounts(
         planned=None if spec is None else len(expand(spec)) * max(kinds, 1),
-        reached=sum(last[key].cell.purpose == "measure" for key in ledger.finals),
+        reached=sum(last[key].cell.purpose == "measure" for key in closed.finals),
         probes=probes,
-        outcomes=dict((ledger.outcomes + open_outcomes).most_common()),
+        outcomes=dict((closed.counts + open_outcomes).most_common()),
     )
 
 

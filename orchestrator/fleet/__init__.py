@@ -27,7 +27,7 @@ class SlotReady:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class AttemptReturned:
     """An attempt came back. The slot takes no lease until its next `SlotReady`."""
 
     slot: SlotId
@@ -56,7 +56,7 @@ class Progressed:
     progress: Progress
 
 
-FleetEvent = SlotReady | Finished | SlotLost | Progressed
+FleetEvent = SlotReady | AttemptReturned | SlotLost | Progressed
 
 
 class Fleet(Protocol):

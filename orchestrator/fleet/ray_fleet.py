@@ -23,7 +23,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.fleet import Finished, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
+from orchestrator.fleet import AttemptReturned, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
 from orchestrator.fleet.autoscaling import Scouts
 from orchestrator.fleet.nodes import NodeList, Nodes
 from orchestrator.fleet.progress_board import start_board
@@ -254,9 +254,9 @@ class RayFleet:
         if value.device_dirty is not None:
             # A fresh actor proves the device clean before it takes a lease, or fails to start.
             lost = self._lose(name, entry, f"not clean after a cell: {value.device_dirty}", 0.0)
-            return [Finished(name, value), lost]
+            return [AttemptReturned(name, value), lost]
         entry.state = _State.IDLE
-        return [Finished(name, value), SlotReady(name, entry.device)]
+        return [AttemptReturned(name, value), SlotReady(name, entry.device)]
 
     def _described(self, name: SlotId, entry: _Slot, device: Device) -> list[FleetEvent]:
         entry.device = device

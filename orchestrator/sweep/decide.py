@@ -1,98 +1,101 @@
-"""From attempts that came back to what must be journalled and what follows. Decides; the loop acts."""
+"""Decides what must be journalled of an attempt that came back, and what follows from it. The loop acts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.fleet import SlotId
 from orchestrator.journal.record import Record
 from orchestrator.sweep import driver_attempts
-from orchestrator.sweep.in_flight import Loan
-from orchestrator.sweep.outcomes import Ledger
-from orchestrator.sweep.retry_policy import Blame, Limits, RetryHistory, Strikes, Verdict, judge
+from orchestrator.sweep.in_flight import InFlight
+from orchestrator.sweep.outcomes import Outcomes
+from orchestrator.sweep.retry_policy import (
+    Blame,
+    Limits,
+    NextStep,
+    RetryHistory,
+    Strikes,
+    after_attempt,
+)
 from orchestrator.sweep.work.item import Key, WorkItem
 from orchestrator.sweep.work.kind_queue import Estimates, KindWork
-from orchestrator.watch import CellFinished
+from orchestrator.watch import CellFinished, Notice
 from workers.attempt import Attempt, Device
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    slot: SlotId
-    loan: Loan
-    attempt: Attempt
-    blame: Blame = Blame.CELL
 
 
 @dataclass(slots=True)
 class Decisions:
-    """`records` first, durably; then the rest. `settled`: items that have their outcome with this, spared ones too.
-    `failing`: devices that are to be retired."""
+    """What follows from one batch of attempts. `records` are journalled first; the rest follows.
+
+    `closed`: items that have their final outcome with this, pruned ones too. `failing`: devices to retire.
+    """
 
     records: list[Record] = field(default_factory=list)
-    news: list[CellFinished] = field(default_factory=list)
+    news: list[CellFinished | Notice] = field(default_factory=list)
     requeue: list[tuple[WorkItem, RetryHistory]] = field(default_factory=list)
     finals: list[tuple[WorkItem, Attempt]] = field(default_factory=list)
-    settled: list[Key] = field(default_factory=list)
+    closed: list[Key] = field(default_factory=list)
     failing: list[tuple[SlotId, Device]] = field(default_factory=list)
-
-    def add(
-        self, run_id: str, slot: SlotId | None, attempt: Attempt, peak: int | None, *, final: bool
-    ) -> None:
-        self.records.append(Record(run_id, attempt, peak))
-        self.news.append(CellFinished(slot, attempt, final))
 
 
 @dataclass(frozen=True, slots=True)
-class Settler:
-    """Notes every decision in the ledger at once, so that attempts of one batch see each other's."""
+class Decider:
+    """Notes every decision in `outcomes` at once, so that attempts of one batch see each other's."""
 
     run_id: str
-    ledger: Ledger
+    outcomes: Outcomes
     kinds: Mapping[str, KindWork]
     limits: Limits
     strikes: Strikes
     estimates: Estimates
 
-    def settle(self, returned: Iterable[Returned], now: float) -> Decisions:
-        result = Decisions()
-        for back in returned:
-            item, attempt = back.loan.item, back.attempt
-            history, verdict = judge(self.ledger.history(item.key), attempt, back.blame, self.limits)
-            peak = self.estimates.peak_bytes(item.cell, back.loan.device)
-            result.add(self.run_id, back.slot, attempt, peak, final=verdict is Verdict.FINAL)
-            if self.strikes.note(item.key, attempt, back.blame):
-                result.failing.append((back.slot, back.loan.device))
-            if verdict is Verdict.RETRY:
-                self.ledger.note(item.key, history, None)
-                result.requeue.append((item, history))
-                continue
-            final = attempt
-            if verdict is Verdict.QUARANTINE:
-                number = history.attempts + 1
-                final = driver_attempts.quarantined(attempt, item.key.cell_id, number, history.crashes, now)
-                result.add(self.run_id, None, final, peak, final=True)
-            self.ledger.note(item.key, history, final)
-            result.finals.append((item, final))
-            result.settled.append(item.key)
-            self._prune(attempt, item, now, result)
-        return result
-
-    def undo(self, result: Decisions) -> int:
-        """`result` could not be recorded: how many items are without an outcome for it."""
-        for key in result.settled:
-            self.ledger.forget(key)
-        return len(result.settled) + len(result.requeue)
-
-    def _prune(self, attempt: Attempt, item: WorkItem, now: float, result: Decisions) -> None:
-        if not attempt.outcome.is_device_oom:
+    def decide(
+        self, flight: InFlight, attempt: Attempt, blame: Blame, now: float, decisions: Decisions
+    ) -> None:
+        """Add to `decisions` what follows from `attempt`, which is what came of `flight`."""
+        item = flight.item
+        history, step = after_attempt(self.outcomes.history(item.key), attempt, blame, self.limits)
+        self._record(decisions, flight.slot, attempt, flight.device, final=step is NextStep.CLOSE)
+        if self.strikes.note(item.key, attempt, blame):
+            decisions.failing.append((flight.slot, flight.device))
+        if step is NextStep.RETRY:
+            self.outcomes.note(item.key, history, None)
+            decisions.requeue.append((item, history))
             return
-        kind = self.kinds[item.key.device_kind]
-        for spared in kind.implied(attempt):
-            kind.queue.remove(spared.key)
-            history = self.ledger.history(spared.key)
-            number, cell_id = history.attempts + 1, spared.key.cell_id
-            verdict = driver_attempts.pruned(spared.cell, cell_id, number, attempt, spared.seconds, now)
-            self.ledger.note(spared.key, history, verdict)
-            result.settled.append(spared.key)
-            peak = self.estimates.peak_bytes(spared.cell, kind.device)
-            result.add(self.run_id, None, verdict, peak, final=True)
+        final = attempt
+        if step is NextStep.QUARANTINE:
+            number = history.attempts + 1
+            final = driver_attempts.quarantined(attempt, item.key.cell_id, number, history.crashes, now)
+            self._record(decisions, None, final, flight.device, final=True)
+        self.outcomes.note(item.key, history, final)
+        decisions.finals.append((item, final))
+        decisions.closed.append(item.key)
+        if attempt.outcome.is_device_oom:
+            self._prune(attempt, self.kinds[item.key.device_kind], now, decisions)
+
+    def note_duplicate(self, attempt: Attempt, decisions: Decisions) -> None:
+        """A device that was lost hands back its attempt after all: it is recorded, and nothing follows from it."""
+        decisions.records.append(Record(self.run_id, attempt))
+        decisions.news.append(Notice(f"a late result of lease {attempt.lease_id}: recorded as a duplicate"))
+
+    def undo(self, decisions: Decisions) -> int:
+        """Take back what could not be journalled. Returns how many items are without an outcome for it."""
+        for key in decisions.closed:
+            self.outcomes.forget(key)
+        return len(decisions.closed) + len(decisions.requeue)
+
+    def _prune(self, attempt: Attempt, kind: KindWork, now: float, decisions: Decisions) -> None:
+        for item in kind.implied(attempt):
+            kind.queue.remove(item.key)
+            history = self.outcomes.history(item.key)
+            number, cell_id = history.attempts + 1, item.key.cell_id
+            final = driver_attempts.pruned(item.cell, cell_id, number, attempt, item.seconds, now)
+            self.outcomes.note(item.key, history, final)
+            decisions.closed.append(item.key)
+            self._record(decisions, None, final, kind.device, final=True)
+
+    def _record(
+        self, decisions: Decisions, slot: SlotId | None, attempt: Attempt, device: Device, *, final: bool
+    ) -> None:
+        peak_bytes = self.estimates.peak_bytes(attempt.cell, device)
+        decisions.records.append(Record(self.run_id, attempt, peak_bytes))
+        decisions.news.append(CellFinished(slot, attempt, final))

@@ -1,7 +1,6 @@
-"""The cells that are with devices."""
+"""Holds the cells that devices run now."""
 
 from collections import defaultdict
-from collections.abc import Set
 from dataclasses import dataclass
 
 from orchestrator.fleet import SlotId
@@ -10,33 +9,38 @@ from workers.attempt import Device
 from workers.cell import Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Loan:
-    """A cell that is with a device."""
+@dataclass(slots=True)
+class InFlight:
+    """One cell on one device. `had_neighbour`: at some time meanwhile another cell ran on the same node."""
 
+    slot: SlotId
     item: WorkItem
     lease: Lease
     device: Device
     started_at: float
+    had_neighbour: bool = False
 
 
-class Loans(dict[SlotId, Loan]):
-    """By slot; and by node, since a thousand devices ask for their neighbours at every turn."""
+class CellsInFlight(dict[SlotId, InFlight]):
+    """By slot, and by node: a thousand devices ask for their neighbours at every turn."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._by_node: defaultdict[str, set[str]] = defaultdict(set)
+        self._by_node: defaultdict[str, dict[SlotId, InFlight]] = defaultdict(dict)
 
-    def lend(self, slot: SlotId, loan: Loan) -> None:
-        self[slot] = loan
-        self._by_node[loan.device.node].add(loan.lease.lease_id)
+    def add(self, flight: InFlight) -> None:
+        neighbours = self._by_node[flight.device.node]
+        if len(neighbours) == 1:
+            next(iter(neighbours.values())).had_neighbour = True
+        flight.had_neighbour = bool(neighbours)
+        self[flight.slot] = neighbours[flight.slot] = flight
 
-    def take_back(self, slot: SlotId) -> Loan | None:
-        """None when nothing was lent to `slot`."""
-        loan = self.pop(slot, None)
-        if loan is not None:
-            self._by_node[loan.device.node].discard(loan.lease.lease_id)
-        return loan
+    def remove(self, slot: SlotId) -> InFlight | None:
+        """Return what ran on `slot`, None where nothing did."""
+        flight = self.pop(slot, None)
+        if flight is not None:
+            del self._by_node[flight.device.node][slot]
+        return flight
 
-    def leases_on(self, node: str) -> Set[str]:
-        return self._by_node[node]
+    def is_busy(self, node: str) -> bool:
+        return bool(self._by_node[node])

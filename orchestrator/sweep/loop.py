@@ -1,4 +1,4 @@
-"""The driver's loop: one thread that lends cells to devices, journals what comes back, and decides what is next.
+"""The driver's loop: one thread that gives cells to devices, journals what comes back, and acts on what follows.
 
 Cells wait here, never in Ray. An attempt is in the journal before anything follows from it: before its device gets
 the next cell, before a retry, before a watcher hears of it.
@@ -9,19 +9,21 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from orchestrator.boundary.question import Question
-from orchestrator.fleet import Finished, Fleet, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
+from orchestrator.fleet import AttemptReturned, Fleet, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
 from orchestrator.journal.errors import JournalFull, LockLost, StoreError
 from orchestrator.journal.record import Record
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep import driver_attempts
-from orchestrator.sweep.decide import Returned, Settler
-from orchestrator.sweep.in_flight import Loan, Loans
-from orchestrator.sweep.outcomes import Ledger
+from orchestrator.sweep.decide import Decider, Decisions
+from orchestrator.sweep.ending import Ending
+from orchestrator.sweep.in_flight import CellsInFlight, InFlight
+from orchestrator.sweep.outcomes import Outcomes
 from orchestrator.sweep.pace import Pace
 from orchestrator.sweep.retry_policy import Blame, Limits, Strikes
+from orchestrator.sweep.roster import IdleDevice, Roster
 from orchestrator.sweep.summary import Summary
 from orchestrator.sweep.time_limits import lease_for
-from orchestrator.sweep.work.item import Key, WorkItem
+from orchestrator.sweep.work.item import WorkItem
 from orchestrator.sweep.work.kind_queue import Estimates, KindWork
 from orchestrator.watch import (
     CellFinished,
@@ -40,10 +42,9 @@ from workers.outcome import Outcome
 
 _TICK_S = 0.25  # how late a signal may be noticed; what follows must fit 2.5 s
 _RELEASE_IDLE_S = 30.0
-_WARM_MODELS = 2  # per node
 
 
-class Journal(Protocol):
+class AttemptLog(Protocol):
     def append(self, records: Sequence[Record]) -> None:
         """Durable on return."""
 
@@ -53,9 +54,9 @@ class JournalBroken(Exception):
 
 
 class Sweep:
-    """`stop`: asked once a round; a text means: end now, journal what was in flight as cancelled.
+    """`stop`: asked once a round. A text means: end now, and journal what is in flight as cancelled.
 
-    `clock`: seconds since the epoch; the fleet's `poll` is what lets it go on.
+    `clock`: seconds since the epoch. Time passes while the fleet is polled.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Sweep:
         questions: Sequence[Question],
         run_id: str,
         fleet: Fleet,
-        journal: Journal,
+        journal: AttemptLog,
         history: Sequence[Attempt],
         estimates: Estimates,
         watcher: Watcher,
@@ -75,31 +76,24 @@ class Sweep:
     ) -> None:
         self._spec, self._cells, self._questions, self._run_id = spec, cells, questions, run_id
         self._fleet, self._journal, self._estimates, self._watcher = fleet, journal, estimates, watcher
-        self._stop, self._clock = stop, clock
-        self._limits = Limits.of(spec)
-        self.ledger = Ledger(history, self._limits)
+        self._stop, self._clock, self._began = stop, clock, clock()
+        limits = Limits.of(spec)
+        self._outcomes = Outcomes(history, limits)
         self.kinds: dict[str, KindWork] = {}
-        self._running = Loans()
-        self._idle: dict[SlotId, tuple[Device, float]] = {}
-        self._shared: set[str] = set()  # leases that had a neighbour on their node at some time
-        self._released: dict[SlotId, str] = {}
-        self._retired: set[str] = set()
-        self._settler = Settler(
-            run_id, self.ledger, self.kinds, self._limits, Strikes(self._limits.strikes), estimates
-        )
-        self._held: dict[str, Key] = {}  # nodes that are being emptied for, or run, a cell that must be alone
-        self._warm: dict[str, list[str]] = {}
-        self._began = clock()
-        self._next_tick = 0.0
+        self._roster = Roster()
+        self._in_flight = CellsInFlight()
+        strikes = Strikes(limits.strikes)
+        self._decider = Decider(run_id, self._outcomes, self.kinds, limits, strikes, estimates)
+        self._ending = Ending(spec, self.kinds, self._roster, fleet, self._began, self._notice)
         self._pace = Pace()
+        self._next_tick = 0.0
+        self._lack: str | None = None
         self._stopped = False
         self._unrecorded = 0
-        self._broken_starts = 0
-        self._lack: str | None = None
-        self.troubles: list[str] = []  # why work was left undone
 
     def run(self) -> None:
-        """Until everything has an outcome, no device is left, or `stop` says so. The caller closes the fleet.
+        """Run until everything has an outcome, no device is left, or `stop` gives a reason. The caller closes the
+        fleet.
 
         Raises `JournalBroken`.
         """
@@ -109,107 +103,112 @@ class Sweep:
                 name=self._spec.name,
                 cells=len(self._cells),
                 searches=len(self._questions),
-                reused=self.ledger.reused,
+                reused=self._outcomes.reused,
             )
         )
-        while not self._ended():
+        while self._in_flight or not self._ending.has_come(self._clock()):
             if reason := self._stop():
                 self._cancel(reason)
                 return
-            self._take(self._fleet.poll(_TICK_S, self._pace.linger_s(len(self._running))))
+            self._take(self._fleet.poll(_TICK_S, self._pace.linger_s(len(self._in_flight))))
             self._dispatch()
             self._tick()
 
     def summary(self) -> Summary:
         known = sum(len(kind.queue) + kind.searching.active() for kind in self.kinds.values())
-        never_seen = len(self._missing_kinds()) * (len(self._cells) + len(self._questions))
+        never_seen = len(self._ending.missing_kinds()) * (len(self._cells) + len(self._questions))
         return Summary(
             run_id=self._run_id,
-            computed=self.ledger.computed,
-            reused=self.ledger.reused,
-            left=known + len(self._running) + never_seen + self._unrecorded,
-            outcomes=dict(self.ledger.outcomes),
-            troubles=tuple(self.troubles),
+            computed=self._outcomes.computed,
+            reused=self._outcomes.reused,
+            left=known + len(self._in_flight) + never_seen + self._unrecorded,
+            outcomes=dict(self._outcomes.counts),
+            troubles=tuple(self._ending.troubles),
             stopped=self._stopped,
         )
 
     # -- what the fleet says ----------------------------------------------------------------------------------
 
     def _take(self, events: list[FleetEvent]) -> None:
-        settled: list[Returned] = []
+        """Devices that are ready come last: an attempt is journalled before its device gets the next cell."""
+        decisions = Decisions()
         for event in events:
             match event:
                 case Progressed():
                     self._watcher.see(CellProgressed(event.slot, event.progress))
-                case Finished():
-                    settled += self._came_back(event)
+                case AttemptReturned():
+                    self._came_back(event, decisions)
                 case SlotLost():
-                    settled += self._lost(event)
+                    self._lost(event, decisions)
                 case SlotReady():
                     pass
-        if settled:
-            self._settle(settled)
+        if decisions.records:
+            self._act_on(decisions)
         for event in events:
             if isinstance(event, SlotReady):
                 self._ready(event.slot, event.device)
 
     def _ready(self, slot: SlotId, device: Device) -> None:
-        if device.uuid in self._retired:
+        if self._roster.is_retired(device):
             self._fleet.retire(slot, "retired before")
             return
         if device.kind not in self.kinds:
             self.kinds[device.kind] = KindWork(
-                device, self._cells, self._questions, self.ledger, self._estimates, self._clock()
+                device, self._cells, self._questions, self._outcomes, self._estimates
             )
-        kind = self.kinds[device.kind]
-        kind.given_up = False
-        if slot not in kind.slots:
+        self._ending.note_return(device.kind)
+        if self._roster.join(slot, device, self._clock()):
             self._watcher.see(DeviceJoined(slot, device))
-        kind.slots[slot], kind.absent_since = device, None
-        self._idle[slot] = device, self._clock()
 
-    def _came_back(self, event: Finished) -> list[Returned]:
-        loan = self._running.get(event.slot)
-        if loan is None or loan.lease.lease_id != event.attempt.lease_id:
-            self._record([Record(self._run_id, event.attempt)])
-            self._watcher.see(
-                Notice(f"a late result of lease {event.attempt.lease_id}: recorded as a duplicate")
-            )
-            return []
-        self._running.take_back(event.slot)
-        return [Returned(event.slot, loan, event.attempt)]
+    def _came_back(self, event: AttemptReturned, decisions: Decisions) -> None:
+        flight = self._in_flight.get(event.slot)
+        if flight is None or flight.lease.lease_id != event.attempt.lease_id:
+            self._decider.note_duplicate(event.attempt, decisions)
+            return
+        self._ended(flight, event.attempt, Blame.CELL, decisions)
 
-    def _lost(self, event: SlotLost) -> list[Returned]:
-        self._idle.pop(event.slot, None)
-        self._released.pop(event.slot, None)
-        for kind in self.kinds.values():
-            if kind.slots.pop(event.slot, None) is not None and not kind.slots:
-                kind.absent_since = self._clock()
-        if event.device is not None and not self._lives(event.device.node):
-            self._held.pop(event.device.node, None)
-        self._broken_starts += event.gone_for_good
+    def _lost(self, event: SlotLost, decisions: Decisions) -> None:
+        self._roster.leave(event.slot, event.device, self._clock())
+        if event.gone_for_good:
+            self._ending.note_broken_start()
         self._watcher.see(DeviceLost(event.slot, event.device, event.reason, event.gone_for_good))
-        loan = self._running.take_back(event.slot)
-        if loan is None:
-            return []
+        flight = self._in_flight.get(event.slot)
+        if flight is None:
+            return
         outcome, blame = Outcome.INFRA_ERROR, Blame.CELL
         if event.node_lost or event.preempted:
             blame = Blame.NODE
+        elif event.host_oom_victim and flight.had_neighbour:
+            blame = Blame.MEMORY
         elif event.host_oom_victim:
-            if loan.lease.lease_id not in self._shared:
-                outcome = Outcome.OOM_HOST
-            else:
-                blame = Blame.MEMORY
+            outcome = Outcome.OOM_HOST
         attempt = driver_attempts.lost(
-            loan.lease, loan.device, outcome, event.reason, loan.started_at, self._clock()
+            flight.lease, flight.device, outcome, event.reason, flight.started_at, self._clock()
         )
-        return [Returned(event.slot, loan, attempt, blame)]
+        self._ended(flight, attempt, blame, decisions)
 
-    def _lives(self, node: str) -> bool:
-        return any(device.node == node for kind in self.kinds.values() for device in kind.slots.values())
+    def _ended(self, flight: InFlight, attempt: Attempt, blame: Blame, decisions: Decisions) -> None:
+        self._in_flight.remove(flight.slot)
+        self._roster.free(flight.device.node, flight.item.key)
+        self._pace.note(attempt.duration_s, flight.item.seconds)
+        self._decider.decide(flight, attempt, blame, self._clock(), decisions)
 
-    def _busy(self, node: str) -> bool:
-        return bool(self._running.leases_on(node))
+    # -- what follows from it ---------------------------------------------------------------------------------
+
+    def _act_on(self, decisions: Decisions) -> None:
+        try:
+            self._record(decisions.records)
+        except JournalBroken:
+            self._unrecorded = self._decider.undo(decisions)
+            raise
+        for item, history in decisions.requeue:
+            self.kinds[item.key.device_kind].requeue(item, history)
+        for item, final in decisions.finals:
+            self.kinds[item.key.device_kind].note_final(item.key, final)
+        for slot, device in decisions.failing:
+            self._retire(slot, device)
+        for event in decisions.news:
+            self._watcher.see(event)
 
     def _record(self, records: Sequence[Record]) -> None:
         try:
@@ -217,180 +216,108 @@ class Sweep:
         except (JournalFull, LockLost, StoreError, OSError) as error:
             raise JournalBroken(str(error)) from error
 
-    # -- what follows from it ---------------------------------------------------------------------------------
-
-    def _settle(self, returned: list[Returned]) -> None:
-        result = self._settler.settle(returned, self._clock())
-        try:
-            self._record(result.records)
-        except JournalBroken:
-            self._unrecorded = self._settler.undo(result)
-            raise
-        for back in returned:
-            self._pace.note(back.attempt.duration_s, back.loan.item.seconds)
-            self._shared.discard(back.loan.lease.lease_id)
-            if self._held.get(back.loan.device.node) == back.loan.item.key:
-                del self._held[back.loan.device.node]
-        for item, history in result.requeue:
-            self.kinds[item.key.device_kind].requeue(item, history)
-        for item, final in result.finals:
-            self.kinds[item.key.device_kind].settle(item.key, final)
-        for slot, device in result.failing:
-            self._retire(slot, device)
-        for event in result.news:
-            self._watcher.see(event)
-
     def _retire(self, slot: SlotId, device: Device) -> None:
-        self._retired.add(device.uuid)
-        reason = f"{self._limits.strikes} different cells in a row failed on {device.uuid}: device retired"
-        self.troubles.append(reason)
-        kind = self.kinds[device.kind]
-        if kind.slots.pop(slot, None) is not None:
+        strikes = self._decider.strikes.limit
+        reason = f"{strikes} different cells in a row failed on {device.uuid}: device retired"
+        self._ending.troubles.append(reason)
+        if self._roster.retire(slot, device, self._clock()):
             self._fleet.retire(slot, reason)
-            if not kind.slots:
-                kind.absent_since = self._clock()
         self._watcher.see(DeviceLost(slot, device, reason, True))
 
-    # -- lending ----------------------------------------------------------------------------------------------
+    def _notice(self, text: str) -> None:
+        self._watcher.see(Notice(text))
+
+    # -- which cell runs where --------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
         for kind in self.kinds.values():
-            idle = [slot for slot in self._idle if slot in kind.slots]
+            idle = self._roster.idle(kind.kind)
             if idle and kind.searching.active():
                 kind.refill(len(idle))
-            if len(kind.queue) and len(idle) < len(kind.queue) and kind.kind in self._released.values():
-                self._released.clear()
+            if len(kind.queue) > len(idle) and self._roster.take_released(kind.kind):
                 self._fleet.recall()
-            for slot in idle:
+            for device in idle:
                 if not len(kind.queue):
                     break
-                device, _ = self._idle[slot]
-                item = self._choose(kind, device)
+                item = self._choose(kind, device.device)
                 if item is not None:
-                    self._lend(slot, device, item)
-
-    def _let_go(self, now: float) -> None:
-        """Devices that nothing is left for: their nodes may scale down."""
-        for slot, (device, since) in list(self._idle.items()):
-            kind = self.kinds[device.kind]
-            if not kind.idle_work and now - since > _RELEASE_IDLE_S:
-                del self._idle[slot], kind.slots[slot]
-                self._released[slot] = kind.kind
-                self._fleet.release(slot)
-                self._watcher.see(DeviceLost(slot, device, "let go: nothing is left for it", False))
+                    self._start(device, item)
 
     def _choose(self, kind: KindWork, device: Device) -> WorkItem | None:
-        lonely = kind.queue.alone()
-        if lonely is not None and lonely.key not in self._held.values():
-            self._held.setdefault(device.node, lonely.key)
-        if device.node in self._held:
-            if lonely is None or self._held[device.node] != lonely.key or self._busy(device.node):
+        alone = kind.queue.alone()
+        if alone is not None:
+            self._roster.reserve(device.node, alone.key)
+        if (reserved_for := self._roster.reserved_for(device.node)) is not None:
+            if alone is None or reserved_for != alone.key or self._in_flight.is_busy(device.node):
                 return None
-            return kind.queue.remove(lonely.key)
+            return kind.queue.remove(alone.key)
         return kind.queue.take(
-            device, warm=self._warm.get(device.node, ()), devices=len(kind.slots), elsewhere=kind.elsewhere
+            device,
+            warm=self._roster.warm_models(device.node),
+            devices=len(self._roster.live(kind.kind)),
+            elsewhere=self._roster.has_other_for,
         )
 
-    def _lend(self, slot: SlotId, device: Device, item: WorkItem) -> None:
+    def _start(self, idle: IdleDevice, item: WorkItem) -> None:
+        slot, device = idle.slot, idle.device
         step_s = self._estimates.step_seconds(item.cell, device)
-        lease = lease_for(item, self.ledger.history(item.key).attempts + 1, step_s, self._spec)
-        del self._idle[slot]
-        self._running.lend(slot, Loan(item, lease, device, self._clock()))
-        if len(together := self._running.leases_on(device.node)) > 1:
-            self._shared.update(together)
-        warm = [item.cell.model.target, *self._warm.get(device.node, ())]
-        self._warm[device.node] = list(dict.fromkeys(warm))[:_WARM_MODELS]
+        lease = lease_for(item, self._outcomes.history(item.key).attempts + 1, step_s, self._spec)
+        self._roster.start(idle, item.cell.model.target)
+        self._in_flight.add(InFlight(slot, item, lease, device, self._clock()))
         self._fleet.submit(slot, lease)
         self._watcher.see(CellStarted(slot, device, item.cell, lease.attempt))
 
-    # -- the end ----------------------------------------------------------------------------------------------
+    def _release_idle(self, now: float) -> None:
+        """Let devices go that nothing is left for: their nodes may scale down."""
+        for idle in list(self._roster.all_idle()):
+            if not self.kinds[idle.device.kind].has_work and now - idle.since > _RELEASE_IDLE_S:
+                self._roster.release(idle)
+                self._fleet.release(idle.slot)
+                self._watcher.see(DeviceLost(idle.slot, idle.device, "let go: nothing is left for it", False))
 
-    def _ended(self) -> bool:
-        if self._running:
-            return False
-        waited = self._clock() - self._began
-        busy = False
-        for kind in self.kinds.values():
-            if kind.given_up or not kind.idle_work:
-                continue
-            if kind.slots or self._fleet.starting():
-                busy = True
-            elif self._hopeless(kind):
-                kind.given_up = True
-                self._trouble(f"no {kind.kind} device is left: {len(kind.queue)} cells without an outcome")
-            else:
-                busy = True
-        if busy or self._fleet.undescribed():
-            return False
-        missing = self._missing_kinds()
-        none_starts = not self.kinds and self._broken_starts and not self._fleet.starting()
-        if missing and waited < self._spec.device_timeout_s and not none_starts:
-            return False
-        if missing:
-            self._trouble(
-                f"waited {waited:.0f} s: {self._fleet.waiting_for() or 'no device named ' + ', '.join(missing)}"
-            )
-        return True
-
-    def _hopeless(self, kind: KindWork) -> bool:
-        if kind.absent_since is None:
-            return False
-        all_retired = (
-            bool(self._retired) and self._fleet.waiting_for() is not None and not self._fleet.starting()
-        )
-        return all_retired or self._clock() - kind.absent_since > self._spec.device_timeout_s
-
-    def _missing_kinds(self) -> list[str]:
-        if self._spec.devices is None:
-            return [] if self.kinds else ["any kind"]
-        return [
-            name
-            for name in self._spec.devices
-            if not any(name.lower() in kind.lower() for kind in self.kinds)
-        ]
-
-    def _trouble(self, text: str) -> None:
-        self.troubles.append(text)
-        self._watcher.see(Notice(text))
+    # -- the end, and the totals once a second ----------------------------------------------------------------
 
     def _cancel(self, reason: str) -> None:
         attempts = {
-            slot: driver_attempts.cancelled(loan.lease, loan.device, reason, loan.started_at, self._clock())
-            for slot, loan in self._running.items()
+            slot: driver_attempts.cancelled(
+                flight.lease, flight.device, reason, flight.started_at, self._clock()
+            )
+            for slot, flight in self._in_flight.items()
         }
         if attempts:
             self._record([Record(self._run_id, attempt) for attempt in attempts.values()])
         for slot, attempt in attempts.items():
             self._watcher.see(CellFinished(slot, attempt, False))
         self._stopped = True
-        self.troubles.append(reason)
+        self._ending.troubles.append(reason)
 
     def _tick(self) -> None:
         now = self._clock()
         if now < self._next_tick:
             return
         self._next_tick = now + 1.0
-        self._let_go(now)
+        self._release_idle(now)
         waiting = sum(len(kind.queue) for kind in self.kinds.values())
-        self._fleet.demand(waiting + len(self._running) if self.kinds else len(self._cells))
-        devices = sum(len(kind.slots) for kind in self.kinds.values())
+        self._fleet.demand(waiting + len(self._in_flight) if self.kinds else len(self._cells))
         lack = self._fleet.waiting_for()
         if lack is not None and lack != self._lack:
-            self._watcher.see(Notice(f"waiting: {lack}"))
+            self._notice(f"waiting: {lack}")
         self._lack = lack
-        queued = sum(kind.queue.seconds for kind in self.kinds.values())
-        running = sum(
-            max(0.0, loan.item.seconds - (now - loan.started_at)) for loan in self._running.values()
-        )
         self._watcher.see(
             Tick(
                 elapsed_s=now - self._began,
                 queued=waiting,
-                running=len(self._running),
-                done=len(self.ledger.finals),
-                devices=devices,
+                running=len(self._in_flight),
+                done=len(self._outcomes.finals),
+                devices=self._roster.count(),
                 searching=sum(kind.searching.active() for kind in self.kinds.values()),
-                outcomes=dict(self.ledger.outcomes),
-                eta_s=self._pace.eta_s(queued + running, devices),
+                outcomes=dict(self._outcomes.counts),
+                eta_s=self._pace.eta_s(self._seconds_left(now), self._roster.count()),
             )
         )
+
+    def _seconds_left(self, now: float) -> float:
+        """Return the predicted device time of what waits and of what is in flight."""
+        queued = sum(kind.queue.seconds for kind in self.kinds.values())
+        flights = self._in_flight.values()
+        return queued + sum(max(0.0, f.item.seconds - (now - f.started_at)) for f in flights)

@@ -1,17 +1,18 @@
-"""What has come of each work item so far, in this run and in those it resumes. Holds no samples: it must stay small."""
+"""Holds what has come of each work item so far, in this run and in those that it resumes. Keeps no samples."""
 
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from orchestrator.sweep.retry_policy import Limits, RetryHistory, recall
+from orchestrator.sweep.retry_policy import Limits, RetryHistory, history_and_final
 from orchestrator.sweep.work.item import Key
 from workers.attempt import Attempt
 from workers.outcome import Outcome
 
 
-class Ledger:
-    """RetryHistory and final outcome by work item; the final attempts of probes, for the searches to read again."""
+class Outcomes:
+    """The retry history and the final outcome of each work item, and the final attempts of probes, which a search
+    observes again. `counts`: how many items ended with each outcome."""
 
     def __init__(self, attempts: Iterable[Attempt], limits: Limits) -> None:
         by_key: dict[Key, list[Attempt]] = defaultdict(list)
@@ -20,36 +21,34 @@ class Ledger:
                 by_key[Key(attempt.cell.cell_id, attempt.device.kind)].append(attempt)
         self._histories: dict[Key, RetryHistory] = {}
         self.finals: dict[Key, Outcome] = {}
-        self.outcomes: Counter[Outcome] = Counter()
+        self.counts: Counter[Outcome] = Counter()
         self.probes: dict[Key, Attempt] = {}
         for key, known in by_key.items():
-            self._histories[key], final = recall(known, limits)
-            if final is not None:
-                self._settle(key, final)
+            history, final = history_and_final(known, limits)
+            self.note(key, history, final)
         self.reused = len(self.finals)
 
     def history(self, key: Key) -> RetryHistory:
         return self._histories.get(key, _NEW)
 
     def note(self, key: Key, history: RetryHistory, final: Attempt | None) -> None:
+        """`final`: the attempt that closes the item, None while it is open."""
         self._histories[key] = history
-        if final is not None:
-            self._settle(key, final)
+        if final is None:
+            return
+        self.finals[key] = final.outcome
+        self.counts[final.outcome] += 1
+        if final.cell.purpose == "probe":
+            self.probes[key] = dataclasses.replace(final, samples=(), steps=(), output_ids=(), scores=())
 
     def forget(self, key: Key) -> None:
-        """Its final outcome never came on record."""
-        self.outcomes -= Counter([self.finals.pop(key)])
+        """Forget the final outcome of an item: it could not be journalled."""
+        self.counts -= Counter([self.finals.pop(key)])
         self.probes.pop(key, None)
 
     @property
     def computed(self) -> int:
         return len(self.finals) - self.reused
-
-    def _settle(self, key: Key, final: Attempt) -> None:
-        self.finals[key] = final.outcome
-        self.outcomes[final.outcome] += 1
-        if final.cell.purpose == "probe":
-            self.probes[key] = dataclasses.replace(final, samples=(), steps=(), output_ids=(), scores=())
 
 
 _NEW = RetryHistory()

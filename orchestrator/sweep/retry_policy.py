@@ -1,8 +1,9 @@
-"""Whose fault, and what next: retries, quarantine of cells, quarantine of devices. Pure.
+"""Decides whether a cell is run again, is quarantined or is closed, and whether a device is retired. Pure.
 
-A broken machine is retried, boundedly, on another device where there is one; an outcome of the cell itself never is.
-A cell that kills its process every time is quarantined. A lost node is nobody's fault. When the host's memory ran
-out, Ray's monitor may have ended an innocent: the cell runs again alone on its node, and that tells.
+A machine fault is retried, up to a limit, on another device where there is one. An outcome of the cell itself is not.
+A cell that kills its process every time is quarantined. A lost node counts against neither the cell nor the device.
+When the host's memory ran out, Ray's monitor may have ended an innocent cell: it runs again alone on its node, which
+tells whether it was the cause.
 """
 
 import dataclasses
@@ -22,15 +23,15 @@ class Blame(Enum):
     MEMORY = auto()  # Ray's memory monitor chose a victim among neighbours
 
 
-class Verdict(Enum):
-    FINAL = auto()
+class NextStep(Enum):
+    CLOSE = auto()  # the attempt is the cell's outcome
     RETRY = auto()
     QUARANTINE = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """`attempts`: of a cell that meets machine faults; `crashes`: until quarantine; `losses`: of nodes under a cell;
+    """`attempts`: of a cell that meets machine faults. `crashes`: until quarantine. `losses`: of nodes under a cell.
     `strikes`: different cells failing on one device in a row until the device is retired."""
 
     attempts: int = 3
@@ -45,7 +46,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryHistory:
-    """What a work item has been through. `attempts`: in the journal, so the number of the next one."""
+    """What came of a work item's attempts so far. `attempts`: in the journal. `charged`: machine faults that count
+    against the limit. `failed_on`: UUIDs of devices. `alone`: it needs its node to itself."""
 
     attempts: int = 0
     charged: int = 0
@@ -55,54 +57,54 @@ class RetryHistory:
     alone: bool = False
 
 
-def judge(
+def after_attempt(
     history: RetryHistory, attempt: Attempt, blame: Blame, limits: Limits
-) -> tuple[RetryHistory, Verdict]:
-    """The history after `attempt`, and whether that was its last."""
+) -> tuple[RetryHistory, NextStep]:
+    """Return the history with `attempt` in it, and what to do with the cell."""
     history = dataclasses.replace(history, attempts=history.attempts + 1)
     outcome = attempt.outcome
     if outcome.is_final:
-        return history, Verdict.FINAL
+        return history, NextStep.CLOSE
     if blame is Blame.NODE:
         history = dataclasses.replace(history, losses=history.losses + 1)
-        return history, Verdict.RETRY if history.losses <= limits.losses else Verdict.FINAL
+        return history, NextStep.RETRY if history.losses <= limits.losses else NextStep.CLOSE
     if blame is Blame.MEMORY:
-        return dataclasses.replace(history, alone=True), Verdict.RETRY
+        return dataclasses.replace(history, alone=True), NextStep.RETRY
     failed_on = history.failed_on | ({attempt.device.uuid} if attempt.device else set())
     if outcome is Outcome.CRASHED:
         history = dataclasses.replace(history, crashes=history.crashes + 1, failed_on=failed_on)
-        return history, Verdict.RETRY if history.crashes < limits.crashes else Verdict.QUARANTINE
+        return history, NextStep.RETRY if history.crashes < limits.crashes else NextStep.QUARANTINE
     history = dataclasses.replace(history, charged=history.charged + 1, failed_on=failed_on)
-    return history, Verdict.RETRY if history.charged < limits.attempts else Verdict.FINAL
+    return history, NextStep.RETRY if history.charged < limits.attempts else NextStep.CLOSE
 
 
-def recall(attempts: Iterable[Attempt], limits: Limits) -> tuple[RetryHistory, Attempt | None]:
-    """RetryHistory and final attempt (None: still to be done) of one work item, from its attempts in the journal.
+def history_and_final(attempts: Iterable[Attempt], limits: Limits) -> tuple[RetryHistory, Attempt | None]:
+    """Return a work item's history and its final attempt (None: still open), from its attempts in the journal.
 
-    Crashes, hangs and GPU faults still count in a resumed run; infrastructure is given a fresh chance, and so is
-    what was cancelled. Of several final attempts the first wins.
+    Crashes, hangs and GPU faults of earlier runs count. Infrastructure errors do not, nor does what was cancelled. Of
+    several final attempts the first counts.
     """
     history, final = RetryHistory(), None
     for attempt in attempts:
         if attempt.outcome.is_open:
             history = dataclasses.replace(history, attempts=history.attempts + 1)
             continue
-        history, verdict = judge(history, attempt, Blame.CELL, limits)
-        if final is None and verdict is Verdict.FINAL:
+        history, step = after_attempt(history, attempt, Blame.CELL, limits)
+        if final is None and step is NextStep.CLOSE:
             final = attempt
     return history, final
 
 
 @dataclass(slots=True)
 class Strikes:
-    """Different cells that failed on a device in a row and nowhere else: what a broken device looks like."""
+    """Counts the different cells that failed in a row on one device and on no other: the sign of a broken device."""
 
     limit: int
     _cells: dict[str, set[Key]] = field(default_factory=dict)
     _elsewhere_too: set[Key] = field(default_factory=set)
 
     def note(self, key: Key, attempt: Attempt, blame: Blame) -> bool:
-        """True when the device of `attempt` is to be retired."""
+        """Return whether the device of `attempt` is to be retired."""
         if attempt.device is None or blame is not Blame.CELL:
             return False
         uuid = attempt.device.uuid
@@ -110,7 +112,7 @@ class Strikes:
             self._cells.pop(uuid, None)
             return False
         others = [cells for device, cells in self._cells.items() if device != uuid and key in cells]
-        for cells in others:  # it fails elsewhere too: the cell, not the device
+        for cells in others:  # it fails elsewhere too: the cell is at fault, not the device
             cells.discard(key)
             self._elsewhere_too.add(key)
         if key in self._elsewhere_too:

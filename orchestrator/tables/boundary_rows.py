@@ -8,6 +8,7 @@ from statistics import median_low
 from typing import NamedTuple
 
 from orchestrator.boundary.question import Question, questions
+from orchestrator.boundary.replay import replay
 from orchestrator.boundary.search import Bracket
 from orchestrator.boundary.start import predicted, search_for, settle
 from orchestrator.explain.breakdown import kv_cache_bytes
@@ -148,12 +149,7 @@ def _answer(
         with contextlib.suppress(UnknownWeightsError):
             foretold = predicted(question, shapes.target, shapes.draft, profile)
     search = search_for(question, foretold)
-    mine = []
-    for attempt in attempts:
-        probe, reading = question.match(attempt.cell), question.read(attempt)
-        if probe is not None and reading is not None:
-            search.observe(probe, reading.passed, reading.reached, reading.fails_from)
-            mine.append(attempt)
+    mine, _ = replay(question, search, attempts)
     bracket = search.bracket
     prefilling = question.phase.startswith("prefill")
     row = _row(question.cell, device, shapes, mine, bracket, foretold)

@@ -27,10 +27,10 @@ from orchestrator.plan import expand
 from orchestrator.sweep.loop import Sweep
 from tests.benchmarks import fleet_real, tables
 from tests.orchestrator.sweep.simulated import (
-    Clock,
+    EventLog,
     Fate,
     FlatEstimates,
-    Seen,
+    SimulatedClock,
     SimulatedFleet,
     device,
     spec,
@@ -66,7 +66,7 @@ class SampledFleet(SimulatedFleet):
         return dataclasses.replace(super().attempt(lease, on, fate, began), samples=self.samples)
 
 
-class Quiet(Seen):
+class Quiet(EventLog):
     def see(self, event: object) -> None:
         pass
 
@@ -94,7 +94,7 @@ def simulated(
     likes = {like(cell): low * (high / low) ** draw.random() for cell in plan}
     durations = {cell.cell_id: max(low, likes[like(cell)] * draw.uniform(0.9, 1.1)) for cell in plan}
     guesses = {key: seconds * 2 ** draw.uniform(-1, 1) for key, seconds in likes.items()}
-    clock = Clock()
+    clock = SimulatedClock()
     fleet = SampledFleet(
         [device(f"gpu-{k}", node=f"node-{k // 8}") for k in range(devices)],
         lambda lease, on: Fate(durations[lease.lease_id.partition(".")[0]]),

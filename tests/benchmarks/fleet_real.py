@@ -16,7 +16,7 @@ from orchestrator.journal.journal import Journal
 from orchestrator.plan import expand
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep.loop import Sweep
-from tests.orchestrator.sweep.simulated import FlatEstimates, Seen, attempt, spec
+from tests.orchestrator.sweep.simulated import EventLog, FlatEstimates, attempt, spec
 from workers.actor import DeviceActor
 from workers.attempt import Attempt, Device
 from workers.cell import Cell, Lease
@@ -97,7 +97,7 @@ def _run(asked: SweepSpec, actor: type, out: str, slots: int) -> pl.DataFrame:
             journal=journal,
             history=[],
             estimates=FlatEstimates(_sleep_s),
-            watcher=Seen(),
+            watcher=EventLog(),
         )
         sweep.run()
         fleet.close()

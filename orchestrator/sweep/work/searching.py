@@ -1,10 +1,11 @@
-"""The boundary questions of one kind of device: which probes to run next, and what their attempts answer."""
+"""Holds the boundary questions of one kind of device: which probes to run next, and what their attempts answer."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.boundary.question import Question
+from orchestrator.boundary.replay import observe, replay
 from orchestrator.boundary.search import Probe, Search
 from orchestrator.sweep.work.item import Key
 from workers.attempt import Attempt
@@ -13,6 +14,8 @@ from workers.cell import Cell
 
 @dataclass(slots=True)
 class _Inquiry:
+    """`abandoned`: one of its probes ended, and not over memory."""
+
     question: Question
     search: Search
     abandoned: bool = False
@@ -21,9 +24,14 @@ class _Inquiry:
     def active(self) -> bool:
         return not self.abandoned and not self.search.done
 
+    def observe(self, probe: Probe, attempt: Attempt) -> None:
+        if not observe(self.question, self.search, probe, attempt):
+            self.abandoned = True
+
 
 class Searching:
-    """`questions`: settled on this kind, each with its search. `finals`: final attempts of probes, which may grow."""
+    """`questions`: as this kind of device asks them, each with its search. `finals`: final attempts of probes. It may
+    grow."""
 
     def __init__(
         self,
@@ -33,21 +41,20 @@ class Searching:
     ) -> None:
         self._kind = kind
         self._finals = finals
-        self._inquiries = [_Inquiry(question, search) for question, search in questions]
         self._asked: dict[Key, list[tuple[_Inquiry, Probe]]] = defaultdict(list)
-        for key, attempt in finals.items():
-            if key.device_kind == kind:
-                for inquiry in self._inquiries:
-                    if (probe := inquiry.question.match(attempt.cell)) is not None:
-                        self._answer(inquiry, probe, attempt)
+        known = [attempt for key, attempt in finals.items() if key.device_kind == kind]
+        self._inquiries: list[_Inquiry] = []
+        for question, search in questions:
+            _, complete = replay(question, search, known)
+            self._inquiries.append(_Inquiry(question, search, abandoned=not complete))
 
     def active(self) -> int:
-        """Questions that still lack their answer."""
+        """Return how many questions still lack their answer."""
         return sum(inquiry.active for inquiry in self._inquiries)
 
     def next(self, devices: int, *, spread: bool) -> list[Cell]:
-        """At most `devices` probes to run now: one for each question in turn; with `spread`, idle devices cut a
-        question's interval in more parts."""
+        """Return at most `devices` probes to run now: one for each question in turn. With `spread`, idle devices cut
+        a question's interval in more parts."""
         cells: list[Cell] = []
         for inquiry in self._inquiries:
             if len(cells) < devices and inquiry.active and not inquiry.search.pending:
@@ -59,31 +66,22 @@ class Searching:
                     cells += self._ask(inquiry, share)
         return cells
 
-    def settle(self, key: Key, attempt: Attempt) -> None:
-        """The final attempt of a probe that `next` handed out."""
+    def note_final(self, key: Key, attempt: Attempt) -> None:
+        """Take the final attempt of a probe that `next` handed out."""
         for inquiry, probe in self._asked.pop(key, ()):
-            self._answer(inquiry, probe, attempt)
+            inquiry.observe(probe, attempt)
 
     def _ask(self, inquiry: _Inquiry, k: int) -> list[Cell]:
-        """New cells for `k` probes; probes that another question asked already, or a past run, cost nothing."""
+        """Return new cells for `k` probes. A probe that another question asked already, or a past run, costs none."""
         cells: list[Cell] = []
         while inquiry.active and k > len(cells) and (probes := inquiry.search.next_probes(k - len(cells))):
             for probe in probes:
                 cell = inquiry.question.probe(probe.value, probe.confirmation)
                 key = Key(cell.cell_id, self._kind)
                 if (known := self._finals.get(key)) is not None:
-                    self._answer(inquiry, probe, known)
+                    inquiry.observe(probe, known)
                     continue
                 if key not in self._asked:
                     cells.append(cell)
                 self._asked[key].append((inquiry, probe))
         return cells
-
-    def _answer(self, inquiry: _Inquiry, probe: Probe, attempt: Attempt) -> None:
-        reading = inquiry.question.read(attempt)
-        if reading is None:
-            # It ended, and not over memory (it does not load, it crashes, it is too slow): so would the next one.
-            inquiry.search.observe_lost(probe)
-            inquiry.abandoned = True
-        else:
-            inquiry.search.observe(probe, reading.passed, reading.reached, reading.fails_from)

@@ -9,7 +9,7 @@ import ray
 
 from orchestrator.fleet.connect import connected
 from orchestrator.fleet.metrics import MeteredWatcher
-from tests.orchestrator.sweep.simulated import Seen
+from tests.orchestrator.sweep.simulated import EventLog
 from tests.orchestrator.watch.test_watchers import ENDING, STORY
 
 GiB = 2**30
@@ -37,7 +37,7 @@ def await_metric(name: str, value: float) -> dict[str, float]:
 
 
 def watch_and_scrape() -> None:
-    seen = Seen()
+    seen = EventLog()
     watcher = MeteredWatcher(seen)
     for event in STORY:
         watcher.see(event)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from orchestrator.fleet import Finished, SlotLost, SlotReady
+from orchestrator.fleet import AttemptReturned, SlotLost, SlotReady
 from tests.orchestrator.fleet.actors import GpuActor, lease
 from tests.orchestrator.fleet.test_ray_fleet import count, fleet_of, gather, slots
 
@@ -64,8 +64,8 @@ def test_a_node_that_joins_late_is_used_and_a_killed_raylet_costs_only_its_lease
             fleet.submit(first, lease("sleep:1"))
             fleet.poll(0.3)
             late.kill_raylet()
-            events = gather(fleet, lambda seen: count(SlotLost, 1)(seen) and count(Finished, 1)(seen))
+            events = gather(fleet, lambda seen: count(SlotLost, 1)(seen) and count(AttemptReturned, 1)(seen))
             [lost] = [event for event in events if isinstance(event, SlotLost)]
             assert (lost.slot, lost.lease, lost.node_lost) == (second, doomed, True)
         fleet.submit(first, lease("sleep:0"))
-        assert Counter(type(e) for e in gather(fleet, count(Finished, 1)))[SlotLost] == 0
+        assert Counter(type(e) for e in gather(fleet, count(AttemptReturned, 1)))[SlotLost] == 0

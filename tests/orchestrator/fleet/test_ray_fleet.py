@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from orchestrator.fleet import Finished, FleetEvent, Progressed, SlotLost, SlotReady
+from orchestrator.fleet import AttemptReturned, FleetEvent, Progressed, SlotLost, SlotReady
 from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
 from tests.orchestrator.fleet.actors import BrokenActor, ScriptedActor, lease
 
@@ -54,7 +54,7 @@ def test_slots_come_up_and_hand_back_attempts(ray_driver: str) -> None:
         fleet.submit(second, lease("sleep:0.2", 2))
         with pytest.raises(ValueError, match="not idle"):
             fleet.submit(first, lease("sleep:0"))
-        finished = [e for e in gather(fleet, count(Finished, 2)) if isinstance(e, Finished)]
+        finished = [e for e in gather(fleet, count(AttemptReturned, 2)) if isinstance(e, AttemptReturned)]
         assert [(e.slot, e.attempt.cell.repeat) for e in finished] == [(first, 1), (second, 2)]
         assert finished[0].attempt.device.total_bytes > 2**28  # half of the node's memory
         assert fleet.waiting_for() is None
@@ -79,7 +79,7 @@ def test_a_killed_actor_is_lost_with_its_lease_and_comes_back(ray_driver: str) -
         assert "ActorDiedError" in lost.reason
         assert not lost.node_lost
         fleet.submit(slot, lease("sleep:0"))
-        gather(fleet, count(Finished, 1))
+        gather(fleet, count(AttemptReturned, 1))
 
 
 def test_an_actor_killed_between_cells_costs_the_next_lease_and_comes_back(ray_driver: str) -> None:
@@ -93,7 +93,7 @@ def test_an_actor_killed_between_cells_costs_the_next_lease_and_comes_back(ray_d
         [lost] = [event for event in gather(fleet, count(SlotReady, 1)) if isinstance(event, SlotLost)]
         assert (lost.lease, lost.node_lost) == (unlucky, False)
         fleet.submit(slot, lease("sleep:0"))
-        gather(fleet, count(Finished, 1))
+        gather(fleet, count(AttemptReturned, 1))
 
 
 def test_an_exception_of_the_host_is_a_lost_slot_too(ray_driver: str) -> None:
@@ -110,7 +110,7 @@ def test_a_device_that_is_not_clean_gets_a_new_actor_before_its_next_lease(ray_d
         fleet.submit(slot, lease("dirty"))
         events = gather(fleet, count(SlotReady, 1))
         assert [type(event) for event in events if not isinstance(event, Progressed)] == [
-            Finished,
+            AttemptReturned,
             SlotLost,
             SlotReady,
         ]
@@ -145,7 +145,7 @@ def test_progress_reaches_the_driver_while_the_call_is_in_flight(ray_driver: str
     with fleet_of(cpu_slots=1) as fleet:
         [slot] = slots(gather(fleet, count(SlotReady, 1)))
         fleet.submit(slot, lease("news"))
-        events = gather(fleet, count(Finished, 1))
+        events = gather(fleet, count(AttemptReturned, 1))
         [news] = [event for event in events if isinstance(event, Progressed)]
         assert news.progress.new_tokens == 7
         assert events.index(news) < len(events) - 2
@@ -161,7 +161,7 @@ def test_a_head_that_no_longer_answers_does_not_hold_up_what_devices_hand_back(
         time.sleep(1.0)  # it is asked every half second
         fleet.submit(slot, lease("sleep:0"))
         try:
-            gather(fleet, count(Finished, 1), limit_s=20)
+            gather(fleet, count(AttemptReturned, 1), limit_s=20)
         finally:
             answer.set()
 

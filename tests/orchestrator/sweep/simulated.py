@@ -5,7 +5,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
-from orchestrator.fleet import Finished, FleetEvent, SlotLost, SlotReady
+from orchestrator.fleet import AttemptReturned, FleetEvent, SlotLost, SlotReady
 from orchestrator.journal.record import Record
 from orchestrator.spec import SweepSpec, parse_spec
 from orchestrator.sweep.loop import Sweep
@@ -131,12 +131,12 @@ class SimulatedFleet:
                 ),
             )
             if fate.late is not None:
-                self._at(ends + fate.late, Finished(slot, self.attempt(lease, on, fate, began)))
+                self._at(ends + fate.late, AttemptReturned(slot, self.attempt(lease, on, fate, began)))
             if not fate.gone:
                 self._coming.add(slot)
                 self._at(ends + self.restart_s, SlotReady(slot, on))
             return
-        self._at(ends, Finished(slot, self.attempt(lease, on, fate, began)))
+        self._at(ends, AttemptReturned(slot, self.attempt(lease, on, fate, began)))
         self._at(ends, SlotReady(slot, on))
 
     def attempt(self, lease: Lease, on: Device, fate: Fate, began: float) -> Attempt:

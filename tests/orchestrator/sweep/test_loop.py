@@ -334,6 +334,33 @@ def test_a_full_disk_ends_the_sweep_with_what_was_recorded(monkeypatch: pytest.M
     assert (summaries[0].computed, summaries[0].outcomes, summaries[0].left) == (2, {Outcome.OK: 2}, 2)
 
 
+def test_a_full_disk_loses_no_count_of_what_came_back_with_a_late_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def append(self: MemoryJournal, records: list[Record]) -> None:
+        if len(self.records) == 2:
+            raise JournalFull("no room")
+        self.records += records
+
+    monkeypatch.setattr(MemoryJournal, "append", append)
+    asked = spec(lengths=[1000, 3000], modes=["baseline"])
+    once = iter([True])
+
+    def world(lease: Lease, on: Device) -> Fate:
+        lost = lease.cell.length == 1000 and next(once, False)
+        return Fate(lease.cell.length / 100, lost=lost, node_lost=lost, late=20 if lost else None)
+
+    summaries: list[Summary] = []
+    simulate(
+        asked,
+        expand(asked),
+        [device("a"), device("b")],
+        world,
+        run=lambda it: summaries.append(conduct(it.sweep, it.seen)),
+    )
+    assert (summaries[0].computed, summaries[0].outcomes, summaries[0].left) == (1, {Outcome.OK: 1}, 1)
+
+
 def test_a_released_device_that_never_comes_back_does_not_keep_the_sweep_for_ever() -> None:
     asked = spec(lengths=[1000, 100_000], modes=["baseline"])
 

@@ -3,7 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.sweep.retry_policy import Blame, Limits, RetryHistory, Strikes, Verdict, judge, recall
+from orchestrator.sweep.retry_policy import (
+    Blame,
+    Limits,
+    NextStep,
+    RetryHistory,
+    Strikes,
+    after_attempt,
+    history_and_final,
+)
 from orchestrator.sweep.work.item import Key
 from tests.orchestrator.sweep.simulated import attempt, device, spec
 from workers.attempt import Attempt
@@ -40,27 +48,27 @@ def test_every_cell_comes_to_an_end_within_its_limits(events: list[tuple[Outcome
     for outcome, on, blame in events:
         if history.alone and blame is Blame.MEMORY:
             continue  # the loop calls this out as oom_host: a result
-        history, verdict = judge(history, POOL[outcome, on], blame, LIMITS)
+        history, step = after_attempt(history, POOL[outcome, on], blame, LIMITS)
         ran += 1
-        if verdict is not Verdict.RETRY:
+        if step is not NextStep.RETRY:
             break
     else:
         raise AssertionError("for ever")
     assert ran <= LIMITS.attempts + LIMITS.crashes + LIMITS.losses + 2
     assert history.attempts == ran
-    assert (verdict is Verdict.QUARANTINE) == (outcome is Outcome.CRASHED and blame is Blame.CELL)
+    assert (step is NextStep.QUARANTINE) == (outcome is Outcome.CRASHED and blame is Blame.CELL)
 
 
 def test_a_result_is_never_run_again_whatever_came_before() -> None:
     for outcome in RESULTS:
         for history in (RetryHistory(), RetryHistory(charged=2, crashes=1, losses=4, attempts=7)):
-            assert judge(history, POOL[outcome, 0], Blame.CELL, LIMITS)[1] is Verdict.FINAL
+            assert after_attempt(history, POOL[outcome, 0], Blame.CELL, LIMITS)[1] is NextStep.CLOSE
 
 
 @given(st.lists(st.sampled_from([*MACHINE, Outcome.CRASHED, Outcome.CANCELLED]), max_size=12))
 def test_a_resumed_cell_goes_on_where_it_stood(outcomes: list[Outcome]) -> None:
     attempts = [POOL[outcome, 0] for outcome in outcomes]
-    history, final = recall(attempts, LIMITS)
+    history, final = history_and_final(attempts, LIMITS)
     assert history.attempts == len(outcomes)
     assert history.crashes == outcomes.count(Outcome.CRASHED)
     charged = outcomes.count(Outcome.HANG) + outcomes.count(Outcome.GPU_FAULT)
@@ -72,7 +80,7 @@ def test_a_resumed_cell_goes_on_where_it_stood(outcomes: list[Outcome]) -> None:
 
 def test_the_first_of_two_results_counts() -> None:
     first, second = POOL[Outcome.OOM_DECODE, 0], POOL[Outcome.OK, 1]
-    assert recall([first, second], LIMITS)[1] is first
+    assert history_and_final([first, second], LIMITS)[1] is first
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2), st.booleans()), max_size=60))

@@ -1,0 +1,137 @@
+"""Keeps the devices of a sweep: which are live, which are idle and since when, which were released or retired."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from orchestrator.fleet import SlotId
+from orchestrator.sweep.work.item import Key, WorkItem
+from workers.attempt import Device
+
+_WARM_MODELS = 2  # per node
+
+
+class IdleDevice(NamedTuple):
+    slot: SlotId
+    device: Device
+    since: float
+
+
+class Roster:
+    """A device is live from `join` until `leave`, `release` or `retire`. While live it is idle or runs a cell.
+
+    A node may be reserved for one cell: it is emptied for, or runs, a cell that needs it to itself.
+    """
+
+    def __init__(self) -> None:
+        self._live: defaultdict[str, dict[SlotId, Device]] = defaultdict(dict)  # by kind
+        self._idle: defaultdict[str, dict[SlotId, IdleDevice]] = defaultdict(dict)  # by kind
+        self._absent_since: dict[str, float] = {}  # by kind: when its last live device went
+        self._released: dict[SlotId, str] = {}  # to its kind
+        self._retired: set[str] = set()  # UUIDs
+        self._reserved: dict[str, Key] = {}  # by node
+        self._warm: dict[str, list[str]] = {}  # by node: models in its page cache, the latest first
+
+    # Coming and going
+
+    def join(self, slot: SlotId, device: Device, now: float) -> bool:
+        """The device is ready for a cell. Returns whether it is new."""
+        is_new = slot not in self._live[device.kind]
+        self._live[device.kind][slot] = device
+        self._idle[device.kind][slot] = IdleDevice(slot, device, now)
+        self._absent_since.pop(device.kind, None)
+        return is_new
+
+    def start(self, idle: IdleDevice, model: str) -> None:
+        """The device is no longer idle: it runs a cell of `model`, which its node has in its page cache from now."""
+        device = idle.device
+        del self._idle[device.kind][idle.slot]
+        models = [model, *self._warm.get(device.node, ())]
+        self._warm[device.node] = list(dict.fromkeys(models))[:_WARM_MODELS]
+
+    def leave(self, slot: SlotId, device: Device | None, now: float) -> None:
+        """The device, or its node, is gone."""
+        self._released.pop(slot, None)
+        for kind in list(self._live):
+            self._remove(kind, slot, now)
+        if device is not None and not self._lives(device.node):
+            self._reserved.pop(device.node, None)
+
+    def release(self, idle: IdleDevice) -> None:
+        """The device is let go until `take_released`."""
+        kind = idle.device.kind
+        del self._idle[kind][idle.slot], self._live[kind][idle.slot]
+        self._released[idle.slot] = kind
+
+    def retire(self, slot: SlotId, device: Device, now: float) -> bool:
+        """The device takes no cell again. Returns whether it was live."""
+        self._retired.add(device.uuid)
+        return self._remove(device.kind, slot, now)
+
+    def take_released(self, kind: str) -> bool:
+        """Forget what was released, of every kind. Returns whether there was a device of `kind` among it."""
+        if kind not in self._released.values():
+            return False
+        self._released.clear()
+        return True
+
+    def _remove(self, kind: str, slot: SlotId, now: float) -> bool:
+        self._idle[kind].pop(slot, None)
+        if self._live[kind].pop(slot, None) is None:
+            return False
+        if not self._live[kind]:
+            self._absent_since[kind] = now
+        return True
+
+    # Questions
+
+    def is_retired(self, device: Device) -> bool:
+        return device.uuid in self._retired
+
+    @property
+    def any_retired(self) -> bool:
+        return bool(self._retired)
+
+    def live(self, kind: str) -> Mapping[SlotId, Device]:
+        return self._live[kind]
+
+    def count(self) -> int:
+        """Return the number of live devices."""
+        return sum(map(len, self._live.values()))
+
+    def idle(self, kind: str) -> list[IdleDevice]:
+        """Return the idle devices of `kind`, the longest idle first."""
+        return list(self._idle[kind].values())
+
+    def all_idle(self) -> Iterator[IdleDevice]:
+        for kind in list(self._idle):
+            yield from self.idle(kind)
+
+    def absent_since(self, kind: str) -> float | None:
+        """Return when the last live device of `kind` went, None while there is one."""
+        return self._absent_since.get(kind)
+
+    def has_other_for(self, item: WorkItem) -> bool:
+        """Whether a live device of the item's kind is none that the item avoids."""
+        return any(device.uuid not in item.avoid for device in self._live[item.key.device_kind].values())
+
+    def warm_models(self, node: str) -> list[str]:
+        return self._warm.get(node, [])
+
+    def _lives(self, node: str) -> bool:
+        return any(device.node == node for devices in self._live.values() for device in devices.values())
+
+    # Nodes reserved for a cell that must be alone
+
+    def reserve(self, node: str, key: Key) -> None:
+        """Reserve the node, unless it or another is reserved already."""
+        if key not in self._reserved.values():
+            self._reserved.setdefault(node, key)
+
+    def reserved_for(self, node: str) -> Key | None:
+        return self._reserved.get(node)
+
+    def free(self, node: str, key: Key) -> None:
+        """The cell has run: its node takes others again."""
+        if self._reserved.get(node) == key:
+            del self._reserved[node]
