@@ -1,0 +1,48 @@
+"""What docs/python.md and docs/architecture.md say of the code can be imported, and is complete."""
+
+import ast
+import importlib
+import inspect
+import re
+
+from tests.docs.pages import fences, names, pages, rows
+from tests.docs.repository import ROOT
+
+
+def test_every_documented_call_exists_with_its_arguments() -> None:
+    for call in names("docs/python.md", "Internal modules", "call"):
+        found = re.fullmatch(r"([\w.]+)\.(\w+)\((.*)\)", call)
+        assert found is not None, call
+        function = getattr(importlib.import_module(found[1]), found[2])
+        arguments = [part.partition("=")[0].strip() for part in found[3].split(",")]
+        assert set(arguments) <= set(inspect.signature(function).parameters), call
+
+
+def test_every_name_that_a_python_example_imports_exists() -> None:
+    for page in pages():
+        for fence in fences(page, "python"):
+            for node in ast.walk(ast.parse(fence.text)):
+                if isinstance(node, ast.ImportFrom):
+                    module = importlib.import_module(node.module or "")
+                    assert all(hasattr(module, alias.name) for alias in node.names), (page, node.module)
+                elif isinstance(node, ast.Import):
+                    assert all(importlib.import_module(alias.name) for alias in node.names)
+
+
+def test_every_room_is_on_the_map() -> None:
+    on_the_map = set(names("docs/architecture.md", "The rooms", "room"))
+    packages = {
+        f"{path.parent.relative_to(ROOT)}/"
+        for package in ("orchestrator", "workers")
+        for path in (ROOT / package).glob("*/__init__.py")
+    }
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "orchestrator").glob("[a-z]*.py")}
+    assert packages | modules <= on_the_map
+    assert [room for room in on_the_map if not (ROOT / room).exists()] == []
+
+
+def test_every_value_that_crosses_rooms_is_where_the_map_says() -> None:
+    for row in rows("docs/architecture.md", "The values that cross rooms", "value"):
+        name, place = row["value"].strip("`"), row["defined in"].strip("`")
+        module = importlib.import_module(place.removesuffix(".py").rstrip("/").replace("/", "."))
+        assert hasattr(module, name), row
