@@ -11,11 +11,12 @@ The rules are those of c10/cuda/CUDACachingAllocator.cpp in torch 2.11 to 2.13, 
 - With `expandable_segments` each pool is one address range that grows by pages of 2 MiB or 20 MiB; blocks are split
   where 512 bytes are left; free pages are given back one by one.
 
-Addresses are the model's own: a segment lies above all earlier ones.
+Which of two equally large free blocks is lower is `address_space`'s to say.
 """
 
 from bisect import bisect_left, insort
 
+from orchestrator.predict.address_space import AddressSpace
 from orchestrator.predict.allocator_blocks import ADDRESSES, Block, Pool
 from orchestrator.predict.allocator_settings import AllocatorSettings, MiB
 
@@ -26,6 +27,8 @@ _LARGE_FROM = 10 * MiB
 _LARGE_UNIT = 2 * MiB
 #: Addresses set aside for one expandable segment: more than any device has, so that they never run out.
 _RANGE = 2**40
+#: The first expandable segment, above all others.
+_RANGES = 2**45
 
 
 class OutOfDeviceMemory(Exception):
@@ -69,7 +72,8 @@ class CachingAllocator:
         self._max_split = settings.max_split_bytes if settings.max_split_bytes is not None else _RANGE
         self._collects = settings.garbage_collection_threshold > 0 and allowed_bytes is not None
         self._divisions = settings.roundup_power2_divisions
-        self._next_address = _RANGE
+        self._space = AddressSpace()
+        self._next_range = _RANGES
         self._small = Pool(True, _SMALL_SEGMENT)
         self._large = Pool(False, settings.large_segment_bytes)
 
@@ -179,9 +183,7 @@ class CachingAllocator:
             return self._expand(pool, size)
         if not self._reserve(wanted):
             return None
-        block = Block(pool, self._next_address, wanted, None)
-        self._next_address += wanted
-        return block
+        return Block(pool, self._space.take(wanted), wanted, None)
 
     def _reserve(self, size: int) -> bool:
         if self.device_bytes is not None and self.reserved + size > self.device_bytes:
@@ -193,6 +195,7 @@ class CachingAllocator:
 
     def _release(self, block: Block) -> None:
         block.pool.remove(block)
+        self._space.give(block.address, block.size)
         self.reserved -= block.size
 
     def _absorb(self, block: Block, neighbour: Block) -> None:
@@ -275,9 +278,9 @@ class CachingAllocator:
                 piece = piece.following  # type: ignore[assignment]
             if room >= size:
                 return start
-        segment = Block(pool, self._next_address, _RANGE // pool.page * pool.page, self._next_address)
+        segment = Block(pool, self._next_range, _RANGE // pool.page * pool.page, self._next_range)
         segment.is_mapped = False
-        self._next_address += _RANGE
+        self._next_range += _RANGE
         pool.unmapped.append(segment)
         return segment
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from orchestrator.predict.address_space import AddressSpace
 from orchestrator.predict.allocator_settings import AllocatorSettings
 
 MiB = 2**20
@@ -42,6 +43,7 @@ class ReferenceAllocator:
     device: int | None
     segments: list[Segment] = field(default_factory=list)
     searches: int = 0
+    space: AddressSpace = field(default_factory=AddressSpace)
 
     @property
     def allocated(self) -> int:
@@ -92,7 +94,10 @@ class ReferenceAllocator:
         self.merge(segment, piece)
 
     def empty_cache(self) -> None:
-        self.segments = [s for s in self.segments if s.page or [p.state for p in s.pieces] != [FREE]]
+        for _, piece in [*self.free_pieces(False), *self.free_pieces(True)]:
+            segment = next(s for s in self.segments if piece in s.pieces)
+            if segment.page is None and segment.pieces == [piece]:
+                self.drop(segment)
         for segment in self.segments:
             if segment.page is None:
                 continue
@@ -148,7 +153,7 @@ class ReferenceAllocator:
         if self.device is not None and self.reserved + wanted > self.device:
             return None
         piece = Piece(wanted, FREE, self.searches)
-        self.segments.append(Segment(self.next_address(), [piece], is_small, None))
+        self.segments.append(Segment(self.space.take(wanted), [piece], is_small, None))
         return self.segments[-1], piece
 
     def expand(self, size: int, is_small: bool) -> tuple[Segment, Piece] | None:
@@ -157,7 +162,7 @@ class ReferenceAllocator:
         place = self.lowest(size, is_small)
         if place is None:
             nothing = Piece(2**40 // page * page, UNMAPPED)
-            self.segments.append(Segment(self.next_address(), [nothing], is_small, page))
+            self.segments.append(Segment(2**45 + len(self.segments) * 2**40, [nothing], is_small, page))
             place = self.segments[-1], nothing
         segment, first = place
         start = segment.where(first)
@@ -199,11 +204,6 @@ class ReferenceAllocator:
                     return segment, segment.pieces[first]
         return None
 
-    def next_address(self) -> int:
-        """Above every segment so far, freed ones included."""
-        self.made = getattr(self, "made", 0) + 1
-        return self.made * 2**41
-
     def merge(self, segment: Segment, piece: Piece) -> None:
         at = segment.pieces.index(piece)
         first, last = at, at
@@ -236,6 +236,7 @@ class ReferenceAllocator:
     def drop(self, segment: Segment) -> None:
         # A free block too large to be split is a whole segment: no request ever takes a part of it.
         assert [p.state for p in segment.pieces] == [FREE]
+        self.space.give(segment.address, segment.pieces[0].size)
         self.segments.remove(segment)
 
     def collect(self) -> None:
@@ -252,7 +253,7 @@ class ReferenceAllocator:
                 return
             for segment, piece in old:
                 over -= piece.size
-                self.segments.remove(segment)
+                self.drop(segment)
 
 
 def room(segment: Segment, piece: Piece) -> int:

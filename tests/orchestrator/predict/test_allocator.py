@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.predict.address_space import AddressSpace
 from orchestrator.predict.allocator import CachingAllocator, OutOfDeviceMemory
 from orchestrator.predict.allocator_settings import AllocatorSettings, AllocatorSettingsError, MiB
 from orchestrator.predict.replay import TraceError, replay
@@ -167,6 +168,41 @@ def test_all_that_was_freed_can_be_given_back(trace: list[int], chosen: Allocato
     assert allocator.allocated == 0
     allocator.empty_cache()
     assert allocator.reserved == 0
+
+
+def test_segments_fill_mappings_of_32_mebibytes_that_grow_downwards() -> None:
+    space = AddressSpace()
+    first, second, third = (space.take(14 * MiB) for _ in range(3))
+    assert (second - first, third - first) == (14 * MiB, -32 * MiB)
+    assert space.take(2 * MiB) - third == 14 * MiB  # lower than the 4 MiB behind the second
+    space.give(second, 14 * MiB)
+    space.give(first, 14 * MiB)
+    assert space.take(40 * MiB) == third - 64 * MiB
+    assert space.take(20 * MiB) == third - 64 * MiB + 40 * MiB
+    assert space.take(24 * MiB) == third - 96 * MiB  # the gap of 32 MiB leaves nothing to trim
+
+
+def test_a_mapping_returns_to_the_highest_gap_that_is_larger() -> None:
+    space = AddressSpace()
+    segments = [space.take(size * MiB) for size in (64, 32, 96, 32)]
+    for index in (0, 2):
+        space.give(segments[index], (64, 32, 96, 32)[index] * MiB)
+    assert space.take(64 * MiB) == segments[2] + 32 * MiB  # the first gap is just as large
+    assert space.take(32 * MiB) == segments[0] + 32 * MiB
+
+
+@given(st.lists(st.one_of(st.integers(1, 60), st.integers(-20, -1)), max_size=80))
+def test_segments_never_overlap(steps: list[int]) -> None:
+    space, live = AddressSpace(), dict[int, int]()
+    for step in steps:
+        if step > 0:
+            size = step * 2 * MiB
+            address = space.take(size)
+            assert all(address + size <= other or other + taken <= address for other, taken in live.items())
+            live[address] = size
+        elif live:
+            address = sorted(live)[step % len(live)]
+            space.give(address, live.pop(address))
 
 
 def test_a_trace_frees_only_what_it_allocated() -> None:
