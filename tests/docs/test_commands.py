@@ -72,8 +72,8 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line) for line in lines if line.strip()]
 
 
-def cuts(words: list[str]) -> list[str] | None:
-    """The words behind `oomline` or `python -m jobs`, wherever in the line that stands; None without it."""
+def oomline_arguments(words: list[str]) -> list[str] | None:
+    """Return what follows `oomline`, or `python -m jobs` anywhere in the line; None where neither is there."""
     for at, word in enumerate(words):
         if word == "oomline" and at == 0:
             return words[1:]
@@ -85,7 +85,7 @@ def cuts(words: list[str]) -> list[str] | None:
 @pytest.mark.parametrize("page", pages(), ids=str)
 def test_documented_command_lines_are_accepted(page: Path) -> None:
     for words in commands(page):
-        called = cuts(words)
+        called = oomline_arguments(words)
         if not called or called[0] == "COMMAND":
             continue
         name, *arguments = called
