@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator import axes
+from orchestrator.axes import Role
 from orchestrator.explain.devices import devices_needed
 from orchestrator.forecast import CellForecast, Forecast
 from orchestrator.predict.device import DeviceProfile
@@ -53,7 +55,9 @@ def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
     tables: dict[tuple[object, ...], Table] = {}
     for forecast in _longest_of_each(outlook.forecasts):
         cell = forecast.cell
-        key = (cell.model.target, cell.prompt_tokens, cell.batch_size, forecast.budget_bytes)
+        # Of the conditions, the penalty alone changes no prediction.
+        conditions = axes.read(cell, Role.SETTING, Role.CONDITION) | {"engine": "", "repetition_penalty": 1.0}
+        key = tuple(conditions.values())
         if key not in tables:
             tables[key] = _table(forecast)
         tables[key].add_row(
@@ -84,9 +88,10 @@ def _longest_of_each(forecasts: tuple[CellForecast, ...]) -> list[CellForecast]:
 
 def _table(first: CellForecast) -> Table:
     cell = first.cell
-    batch = f", batch {cell.batch_size}" if cell.batch_size > 1 else ""
+    values = axes.read(cell, Role.CONDITION) | {"repetition_penalty": 1.0}
+    title = [f"{cell.model.target} on {_size(first.budget_bytes)}", *axes.unusual(values, Role.CONDITION)]
     table = Table(
-        title=f"{cell.model.target} on {_size(first.budget_bytes)}, prompt {cell.prompt_tokens:,}{batch}",
+        title=", ".join(title),
         title_justify="left",
     )
     table.add_column("mode")

@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from workers.modes import MODES, Mode
 
@@ -14,6 +15,14 @@ Workload = Literal["generate", "score"]
 #: warm-up (it would change fragmentation) and its speed enters no table.
 Purpose = Literal["measure", "probe"]
 Engine = Literal["eager", "graph"]
+_LATER = "later"
+
+
+def later(default: Any) -> Any:
+    """Declare a field that came after version 0.1. At its default it is no part of the `cell_id`, so that cells keep
+    the ids under which earlier runs recorded them.
+    """
+    return dataclasses.field(default=default, metadata={_LATER: True})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,19 +104,27 @@ class Cell:
 
 @functools.lru_cache(maxsize=2**17)  # asked for many times over, and ten times the price of looking it up
 def _hash(cell: Cell) -> str:
-    return hashlib.sha256(json.dumps(to_json(cell), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_plain(cell, _hashed), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def to_json(cell: Cell) -> dict[str, Any]:
     """The cell as plain values, nested as its dataclasses are."""
-    return {name: _plain(getattr(cell, name)) for name in Cell.__dataclass_fields__}
+    return cast(dict[str, Any], _plain(cell, lambda field, value: True))
 
 
-def _plain(value: Any) -> Any:
-    # `dataclasses.asdict` copies every value deeply: five times the price, and a sweep hashes 100,000 cells.
+def _plain(value: Any, keep: Callable[[Any, Any], bool]) -> Any:
+    # `dataclasses.asdict` copies every value deeply: three times the price, and a sweep hashes 100,000 cells.
     if not dataclasses.is_dataclass(value):
         return value
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    return {
+        name: _plain(inner, keep)
+        for name, field in value.__dataclass_fields__.items()
+        if keep(field, inner := getattr(value, name))
+    }
+
+
+def _hashed(field: Any, value: Any) -> bool:
+    return not (_LATER in field.metadata and value == field.default)
 
 
 def from_json(value: dict[str, Any]) -> Cell:

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator import axes
+from orchestrator.axes import Role
 from orchestrator.explain.breakdown import allocator_moves
 from orchestrator.journal.folder import read_run
 from orchestrator.journal.manifest import Manifest
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Document, Paragraph, Section, Span, Table
 from orchestrator.report.markdown import to_markdown
-from orchestrator.report.sections.cards import reach
+from orchestrator.report.sections.cards import longest
 from orchestrator.report.setting import short
 from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.summary import KEY
@@ -19,10 +21,6 @@ from orchestrator.tables.write import derive
 
 #: A peak that differs by less says nothing: the meter's steps and the allocator's blocks are that coarse.
 _MEMORY_NOISE = 0.01
-_BOUNDARY = (
-    *("model", "dtype", "mode", "draft", "engine", "budget_bytes", "batch_size", "phase", "axis", "length"),
-    *("prompt_tokens", "repetition_penalty"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ def compare(folders: Sequence[str | Path]) -> str:
     sections = [
         _about(sides),
         _section(
-            "Boundaries", sides, lambda side: side.boundaries, _boundary_words, reach, _boundaries_differ
+            "Boundaries", sides, lambda side: side.boundaries, _boundary_words, longest, _boundaries_differ
         ),
         _section("Speed (tok/s)", sides, lambda side: side.rows, _cell_words, _speed, _speeds_differ),
         _section("Peak memory", sides, lambda side: side.rows, _cell_words, _peak, _peaks_differ),
@@ -64,7 +62,7 @@ def _sides(number: int, folder: str) -> list[_Side]:
         {kind for kind in summary["device_kind"] if kind} | {row.device_kind for row in boundaries}
     )
     name = chr(ord("A") + number % 26)
-    key = [column for column in KEY if column != "device_kind"]
+    key = [column for column in KEY if column != axes.DEVICE_KIND]
     return [
         _Side(
             f"{name} ({kind})" if len(kinds) > 1 else name,
@@ -75,7 +73,7 @@ def _sides(number: int, folder: str) -> list[_Side]:
                 for row in summary.filter(device_kind=kind).iter_rows(named=True)
             },
             {
-                tuple(getattr(row, column) for column in _BOUNDARY): row
+                (*row.identity.values(), row.phase, row.axis): row
                 for row in boundaries
                 if row.device_kind == kind
             },
@@ -153,8 +151,13 @@ def _section(
 
 def _boundary_words(row: BoundaryRow) -> str:
     draft = f" · {short(row.draft)}" if row.draft else ""
-    size = "" if row.batch_size == 1 else f", batch {row.batch_size}"
-    return f"{short(row.model)} {row.mode}{draft}, {row.engine}, {formats.card(row.budget_bytes)}, {row.phase}{size}"
+    others = axes.unusual(row.identity, Role.CONDITION, but=["prompt_tokens"])
+    return ", ".join(
+        [
+            f"{short(row.model)} {row.mode}{draft}, {row.engine}, {formats.card(row.budget_bytes)}, {row.phase}",
+            *others,
+        ]
+    )
 
 
 def _boundaries_differ(one: BoundaryRow, other: BoundaryRow) -> str:
@@ -170,11 +173,13 @@ def _boundaries_differ(one: BoundaryRow, other: BoundaryRow) -> str:
 def _cell_words(row: dict[str, Any]) -> str:
     draft = f" · {short(row['draft'])}" if row["draft"] else ""
     injected = "" if row["acceptance_injected"] is None else f", injected {row['acceptance_injected']:.2g}"
-    batch = "" if row["batch_size"] == 1 else f", batch {row['batch_size']}"
-    penalty = "" if row["repetition_penalty"] == 1 else f", penalty {row['repetition_penalty']:g}"
-    return (
-        f"{short(row['model'])} {row['mode']}{draft}{injected}, {row['engine']}, {formats.card(row['budget_bytes'])}, "
-        f"{row['prompt_tokens']:,} + {row['length']:,}{batch}{penalty}"
+    return ", ".join(
+        [
+            f"{short(row['model'])} {row['mode']}{draft}{injected}, {row['engine']}",
+            formats.card(row["budget_bytes"]),
+            f"{row['prompt_tokens']:,} + {row['length']:,}",
+            *axes.unusual(row, Role.CONDITION, but=["prompt_tokens"]),
+        ]
     )
 
 

@@ -92,8 +92,11 @@ def _run(setting: Setting, variant: Variant, attempt: Attempt) -> Run:
 
 def _beyond(setting: Setting, variant: Variant, attempt: Attempt) -> pl.DataFrame:
     condition = setting.main
-    alike = (pl.col("batch_size") == condition.batch_size) & (
-        pl.col("repetition_penalty") == condition.repetition_penalty
+    # Probes differ from a run in their prompt, which is their own, and in how it is read.
+    alike = pl.all_horizontal(
+        pl.col(name).eq_missing(pl.lit(value))
+        for name, value in condition.values.items()
+        if name not in ("prompt_tokens", "prefill_chunk")
     )
     # Of searches of the decode phase: with the prompt of the run, or with most of the text read as a prompt in chunks.
     decoding = (pl.col("prompt_tokens") == condition.prompt_tokens) | (

@@ -1,38 +1,44 @@
 """What a report talks about at a time: one model with one engine on one kind of device under one budget."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import polars as pl
 
+from orchestrator import axes
+from orchestrator.axes import Role
 from orchestrator.report import formats
 from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.write import Tables
 from workers.modes import MODES
 
-_SCENE = ("model", "dtype", "device_kind", "budget_bytes", "engine")
-#: Everything else that keeps the rows of two modes from being compared.
-_CONDITION = (
-    "prompt_tokens",
-    "batch_size",
-    "repetition_penalty",
-    "corpus",
-    "prefill_chunk",
-    "attn_implementation",
-)
-_VARIANT = ("mode", "draft", "gamma", "acceptance_injected", "sinks", "window")
+_SETTING = (*axes.names(Role.SETTING), axes.DEVICE_KIND)
+_CONDITION = axes.names(Role.CONDITION)
+_VARIANT = axes.names(*axes.VARIANT)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Variant:
-    """A mode with what else tells its curves apart. `injected`: acceptance forced by an oracle draft."""
+    """A mode with what else tells its curves apart. `values`: of the axes of `axes.VARIANT`, in their order."""
 
-    mode: str
-    draft: str | None
-    gamma: int | None
-    injected: float | None
-    sinks: int | None
-    window: int | None
+    values: tuple[Any, ...]
+
+    def __getitem__(self, axis: str) -> Any:
+        return self.values[_VARIANT.index(axis)]
+
+    @property
+    def mode(self) -> str:
+        return cast(str, self["mode"])
+
+    @property
+    def draft(self) -> str | None:
+        return cast(str | None, self["draft"])
+
+    @property
+    def injected(self) -> float | None:
+        """Acceptance forced by an oracle draft."""
+        return cast(float | None, self["acceptance_injected"])
 
     @property
     def policy(self) -> str:
@@ -43,64 +49,80 @@ class Variant:
         return MODES[self.mode].speculative
 
     @property
-    def order(self) -> tuple[int, str, float]:
-        return list(MODES).index(self.mode), self.draft or "", self.injected or 0.0
+    def order(self) -> tuple[Any, ...]:
+        known = tuple((value is not None, value) for value in self.values)
+        return list(MODES).index(self.mode), self.draft or "", self.injected or 0.0, known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """One prompt, batch and penalty of a setting: `summary` and the final measured `attempts` under it."""
+    """What has to be equal before two modes are compared: `summary` and the final measured `attempts` under it.
 
-    prompt_tokens: int
-    batch_size: int
-    repetition_penalty: float
+    `values`: of the axes with the role CONDITION, by name.
+    """
+
+    values: Mapping[str, Any]
     summary: pl.DataFrame
     attempts: pl.DataFrame
 
+    @property
+    def prompt_tokens(self) -> int:
+        return cast(int, self.values["prompt_tokens"])
+
     def words(self) -> str:
-        batch = "" if self.batch_size == 1 else f", batch {self.batch_size}"
-        penalty = "" if self.repetition_penalty == 1 else f", repetition penalty {self.repetition_penalty:g}"
-        return f"{self.prompt_tokens:,} prompt tokens{batch}{penalty}"
+        others = axes.unusual(self.values, Role.CONDITION, but=["prompt_tokens"])
+        return ", ".join([f"{self.prompt_tokens:,} prompt tokens", *others])
 
     def asks(self, row: BoundaryRow) -> bool:
         """Whether a boundary was searched (or read off) under this condition."""
-        if (row.batch_size, row.repetition_penalty) != (self.batch_size, self.repetition_penalty):
-            return row.axis == "batch_size" and row.repetition_penalty == self.repetition_penalty
-        grows = row.prompt_tokens is None or row.phase == "decode_after_prefill"
-        return grows or row.prompt_tokens == self.prompt_tokens
+        grows = {"batch_size"} if row.axis == "batch_size" else set()
+        if row.prompt_tokens is None or row.phase == "decode_after_prefill":
+            grows.add("prompt_tokens")
+        return all(row.identity[name] == value for name, value in self.values.items() if name not in grows)
 
     def variants(self) -> list[Variant]:
-        return sorted(
-            (_variant(row) for row in self.summary.select(_VARIANT).unique().iter_rows()), key=_order
-        )
+        found = [Variant(row) for row in self.summary.select(_VARIANT).unique().iter_rows()]
+        return sorted(found, key=lambda variant: variant.order)
 
     def of(self, variant: Variant, frame: pl.DataFrame) -> pl.DataFrame:
-        values = (variant.mode, variant.draft, variant.gamma, variant.injected, variant.sinks, variant.window)
-        return _equal(frame, _VARIANT, values)
+        return equal_rows(frame, dict(zip(_VARIANT, variant.values, strict=True)))
 
     def name(self, variant: Variant) -> str:
-        """The mode, and the draft or the injected rate where there are several."""
-        same = [other for other in self.variants() if other.mode == variant.mode]
-        name = variant.mode
-        if len({other.draft for other in same}) > 1 and variant.draft is not None:
-            name += f" · {short(variant.draft)}"
-        return name if variant.injected is None else f"{name} · injected {variant.injected:.2g}"
+        return tell_apart(variant, self.variants())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """`conditions`: the one with most rows first; pictures and sentences are about that one. `probes`: the final
-    attempts of its boundary searches."""
+    """`values`: of the axes with the role SETTING, and of `device_kind`, by name. `conditions`: the one with most rows
+    first; pictures and sentences are about that one. `probes`: the final attempts of its boundary searches.
+    """
 
-    model: str
-    dtype: str
-    device_kind: str
-    budget_bytes: int | None
-    engine: str
+    values: Mapping[str, Any]
     total_bytes: int | None
     conditions: Sequence[Condition]
     boundaries: Sequence[BoundaryRow]
     probes: pl.DataFrame
+
+    @property
+    def model(self) -> str:
+        return cast(str, self.values["model"])
+
+    @property
+    def device_kind(self) -> str:
+        return cast(str, self.values[axes.DEVICE_KIND])
+
+    @property
+    def budget_bytes(self) -> int | None:
+        return cast(int | None, self.values["budget_bytes"])
+
+    @property
+    def engine(self) -> str:
+        return cast(str, self.values["engine"])
+
+    @property
+    def card(self) -> tuple[Any, ...]:
+        """Everything but the engine: equal for settings that one sentence of the answer is about."""
+        return tuple(value for name, value in self.values.items() if name != "engine")
 
     @property
     def main(self) -> Condition:
@@ -134,36 +156,53 @@ def settings(tables: Tables) -> list[Setting]:
     )
     searched = pl.DataFrame(
         [
-            tuple(getattr(row, name) for name in _SCENE)
+            _setting_of(row)
             for row in tables.boundaries
             if row.last_ok is not None or row.first_oom is not None
         ],
-        schema={name: tables.summary.schema[name] for name in _SCENE},
+        schema={name: tables.summary.schema[name] for name in _SETTING},
         orient="row",
     )
-    names = pl.concat([tables.summary.select(_SCENE), searched]).unique().sort(_SCENE, nulls_last=True)
-    names = names.filter(pl.col("device_kind").is_not_null())
+    order = dict.fromkeys(("model", "dtype", axes.DEVICE_KIND, *_SETTING))
+    names = pl.concat([tables.summary.select(_SETTING), searched]).unique().sort(*order, nulls_last=True)
+    names = names.filter(pl.col(axes.DEVICE_KIND).is_not_null())
     found = []
     for values in names.iter_rows():
-        model, dtype, kind, budget, engine = values
-        rows, attempts = _equal(tables.summary, _SCENE, values), _equal(measured, _SCENE, values)
-        boundaries = [
-            row for row in tables.boundaries if tuple(getattr(row, name) for name in _SCENE) == values
-        ]
+        setting = dict(zip(_SETTING, values, strict=True))
+        rows, attempts = equal_rows(tables.summary, setting), equal_rows(measured, setting)
+        boundaries = [row for row in tables.boundaries if _setting_of(row) == values]
         found.append(
             Setting(
-                model=model,
-                dtype=dtype,
-                device_kind=kind,
-                budget_bytes=budget,
-                engine=engine,
-                total_bytes=totals.get(kind),
+                values=setting,
+                total_bytes=totals.get(setting[axes.DEVICE_KIND]),
                 conditions=_conditions(rows, attempts) or [_searched(boundaries, rows, attempts)],
                 boundaries=boundaries,
-                probes=_equal(probes, _SCENE, values),
+                probes=equal_rows(probes, setting),
             )
         )
     return found
+
+
+def _setting_of(row: BoundaryRow) -> tuple[Any, ...]:
+    return (*(row.identity[name] for name in axes.names(Role.SETTING)), row.device_kind)
+
+
+def variant_of(row: BoundaryRow) -> Variant:
+    return Variant(tuple(row.identity[name] for name in _VARIANT))
+
+
+def tell_apart(variant: Variant, others: Iterable[Variant]) -> str:
+    """The mode, and whatever else tells it from the others of that mode. An injected acceptance is always told."""
+    same = [other for other in others if other.mode == variant.mode]
+    told = [
+        f" · {short(value) if axis.name == 'draft' else axis.caption(value)}"
+        for axis in axes.axes(Role.POLICY, Role.DECODER)
+        if (value := variant[axis.name]) is not None
+        and axis.name != "acceptance_injected"
+        and len({other[axis.name] for other in same}) > 1
+    ]
+    injected = [] if variant.injected is None else [f" · injected {variant.injected:.2g}"]
+    return "".join([variant.mode, *told, *injected])
 
 
 def short(name: str) -> str:
@@ -172,46 +211,29 @@ def short(name: str) -> str:
 
 
 def _conditions(rows: pl.DataFrame, attempts: pl.DataFrame) -> list[Condition]:
-    sizes = (
-        rows.group_by(_CONDITION)
-        .len()
-        .sort("len", *_CONDITION, descending=[True, *([False] * len(_CONDITION))])
-    )
+    sizes = rows.group_by(_CONDITION).len().sort(*_CONDITION).iter_rows(named=True)
+    ordered = [{name: size[name] for name in _CONDITION} for size in sorted(sizes, key=_least_usual_last)]
     return [
-        Condition(
-            prompt_tokens=values[0],
-            batch_size=values[1],
-            repetition_penalty=values[2],
-            summary=_equal(rows, _CONDITION, values),
-            attempts=_equal(attempts, _CONDITION, values),
-        )
-        for *values, _ in sizes.iter_rows()
+        Condition(values=values, summary=equal_rows(rows, values), attempts=equal_rows(attempts, values))
+        for values in ordered
     ]
+
+
+def _least_usual_last(size: Mapping[str, Any]) -> tuple[int, int]:
+    """Most rows first; of equally many, the condition that takes fewest words."""
+    return -size["len"], len(axes.unusual(size, Role.CONDITION))
 
 
 def _searched(rows: Sequence[BoundaryRow], summary: pl.DataFrame, attempts: pl.DataFrame) -> Condition:
     """That of searches alone: nothing was measured under it."""
     row = min(rows, key=lambda row: row.phase != "decode")
-    return Condition(
-        prompt_tokens=row.prompt_tokens or 0,
-        batch_size=row.batch_size,
-        repetition_penalty=row.repetition_penalty,
-        summary=summary,
-        attempts=attempts,
-    )
+    values = {name: row.identity[name] for name in _CONDITION}
+    values["prompt_tokens"] = row.prompt_tokens or 0
+    return Condition(values=values, summary=summary, attempts=attempts)
 
 
-def _variant(values: tuple[object, ...]) -> Variant:
-    mode, draft, gamma, injected, sinks, window = values
-    return Variant(mode=mode, draft=draft, gamma=gamma, injected=injected, sinks=sinks, window=window)  # type: ignore[arg-type]
-
-
-def _order(variant: Variant) -> tuple[int, str, float]:
-    return variant.order
-
-
-def _equal(frame: pl.DataFrame, columns: Sequence[str], values: Sequence[object]) -> pl.DataFrame:
+def equal_rows(frame: pl.DataFrame, values: Mapping[str, object]) -> pl.DataFrame:
     """The rows whose columns have these values; None equals None."""
     return frame.filter(
-        pl.all_horizontal(pl.col(c).eq_missing(pl.lit(v)) for c, v in zip(columns, values, strict=True))
+        pl.all_horizontal(pl.col(name).eq_missing(pl.lit(value)) for name, value in values.items())
     )

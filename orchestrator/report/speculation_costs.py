@@ -1,11 +1,12 @@
 """Computes what speculation cost and gave, beside its plain twin. The formula is in docs/report.md."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
+from orchestrator import axes
+from orchestrator.axes import Role
 from orchestrator.spec import rate_for_mean_length
 from orchestrator.tables.summary import CONDITIONS
 from workers.modes import MODES, Decoder
@@ -43,8 +44,8 @@ def speculated(summary: pl.DataFrame) -> list[Speculated]:
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    about: Iterable[str] = (*CONDITIONS, "engine", "sinks", "window")
-    return (*(row[name] for name in about), MODES[row["mode"]].policy)
+    """What a speculative row and its plain twin have in common."""
+    return tuple(row[name] for name in (*CONDITIONS, *axes.names(Role.POLICY)))
 
 
 def _beside(row: dict[str, Any], twin: dict[str, Any] | None) -> Speculated:

@@ -2,35 +2,18 @@
 
 import polars as pl
 
+from orchestrator import axes
+from orchestrator.axes import Role
 from orchestrator.journal.journal import View
 from orchestrator.journal.record import SAMPLE_COLUMNS, STEP_COLUMNS
 from orchestrator.tables.divergence import divergence
 
-_CONTRACT = (
-    *(
-        "run_id",
-        "cell_id",
-        "attempt",
-        "outcome",
-        "phase",
-        "model",
-        "draft",
-        "mode",
-        "cache_policy",
-        "decoder",
-    ),
-    *(
-        "engine",
-        "dtype",
-        "attn_implementation",
-        "batch_size",
-        "prompt_tokens",
-        "length",
-        "new_tokens",
-        "repeat",
-    ),
-    *("seed", "gamma", "repetition_penalty", "sinks", "window", "device_kind", "device_uuid", "node"),
-    *("budget_bytes", "started_at", "duration_s", "ttft_s", "tokens_per_s", "tpot_p50_s", "tpot_p95_s"),
+#: What a reader looks for first: the attempt, its cell by every axis, its device, what came of it.
+_FIRST = (
+    *("run_id", "cell_id", "attempt", "outcome", "phase"),
+    *axes.names(*axes.IDENTITY, Role.REPEAT, Role.KIND),
+    *("device_kind", "device_uuid", "node", "new_tokens"),
+    *("started_at", "duration_s", "ttft_s", "tokens_per_s", "tpot_p50_s", "tpot_p95_s"),
     *("tpot_p99_s", "tokens_per_step", "acceptance_rate", "peak_device_bytes", "peak_process_bytes"),
     *("peak_allocated_bytes", "peak_reserved_bytes", "kv_cache_bytes", "predicted_peak_bytes"),
     *("num_alloc_retries", "sample_interval_p50_s", "sample_interval_p99_s", "eos_at", "output_sha256"),
@@ -42,7 +25,7 @@ _NAME = ("cell_id", "attempt", "device_kind")
 
 
 def attempts(view: View) -> pl.DataFrame:
-    """One row per attempt, columns as in docs/tables.md: the first ones in a fixed order, then all others of the journal but series.
+    """One row per attempt, columns as in docs/tables.md: everything that the journal knows of it but its series.
 
     `final`: the last attempt of its cell on its kind of device, the one that
     counts. `started_at`: UTC. `first_divergence` and its company: see `divergence`.
@@ -56,7 +39,7 @@ def attempts(view: View) -> pl.DataFrame:
             final=last & (known | ~known.any().over("cell_id")),
             started_at=started.dt.replace_time_zone("UTC"),
         )
-        .select(*_CONTRACT, pl.exclude(*_CONTRACT))
+        .select(*_FIRST, pl.exclude(*_FIRST))
     )
 
 

@@ -1,26 +1,35 @@
-"""The `boundaries` table: rows as the boundary search hands them out, typed as columns."""
+"""The `boundaries` table: boundary rows, typed as columns."""
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any, get_args, get_type_hints
 
 import polars as pl
 
-from orchestrator.tables.boundary_rows import BoundaryRow
+from orchestrator import axes
+from orchestrator.journal.columns import column_type
+from orchestrator.tables.boundary_rows import IDENTITY, BoundaryRow, other_columns
 
-_TYPES: dict[Any, Any] = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
+#: What a reader looks for first.
+_FIRST = (
+    *(
+        "model",
+        "mode",
+        "engine",
+        "device_kind",
+        "budget_bytes",
+        "batch_size",
+        "phase",
+        "last_ok",
+        "first_oom",
+    ),
+    *("resolution", "confirmed_ok", "confirmed_oom", "censored", "predicted", "error_pct", "bytes_per_token"),
+    "analytic_bytes_per_token",
+)
 
 
 def boundary_frame(rows: Sequence[BoundaryRow]) -> pl.DataFrame:
-    """Columns in the order in which `BoundaryRow` declares them."""
-    return pl.DataFrame(
-        [dataclasses.asdict(row) for row in rows],
-        schema={name: _dtype(hint) for name, hint in get_type_hints(BoundaryRow).items()},
-    )
-
-
-def _dtype(hint: Any) -> Any:
-    if hint in _TYPES:
-        return _TYPES[hint]
-    first = next(option for option in get_args(hint) if option is not type(None))
-    return pl.List(_TYPES[first]) if Ellipsis in get_args(hint) else _TYPES[first]
+    """A column for every axis of a boundary's identity, and for every other field of `BoundaryRow`."""
+    hints = {axis.name: axis.hint for axis in axes.axes(*IDENTITY)}
+    others = other_columns()
+    schema = {name: column_type(hint) for name, hint in hints.items()} | others
+    records = [{**row.identity, **{name: getattr(row, name) for name in others}} for row in rows]
+    return pl.DataFrame(records, schema=schema).select(*_FIRST, pl.exclude(*_FIRST))

@@ -2,17 +2,19 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast, get_type_hints
 
+from orchestrator import axes
 from orchestrator.boundary.question import Question, questions
 from orchestrator.boundary.replay import replay
 from orchestrator.boundary.search import Bracket
 from orchestrator.boundary.start import predicted, search_for, settle
 from orchestrator.explain.breakdown import kv_cache_bytes
 from orchestrator.explain.slope import theil_sen
+from orchestrator.journal.columns import column_type
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.memory import UnknownWeightsError, bytes_per_token, predict_boundary
 from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
@@ -22,26 +24,25 @@ from workers.cell import Cell, ModelRef
 from workers.models import LoadError
 from workers.outcome import Outcome
 
+#: The axes that say what a boundary is of. What grows, or is no part of the question, is None.
+IDENTITY = axes.IDENTITY
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundaryRow:
     """One row of the `boundaries` table (docs/tables.md), and how it was found.
 
+    `identity`: the value of each axis that sets boundaries apart, by name; None where it grows.
     Units of `last_ok`, `first_oom`, `predicted`, `resolution`: tokens, or sequences on the axis `batch_size`.
     `searched`: by probes of a `boundary:` section; else read off the measured cells, where `first_oom` is the
     shortest length asked that ran out, `first_oom_index` the earliest token at which one did, and
-    `resolution` their distance. `budget_bytes` None: the whole device. `non_monotone`: values that contradict
-    the bracket. `prefill_reach`: the last position was reached by chunked prefill, not token by token; then
-    `first_oom_index` is that of the measured cells, which go token by token.
+    `resolution` their distance. `non_monotone`: values that contradict the bracket. `prefill_reach`: the last
+    position was reached by chunked prefill, not token by token; then `first_oom_index` is that of the measured
+    cells, which go token by token.
     """
 
-    model: str
-    draft: str | None
-    mode: str
-    engine: str
+    identity: Mapping[str, Any]
     device_kind: str
-    budget_bytes: int | None
-    batch_size: int
     phase: str
     last_ok: int | None
     first_oom: int | None
@@ -54,10 +55,6 @@ class BoundaryRow:
     bytes_per_token: float | None
     analytic_bytes_per_token: int | None
     axis: str
-    length: int | None
-    prompt_tokens: int | None
-    repetition_penalty: float
-    dtype: str
     searched: bool
     probes: int
     first_oom_index: int | None
@@ -70,6 +67,50 @@ class BoundaryRow:
     def is_open(self) -> bool:
         """The search has not ended, and has met no failure yet."""
         return self.first_oom is None and not self.censored
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells boundaries apart within a run."""
+        return (*self.identity.values(), self.device_kind, self.phase, self.axis)
+
+    @property
+    def model(self) -> str:
+        return cast(str, self.identity["model"])
+
+    @property
+    def draft(self) -> str | None:
+        return cast(str | None, self.identity["draft"])
+
+    @property
+    def mode(self) -> str:
+        return cast(str, self.identity["mode"])
+
+    @property
+    def engine(self) -> str:
+        return cast(str, self.identity["engine"])
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """None: the whole device."""
+        return cast(int | None, self.identity["budget_bytes"])
+
+    @property
+    def batch_size(self) -> int:
+        return cast(int, self.identity["batch_size"])
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        return cast(int | None, self.identity["prompt_tokens"])
+
+    @property
+    def length(self) -> int | None:
+        return cast(int | None, self.identity["length"])
+
+
+def other_columns() -> dict[str, Any]:
+    """Name -> column type of what a row says beside its identity."""
+    found = {name: column_type(hint) for name, hint in get_type_hints(BoundaryRow).items()}
+    return {name: dtype for name, dtype in found.items() if name != "identity"}
 
 
 class _Shapes(NamedTuple):
@@ -115,9 +156,9 @@ def boundaries(spec: SweepSpec, attempts: Iterable[Attempt]) -> list[BoundaryRow
         contexts = [attempt.context_bytes for attempt in group if attempt.context_bytes is not None]
         profile = DeviceProfile.of(device, median_low(contexts) if contexts else None)
         answers = [_answer(question, group, device, profile, models) for question in questions(spec)]
-        measured = {_key(row): row for row in _measured(group, device, profile, models)}
+        measured = {row.key: row for row in _measured(group, device, profile, models)}
         for answer in answers:
-            beside = measured.pop(_key(answer), None)
+            beside = measured.pop(answer.key, None)
             if answer.prefill_reach and beside is not None:
                 answer = dataclasses.replace(answer, first_oom_index=beside.first_oom_index)
             rows.append(answer)
@@ -153,14 +194,16 @@ def _answer(
     bracket = search.bracket
     prefilling = question.phase.startswith("prefill")
     row = _row(question.cell, device, shapes, mine, bracket, foretold)
+    fixed = {"length": question.cell.length if question.axis == "batch_size" else None}
+    if prefilling:
+        fixed["prompt_tokens"] = None
     return dataclasses.replace(
         row,
+        identity={**row.identity, **fixed},
         phase=question.phase,
         resolution=question.resolution,
         error_pct=None if bracket.first_oom is None else error_pct(foretold, bracket.last_ok),
         axis=question.axis,
-        length=question.cell.length if question.axis == "batch_size" else None,
-        prompt_tokens=None if prefilling else question.cell.prompt_tokens,
         searched=True,
         prefill_reach=question.reach == "prefill",
     )
@@ -169,13 +212,14 @@ def _answer(
 def _measured(
     attempts: Sequence[Attempt], device: Device, profile: DeviceProfile, models: _Models
 ) -> list[BoundaryRow]:
-    groups: dict[Cell, list[Attempt]] = {}
+    groups: dict[tuple[object, ...], list[Attempt]] = {}
     for attempt in attempts:
         cell = attempt.cell
         if cell.purpose == "measure" and cell.workload == "generate":
-            groups.setdefault(dataclasses.replace(cell, length=1, repeat=0, seed=0), []).append(attempt)
+            groups.setdefault(tuple(_identity(cell).values()), []).append(attempt)
     rows = []
-    for cell, group in groups.items():
+    for group in groups.values():
+        cell = dataclasses.replace(group[0].cell, length=1)
         bracket = _bracket(group)
         if bracket.last_ok is None and bracket.first_oom is None:
             continue
@@ -212,16 +256,11 @@ def _row(
     bracket: Bracket,
     foretold: int | None,
 ) -> BoundaryRow:
-    """As measured cells would have it; an answered question changes what it knows better."""
+    """Build the row from measured cells. `_answer` then replaces the fields that a search determines exactly."""
     first_index = _first_index(attempts)
     return BoundaryRow(
-        model=cell.model.target,
-        draft=cell.model.draft,
-        mode=cell.mode,
-        engine=cell.engine,
+        identity=_identity(cell),
         device_kind=device.kind,
-        budget_bytes=cell.budget,
-        batch_size=cell.batch_size,
         phase="decode",
         last_ok=bracket.last_ok,
         first_oom=bracket.first_oom,
@@ -236,10 +275,6 @@ def _row(
         if shapes.target is None
         else bytes_per_token(cell, shapes.target, shapes.draft),
         axis="length",
-        length=None,
-        prompt_tokens=cell.prompt_tokens,
-        repetition_penalty=cell.repetition_penalty,
-        dtype=cell.model.dtype,
         searched=False,
         probes=len(attempts),
         first_oom_index=first_index,
@@ -257,12 +292,9 @@ def error_pct(predicted: int | None, last_ok: int | None) -> float | None:
     return (predicted - last_ok) / last_ok * 100 if predicted is not None and last_ok else None
 
 
-def _key(row: BoundaryRow) -> tuple[object, ...]:
-    """What a measured row and an answer have in common when they say the same thing."""
-    return (
-        *(row.model, row.draft, row.dtype, row.mode, row.engine, row.budget_bytes, row.batch_size),
-        *(row.device_kind, row.phase, row.axis, row.prompt_tokens, row.repetition_penalty),
-    )
+def _identity(cell: Cell) -> dict[str, Any]:
+    """Of a boundary over lengths."""
+    return {**axes.read(cell, *IDENTITY), "length": None}
 
 
 def _first_index(attempts: Iterable[Attempt]) -> int | None:

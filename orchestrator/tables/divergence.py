@@ -2,15 +2,18 @@
 
 import polars as pl
 
+from orchestrator import axes
+from orchestrator.axes import VARIANT, Role
 from orchestrator.journal.journal import View
+from orchestrator.tables.baseline import is_baseline
 from workers.outcome import Outcome
 
-#: Equal prompts under equal rules; the budget changes no token, so a twin may come from a larger card.
+#: Equal prompts under equal rules. The budget, say, changes no token, so a twin may come from a larger card.
 _SAME = (
-    *("model", "dtype", "attn_implementation", "engine", "device_kind", "prompt_sha256", "prompt_tokens"),
-    *("batch_size", "seed", "repetition_penalty"),
+    *axes.same_tokens(Role.SETTING, Role.CONDITION),
+    *(axes.DEVICE_KIND, "prompt_sha256", "seed"),
 )
-_POLICY = ("cache_policy", "sinks", "window")
+_POLICY = axes.same_tokens(Role.POLICY)
 
 
 def divergence(view: View) -> pl.DataFrame:
@@ -27,9 +30,9 @@ def divergence(view: View) -> pl.DataFrame:
         & (pl.col("workload") == "generate")
         & (pl.col("purpose") == "measure")
         & pl.col("output_sha256").is_not_null()
-    ).select("row", "length", "new_tokens", "mode", "decoder", *_SAME, *_POLICY, "output_sha256")
+    ).select("row", "length", "new_tokens", *_SAME, *axes.names(*VARIANT), "output_sha256")
     speculative = pl.col("decoder") == "spec"
-    baseline = _twins(facts, facts.filter(pl.col("mode") == "baseline"), _SAME)
+    baseline = _twins(facts, facts.filter(is_baseline()), _SAME)
     plain = _twins(facts.filter(speculative), facts.filter(~speculative), (*_SAME, *_POLICY))
     found = _compared(
         view,

@@ -1,38 +1,52 @@
 """The `quality` table: how well a model predicts a long text, along its positions, under each cache policy."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import polars as pl
 
+from orchestrator import axes
+from orchestrator.axes import VARIANT, Role
 from orchestrator.journal.record import SCORE_COLUMNS
+from orchestrator.tables.baseline import is_baseline
 from workers.modes import MODES
 
-_RUN = ("model", "dtype", "mode", "engine", "corpus", "seed", "sinks", "window")
+#: What has to be equal before two policies' perplexities are compared: a budget, say, changes no token.
+PEERS = axes.same_tokens(Role.SETTING, Role.CONDITION)
+#: One line of the table's curves: texts (corpora and seeds) are averaged.
+KEY = (*PEERS, *axes.names(*VARIANT))
+_TEXT = ("corpus", "seed")
+_FIRST = ("model", "mode", "engine", "position_start", "position_end", "nll_mean", "num_tokens")
 
 
 def quality(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Mean negative log-likelihood (nats) per position bucket, over corpora and seeds; of each, the longest run.
 
-    `scored_to`: the last position scored; `tokens_per_s`: median of the runs. Both are the same in all of a mode's rows.
+    `scored_to`: the last position scored; `tokens_per_s`: median of the runs. Both are the same in all rows of a key.
     """
     runs = rows.filter(pl.col("score_num_tokens").list.len() > 0).select(
-        *_RUN, *SCORE_COLUMNS, "max_positions", "tokens_per_s", scored=pl.col("score_num_tokens").list.sum()
+        *KEY,
+        *_TEXT,
+        *SCORE_COLUMNS,
+        "max_positions",
+        "tokens_per_s",
+        scored=pl.col("score_num_tokens").list.sum(),
     )
     longest = runs.sort("scored", descending=True, maintain_order=True).unique(
-        list(_RUN), keep="first", maintain_order=True
+        [*KEY, *_TEXT], keep="first", maintain_order=True
     )
-    mode = ("model", "mode", "engine")
     buckets = (
         longest.with_columns(
-            scored_to=pl.col("scored").max().over(mode),
-            tokens_per_s=pl.col("tokens_per_s").median().over(mode),
+            scored_to=pl.col("scored").max().over(KEY),
+            tokens_per_s=pl.col("tokens_per_s").median().over(KEY),
         )
         .explode(*SCORE_COLUMNS)
         .rename(SCORE_COLUMNS)
     )
     return (
-        buckets.group_by(*mode, "position_start", "position_end")
+        buckets.group_by(*KEY, "position_start", "position_end")
         .agg(
             nll_mean=pl.col("nll_sum").sum() / pl.col("num_tokens").sum(),
             num_tokens=pl.col("num_tokens").sum(),
@@ -40,7 +54,8 @@ def quality(rows: pl.LazyFrame) -> pl.LazyFrame:
             scored_to=pl.col("scored_to").first(),
             tokens_per_s=pl.col("tokens_per_s").first(),
         )
-        .sort("model", "engine", "mode", "position_start")
+        .sort("model", "engine", "mode", *KEY, "position_start", nulls_last=True)
+        .select(*_FIRST, pl.exclude(*_FIRST))
     )
 
 
@@ -51,33 +66,55 @@ class QualityBoundary:
     where no position is, or the context is not known.
 
     `departs_at`: the first position from which three buckets together exceed twice `in_context`; None: never. The
-    first bucket of a text, read without any context, is no departure.
+    first bucket of a text, read without any context, is no departure. `identity`: the values of `KEY`.
     """
 
-    model: str
-    mode: str
-    engine: str
+    identity: Mapping[str, Any]
     in_context: float | None
     beyond: float | None
     departs_at: int | None
     scored_to: int
     tokens_per_s: float | None
 
+    @property
+    def model(self) -> str:
+        return cast(str, self.identity["model"])
+
+    @property
+    def mode(self) -> str:
+        return cast(str, self.identity["mode"])
+
+    @property
+    def engine(self) -> str:
+        return cast(str, self.identity["engine"])
+
+    @property
+    def others(self) -> list[str]:
+        """Caption words for what is unusual about its condition."""
+        return axes.unusual(self.identity, Role.CONDITION, but=["prompt_tokens"])
+
+    @property
+    def peers(self) -> tuple[Any, ...]:
+        """Equal for boundaries that may be compared with each other."""
+        return tuple(self.identity[name] for name in PEERS)
+
 
 def quality_boundaries(table: pl.DataFrame) -> list[QualityBoundary]:
-    """One per model, engine and mode of the `quality` table, modes in their own order."""
+    """One per key of the `quality` table, modes in their own order."""
+    baselines = {
+        values: _in_context(rows)
+        for values, rows in table.filter(is_baseline()).group_by(PEERS, maintain_order=True)
+    }
     found = []
-    for (model, engine, mode), rows in table.group_by("model", "engine", "mode", maintain_order=True):
-        peers = table.filter(model=model, engine=engine)
-        baseline = _in_context(peers.filter(mode="baseline"))
+    for values, rows in table.group_by(KEY, maintain_order=True):
+        identity = dict(zip(KEY, values, strict=True))
+        baseline = baselines.get(tuple(identity[name] for name in PEERS))
         reference = _in_context(rows) if baseline is None else baseline
-        found.append(_boundary(str(model), str(mode), str(engine), rows.sort("position_start"), reference))
+        found.append(_boundary(identity, rows.sort("position_start"), reference))
     return sorted(found, key=lambda row: (row.model, row.engine, list(MODES).index(row.mode)))
 
 
-def _boundary(
-    model: str, mode: str, engine: str, rows: pl.DataFrame, reference: float | None
-) -> QualityBoundary:
+def _boundary(identity: Mapping[str, Any], rows: pl.DataFrame, reference: float | None) -> QualityBoundary:
     departs = None
     if reference is not None:
         together = (pl.col("nll_mean") * pl.col("num_tokens")).rolling_sum(3) / pl.col(
@@ -88,9 +125,7 @@ def _boundary(
         departs = above["begins"].to_list()[0] if above.height else None
     beyond = _mean_nll(rows.filter(pl.col("position_start") >= pl.col("max_positions")))
     return QualityBoundary(
-        model=model,
-        mode=mode,
-        engine=engine,
+        identity=identity,
         in_context=None if reference is None else math.exp(reference),
         beyond=None if beyond is None else math.exp(min(beyond, 700.0)),
         departs_at=departs,

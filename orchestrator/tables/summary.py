@@ -2,14 +2,15 @@
 
 import polars as pl
 
+from orchestrator import axes
+from orchestrator.axes import VARIANT, Role
+from orchestrator.tables.baseline import is_baseline
 from workers.outcome import Outcome
 
-#: What makes two rows of the report comparable but for the mode.
-CONDITIONS = (
-    *("model", "dtype", "attn_implementation", "device_kind", "budget_bytes", "prompt_tokens", "batch_size"),
-    *("length", "repetition_penalty", "corpus", "prefill_chunk"),
-)
-KEY = (*CONDITIONS, "engine", "mode", "draft", "gamma", "acceptance_injected", "sinks", "window")
+#: What has to be equal before two rows are compared.
+CONDITIONS = (*axes.names(Role.SETTING, Role.CONDITION, Role.LENGTH), axes.DEVICE_KIND)
+KEY = (*CONDITIONS, *axes.names(*VARIANT))
+_ANY_ENGINE = tuple(name for name in CONDITIONS if name != "engine")
 _FIRST = (
     *("model", "mode", "engine", "device_kind", "budget_bytes", "prompt_tokens", "batch_size", "length", "n"),
     *("tokens_per_s_median", "tokens_per_s_ci_low", "tokens_per_s_ci_high", "speedup"),
@@ -26,8 +27,7 @@ _NORMAL95 = 1.96
 
 
 def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
-    """One row per model, mode, engine, device kind, budget, prompt, batch and length (and whatever else sets cells
-    apart: draft, gamma, penalty, ...) over the repeats of the measured generation cells.
+    """One row for all measured generation cells that differ in their repeats only, on one kind of device.
 
     `generation_s`: prompt and decoding, without load, capture and warm-up.
     `n`: attempts that count, `n_ok` of them ok; speeds are of those. `tokens_per_s_ci_low`, `_ci_high`: 95 %, by
@@ -86,13 +86,11 @@ def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
         .with_columns(_interval("speeds"))
         .drop("speeds")
     )
-    base = groups.filter(pl.col("mode") == "baseline").select(
-        *CONDITIONS, "engine", base="tokens_per_s_median"
-    )
-    eager = base.filter(pl.col("engine") == "eager").select(*CONDITIONS, eager_base="base")
+    base = groups.filter(is_baseline()).select(*CONDITIONS, base="tokens_per_s_median")
+    eager = base.filter(pl.col("engine") == "eager").select(*_ANY_ENGINE, eager_base="base")
     return (
-        groups.join(base, on=[*CONDITIONS, "engine"], how="left", nulls_equal=True)
-        .join(eager, on=list(CONDITIONS), how="left", nulls_equal=True)
+        groups.join(base, on=list(CONDITIONS), how="left", nulls_equal=True)
+        .join(eager, on=list(_ANY_ENGINE), how="left", nulls_equal=True)
         .with_columns(
             speedup=pl.col("tokens_per_s_median") / pl.col("base"),
             speedup_eager=pl.col("tokens_per_s_median") / pl.col("eager_base"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from orchestrator.axes import AXES
 from orchestrator.journal.folder import read_run
 from orchestrator.tables.write import write_tables
 from tests.docs.pages import names, rows, section, spans, text
@@ -51,7 +52,17 @@ def test_every_table_is_documented(tables: dict[str, pl.Schema]) -> None:
 def test_every_column_is_documented_with_its_type(tables: dict[str, pl.Schema], table: str) -> None:
     documented = {spans(row["column"])[0]: row["type"] for row in rows(TABLES, f"`{table}`", "column")}
     there = {name: TYPES[dtype.base_type()] for name, dtype in tables[table].items()}
-    assert documented == there
+    of_axes = {spans(row["axis"])[0]: row["type"] for row in rows(TABLES, "Axes", "axis")}
+    keyed = {name: dtype for name, dtype in there.items() if name in of_axes and name not in documented}
+    assert documented | keyed == there
+    assert keyed == {name: of_axes[name] for name in keyed}
+    if keyed:
+        assert re.search(r"[Ee]very axis|[Tt]he axes", section(TABLES, f"`{table}`"))
+
+
+def test_every_axis_is_documented_with_its_role() -> None:
+    documented = [(spans(row["axis"])[0], row["role"]) for row in rows(TABLES, "Axes", "axis")]
+    assert documented == [(axis.name, axis.role.name.lower()) for axis in AXES]
 
 
 def test_every_outcome_is_documented() -> None:

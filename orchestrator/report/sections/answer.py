@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Paragraph, Picture, Section, Span, Strong
 from orchestrator.report.sections.cards import card_tables
-from orchestrator.report.setting import Setting, short
+from orchestrator.report.setting import Setting, short, variant_of
 from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.quality import QualityBoundary
 from workers.modes import MODES
@@ -19,11 +19,9 @@ def answer(
     settings: Sequence[Setting], understanding: Sequence[QualityBoundary], first_picture: Picture | None
 ) -> Section:
     """`understanding`: of the scoring runs, if there are any."""
-    cards: dict[tuple[str, str, str, int | None], list[Setting]] = {}
+    cards: dict[tuple[object, ...], list[Setting]] = {}
     for setting in settings:
-        cards.setdefault(
-            (setting.model, setting.dtype, setting.device_kind, setting.budget_bytes), []
-        ).append(setting)
+        cards.setdefault(setting.card, []).append(setting)
     blocks: list[Block] = list(card_tables(settings)) if len({s.budget_bytes for s in settings}) > 1 else []
     sentences = [_sentence(group) for group in cards.values()] + _understanding(understanding)
     if len(sentences) == 1:
@@ -75,14 +73,15 @@ def _is_length_of_decode(row: BoundaryRow) -> bool:
 
 
 def _understanding(found: Sequence[QualityBoundary]) -> list[list[Span]]:
-    """One sentence per model and engine: up to where each mode's perplexity stays sane."""
-    models: dict[tuple[str, str], list[QualityBoundary]] = {}
+    """One sentence per model, engine and condition: up to where each mode's perplexity stays sane."""
+    models: dict[tuple[object, ...], list[QualityBoundary]] = {}
     for row in found:
-        models.setdefault((row.model, row.engine), []).append(row)
+        models.setdefault(row.peers, []).append(row)
     sentences: list[list[Span]] = []
-    for (model, engine), rows in models.items():
+    for rows in models.values():
         known = next((row.in_context for row in rows if row.in_context is not None), None)
-        where: list[Span] = [Strong(f"{short(model)} reading a long text, {engine} engine"), ": "]
+        reading = f"{short(rows[0].model)} reading a long text, {rows[0].engine} engine"
+        where: list[Span] = [Strong(", ".join([reading, *rows[0].others])), ": "]
         if known is None:
             sentences.append(
                 [*where, "its trained context is not known, so there is nothing to hold it against."]
@@ -137,17 +136,12 @@ def _reach(setting: Setting, row: BoundaryRow, engines: bool) -> _Reach | None:
     main = setting.main
     if not _is_length_of_decode(row) or row.is_open or not main.asks(row):
         return None
-    variants = [v for v in main.variants() if (v.mode, v.draft) == (row.mode, row.draft)]
-    passed = [
-        speed
-        for variant in variants
-        for speed in main.of(variant, main.summary).sort("length")["tokens_per_s_median"].drop_nulls()
-    ]
-    injected = any(variant.injected is not None for variant in variants)
+    variant = variant_of(row)
+    passed = main.of(variant, main.summary).sort("length")["tokens_per_s_median"].drop_nulls().to_list()
     details = [short(row.draft)] if row.draft is not None else []
     details += [setting.engine] if engines else []
     name = f"{row.mode} ({', '.join(details)})" if details else row.mode
-    return _Reach(row, injected, row.last_ok or 0, passed[-1] if passed else 0.0, name)
+    return _Reach(row, variant.injected is not None, row.last_ok or 0, passed[-1] if passed else 0.0, name)
 
 
 def _failing(mode: str, reaches: Sequence[_Reach]) -> str:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from orchestrator import axes
+from orchestrator.axes import Role
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Section, Table
-from orchestrator.report.setting import Setting, short
+from orchestrator.report.setting import Setting, Variant, short, tell_apart, variant_of
 from orchestrator.tables.boundary_rows import BoundaryRow
-from workers.modes import MODES
 
 _PHASES = {
     "decode": "new tokens",
@@ -36,30 +37,30 @@ def _cards(
     )
     total = next((setting.total_bytes for setting, _ in pairs), None)
     columns = ["mode", *(formats.card(budget, total) for budget in budgets)]
-    lines: dict[tuple[str, str, str | None], dict[int | None, str]] = {}
+    lines: dict[tuple[str, Variant], dict[int | None, str]] = {}
     for setting, row in pairs:
-        lines.setdefault((row.engine, row.mode, row.draft), {})[setting.budget_bytes] = reach(row)
-    engines = len({engine for engine, *_ in lines}) > 1
-    drafts = len({draft for *_, draft in lines if draft}) > 1
+        lines.setdefault((row.engine, variant_of(row)), {})[setting.budget_bytes] = longest(row)
+    engines = len({engine for engine, _ in lines}) > 1
+    variants = [variant for _, variant in lines]
     rows = [
         [
-            mode + (f" · {short(draft)}" if drafts and draft else "") + (f" ({engine})" if engines else ""),
+            tell_apart(variant, variants) + (f" ({engine})" if engines else ""),
             *(found.get(budget, formats.NOTHING) for budget in budgets),
         ]
-        for (engine, mode, draft), found in sorted(lines.items(), key=_order)
+        for (engine, variant), found in sorted(lines.items(), key=_order)
     ]
     unit = "sequences of the largest batch" if axis == "batch_size" else _PHASES[phase]
     caption = f"Which card holds how much: {short(model)} on {kind}, {unit}"
     return Table(columns, rows, caption, frozenset(columns[1:]))
 
 
-def _order(line: tuple[tuple[str, str, str | None], object]) -> tuple[str, int, str]:
-    (engine, mode, draft), _ = line
-    return engine, list(MODES).index(mode), draft or ""
+def _order(line: tuple[tuple[str, Variant], object]) -> tuple[object, ...]:
+    (engine, variant), _ = line
+    return engine, variant.order
 
 
-def reach(row: BoundaryRow) -> str:
-    """`3,264`, or `≥ 8,000` where memory never ran out, or has not yet."""
+def longest(row: BoundaryRow) -> str:
+    """The largest value that passed: `3,264`, or `≥ 8,000` where memory never ran out, or has not yet."""
     if row.censored or row.is_open:
         return f"≥ {row.last_ok:,}" if row.last_ok is not None else formats.NOTHING
     return f"{row.last_ok:,}" if row.last_ok else "none"
@@ -127,10 +128,7 @@ def _grows(row: BoundaryRow) -> str:
         about.append(f"prompt {row.prompt_tokens:,}")
     if row.axis == "batch_size" and row.length is not None:
         about.append(f"length {row.length:,}")
-    if row.axis == "length" and row.batch_size > 1:
-        about.append(f"batch {row.batch_size}")
-    if row.repetition_penalty != 1:
-        about.append(f"penalty {row.repetition_penalty:g}")
+    about += axes.unusual(row.identity, Role.CONDITION, but=["prompt_tokens"])
     if row.prefill_reach:
         about.append("reached by chunked prefill")
         if row.first_oom_index is not None:
@@ -149,9 +147,9 @@ def _predicted(row: BoundaryRow) -> str:
 
 def _bracket(row: BoundaryRow) -> str:
     if row.censored:
-        return reach(row)
+        return longest(row)
     if row.is_open:
-        return formats.NOTHING if row.last_ok is None else f"{reach(row)}, not ended"
+        return formats.NOTHING if row.last_ok is None else f"{longest(row)}, not ended"
     return f"({row.last_ok or 0:,}, {row.first_oom:,}]"
 
 

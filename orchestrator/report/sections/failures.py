@@ -5,6 +5,8 @@ from typing import Any
 
 import polars as pl
 
+from orchestrator import axes
+from orchestrator.axes import Role
 from orchestrator.explain.breakdown import explain
 from orchestrator.explain.devices import devices_needed
 from orchestrator.journal.journal import View
@@ -26,8 +28,9 @@ from workers.attempt import Attempt
 from workers.outcome import Outcome
 
 _SAME = (
-    *("outcome", "model", "draft", "mode", "engine", "device_kind", "budget_bytes", "workload", "purpose"),
-    *("prompt_tokens", "batch_size"),
+    "outcome",
+    *axes.names(Role.SETTING, Role.CONDITION, *axes.VARIANT, Role.KIND),
+    axes.DEVICE_KIND,
 )
 _FOR_SIZE = ("predicted_peak_bytes", "device_total_bytes", "device_reserve_bytes", "context_bytes")
 _EXPECTED = [outcome.value for outcome in Outcome if outcome.is_expected]

@@ -10,8 +10,8 @@ from orchestrator.report.document import Block, Folded, Paragraph, Picture, Sect
 from orchestrator.report.longest_runs import Run
 from orchestrator.report.pictures.curves import Axis, Curve, Dash, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
-from orchestrator.report.setting import Setting, short
-from orchestrator.tables.quality import quality_boundaries
+from orchestrator.report.setting import Setting, equal_rows, short
+from orchestrator.tables.quality import QualityBoundary, quality_boundaries
 from workers.modes import MODES, CachePolicy
 
 #: The controls' dashes leave room for each other and for the curve below: modes that agree lie on one another.
@@ -23,18 +23,21 @@ def quality(table: pl.DataFrame) -> Section | None:
     if table.is_empty():
         return None
     blocks: list[Block] = []
-    for model, engine in table.select("model", "engine").unique().sort("model", "engine").iter_rows():
-        blocks.append(_picture(model, engine, table.filter(model=model, engine=engine)))
+    found = quality_boundaries(table)
+    peers: dict[tuple[object, ...], list[QualityBoundary]] = {}
+    for row in found:
+        peers.setdefault(row.peers, []).append(row)
+    blocks += [_picture(rows, table) for rows in peers.values()]
     columns = [
         "model", "mode", "engine", "perplexity in context", "after it", "departs at", "scored to", "tokens/s",
     ]  # fmt: skip
     lines = [
         [
-            short(row.model), row.mode, row.engine, formats.number(row.in_context, 2), formats.number(row.beyond, 2),
+            ", ".join([short(row.model), *row.others]), row.mode, row.engine, formats.number(row.in_context, 2), formats.number(row.beyond, 2),
             formats.NOTHING if row.in_context is None else "never" if row.departs_at is None else f"{row.departs_at:,}",
             formats.count(row.scored_to), formats.number(row.tokens_per_s, 1),
         ]
-        for row in quality_boundaries(table)
+        for row in found
     ]  # fmt: skip
     blocks.append(
         Table(columns, lines, "The third boundary: where the text falls apart", frozenset(columns[3:]))
@@ -51,24 +54,28 @@ def quality(table: pl.DataFrame) -> Section | None:
     return Section("Does the model still understand? Perplexity along the text", blocks)
 
 
-def _picture(model: str, engine: str, table: pl.DataFrame) -> Picture:
-    curves = [
-        Curve(
-            mode, str(MODES[mode].policy), False,
-            ((rows["position_start"] + rows["position_end"]) / 2).to_list(), [math.exp(min(nll, 50.0)) for nll in rows["nll_mean"]],
-            dash=_CONTROLS.get(MODES[mode].policy),
-        )
-        for mode in sorted(set(table["mode"]), key=list(MODES).index)
-        if (rows := table.filter(mode=mode).sort("position_start")).height
-    ]  # fmt: skip
-    contexts = table["max_positions"].drop_nulls().to_list()
+def _picture(peers: Sequence[QualityBoundary], table: pl.DataFrame) -> Picture:
+    """The curves of one model, engine and condition, a curve for each of `peers`."""
+    curves, contexts = [], []
+    for row in peers:
+        rows = equal_rows(table, row.identity).sort("position_start")
+        contexts += rows["max_positions"].drop_nulls().to_list()
+        policy = MODES[row.mode].policy
+        curves.append(
+            Curve(
+                row.mode, str(policy), False,
+                ((rows["position_start"] + rows["position_end"]) / 2).to_list(), [math.exp(min(nll, 50.0)) for nll in rows["nll_mean"]],
+                dash=_CONTROLS.get(policy),
+            )
+        )  # fmt: skip
+    model, engine, others = peers[0].model, peers[0].engine, peers[0].others
     limits = [Limit(f"trained context {max(contexts):,}", x=float(max(contexts)))] if contexts else []
     panel = Panel(
-        f"Perplexity along the text: {short(model)}, {engine} engine", Axis("position in the text (tokens)"),
+        ", ".join([f"Perplexity along the text: {short(model)}, {engine} engine", *others]), Axis("position in the text (tokens)"),
         Axis("perplexity (log scale)", log=True), curves, limits,
     )  # fmt: skip
     return picture(
-        f"quality-{short(model)}-{engine}", draw(panel), "Lower is better; a bucket of positions per point. The controls, window and recompute, are dashed.",
+        "-".join(["quality", short(model), engine, *others]), draw(panel), "Lower is better; a bucket of positions per point. The controls, window and recompute, are dashed.",
         f"Perplexity against position for {short(model)}",
     )  # fmt: skip
 

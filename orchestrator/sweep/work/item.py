@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from orchestrator import axes
+from orchestrator.axes import Role
 from workers.cell import Cell
 
 
@@ -32,14 +34,16 @@ class WorkItem:
 
 
 def rank_plan(cells: Mapping[Key, Cell], seconds: Sequence[float]) -> list[WorkItem]:
-    """Longest predicted first; cells that differ only in mode and repeat stay together, repeats outermost.
+    """Longest predicted first; cells that differ only in engine, mode and repeat stay together, repeats outermost.
 
     So a device's drift (heat, neighbours) falls on all modes alike, and the tail of the sweep is made of short cells.
     """
     longest: dict[tuple[object, ...], float] = {}
     groups = [
-        (c.model.target, c.workload, c.prompt_tokens, c.length, c.batch_size, c.budget, c.repetition_penalty)
-        for c in cells.values()
+        tuple(
+            (axes.read(cell, Role.KIND, Role.SETTING, Role.CONDITION, Role.LENGTH) | {"engine": ""}).values()
+        )
+        for cell in cells.values()
     ]
     for group, predicted in zip(groups, seconds, strict=True):
         longest[group] = max(longest.get(group, 0.0), predicted)

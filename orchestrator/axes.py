@@ -1,0 +1,177 @@
+"""The axes of a sweep: what sets one cell apart from another. Columns, keys, groupings and captions follow from `AXES`.
+
+A new axis is a field of `Cell`, a key of the sweep file, a line of `plan.expand`, and a line here.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from workers.cell import Cell
+
+
+class Role(Enum):
+    """What an axis does in the key of a table."""
+
+    KIND = auto()  # says which tables a cell goes into
+    SETTING = auto()  # together, what a section of the report is about
+    CONDITION = auto()  # has to be equal before two modes are compared
+    LENGTH = auto()  # grows along a curve
+    MODE = auto()  # names the curve; POLICY and DECODER tell curves of one mode apart
+    POLICY = auto()  # how the past is kept
+    DECODER = auto()  # how tokens are found; a speculative cell's plain twin differs in these
+    REPEAT = auto()  # tells equal runs apart
+
+
+#: The roles that tell the curves of one setting and condition apart.
+VARIANT = (Role.MODE, Role.POLICY, Role.DECODER)
+#: Everything that sets measured cells apart but their repeats.
+IDENTITY = (Role.SETTING, Role.CONDITION, Role.LENGTH, *VARIANT)
+#: The one part of a key that no cell has: the kind of device that ran it.
+DEVICE_KIND = "device_kind"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """`hint`: type of the values; the column's type follows from it. `usual`: the value that a caption leaves out.
+
+    `words`: how a caption says any other value; default: the axis's name and the value. `changes_tokens`: whether
+    equal prompts may give other tokens at another value.
+    """
+
+    name: str
+    hint: Any
+    role: Role
+    read: Callable[[Cell], Any]
+    usual: Any = None
+    words: Callable[[Any], str] | None = None
+    changes_tokens: bool = True
+
+    def caption(self, value: Any) -> str:
+        return self.words(value) if self.words is not None else f"{self.name.replace('_', ' ')} {value}"
+
+
+def _field(name: str, hint: Any, role: Role, **about: Any) -> Axis:
+    """An axis that is a field of `Cell` under its own name."""
+    return Axis(name=name, hint=hint, role=role, read=lambda cell: getattr(cell, name), **about)
+
+
+def _injected(cell: Cell) -> float | None:
+    """The acceptance that an oracle draft forces, the mean of several rates; None: the draft's own."""
+    rate = cell.speculation.acceptance if cell.speculation else None
+    return sum(rate) / len(rate) if isinstance(rate, tuple) else rate
+
+
+AXES: tuple[Axis, ...] = (
+    _field("purpose", str, Role.KIND, usual="measure"),
+    _field("workload", str, Role.KIND, usual="generate"),
+    Axis(name="model", hint=str, role=Role.SETTING, read=lambda cell: cell.model.target),
+    Axis(name="dtype", hint=str, role=Role.SETTING, read=lambda cell: cell.model.dtype),
+    Axis(
+        name="budget_bytes",
+        hint=int | None,
+        role=Role.SETTING,
+        read=lambda cell: cell.budget,
+        changes_tokens=False,
+    ),
+    _field("engine", str, Role.SETTING),
+    _field("prompt_tokens", int, Role.CONDITION, words=lambda count: f"prompt {count:,}"),
+    _field("batch_size", int, Role.CONDITION, usual=1, words=lambda size: f"batch {size}"),
+    _field("repetition_penalty", float, Role.CONDITION, usual=1.0, words=lambda rate: f"penalty {rate:g}"),
+    Axis(
+        name="attn_implementation",
+        hint=str,
+        role=Role.CONDITION,
+        read=lambda cell: cell.model.attn_implementation,
+        usual="sdpa",
+        words=lambda name: f"{name} attention",
+    ),
+    # What a corpus and a prompt's cut change is in the prompt, and divergence compares equal prompts.
+    _field("corpus", str, Role.CONDITION, usual="builtin", changes_tokens=False),
+    _field(
+        "prefill_chunk",
+        int | None,
+        Role.CONDITION,
+        words=lambda size: f"prompt in chunks of {size:,}",
+        changes_tokens=False,
+    ),
+    Axis(
+        name="trust_remote_code",
+        hint=bool,
+        role=Role.CONDITION,
+        read=lambda cell: cell.model.trust_remote_code,
+        usual=False,
+        words=lambda _: "the model's own code",
+    ),
+    _field("length", int, Role.LENGTH),
+    _field("mode", str, Role.MODE, usual="baseline"),
+    Axis(
+        name="cache_policy",
+        hint=str,
+        role=Role.POLICY,
+        read=lambda cell: str(cell.mode_spec.policy),
+        usual="full",
+    ),
+    Axis(
+        name="sinks",
+        hint=int | None,
+        role=Role.POLICY,
+        read=lambda cell: cell.streaming.sinks if cell.streaming else None,
+    ),
+    Axis(
+        name="window",
+        hint=int | None,
+        role=Role.POLICY,
+        read=lambda cell: cell.streaming.window if cell.streaming else None,
+    ),
+    Axis(
+        name="decoder",
+        hint=str,
+        role=Role.DECODER,
+        read=lambda cell: str(cell.mode_spec.decoder),
+        usual="plain",
+    ),
+    Axis(name="draft", hint=str | None, role=Role.DECODER, read=lambda cell: cell.model.draft),
+    Axis(
+        name="gamma",
+        hint=int | None,
+        role=Role.DECODER,
+        read=lambda cell: cell.speculation.gamma if cell.speculation else None,
+    ),
+    Axis(name="acceptance_injected", hint=float | None, role=Role.DECODER, read=_injected),
+    _field("repeat", int, Role.REPEAT, usual=0),
+    _field("seed", int, Role.REPEAT, usual=0),
+)
+
+
+def axes(*roles: Role) -> tuple[Axis, ...]:
+    """The axes of these roles, role by role; all of them, in the order of `AXES`, without any."""
+    return tuple(axis for role in roles for axis in AXES if axis.role is role) if roles else AXES
+
+
+def names(*roles: Role) -> tuple[str, ...]:
+    return tuple(axis.name for axis in axes(*roles))
+
+
+def same_tokens(*roles: Role) -> tuple[str, ...]:
+    """Names of the axes of these roles that have to be equal before two outputs can be."""
+    return tuple(axis.name for axis in axes(*roles) if axis.changes_tokens)
+
+
+def usual(*roles: Role) -> dict[str, Any]:
+    return {axis.name: axis.usual for axis in axes(*roles)}
+
+
+def read(cell: Cell, *roles: Role) -> dict[str, Any]:
+    """The cell's values by axis name."""
+    return {axis.name: axis.read(cell) for axis in axes(*roles)}
+
+
+def unusual(values: Mapping[str, Any], *roles: Role, but: Iterable[str] = ()) -> list[str]:
+    """Caption words for those of `values` that are not the usual ones. `but`: axes that the caption tells otherwise."""
+    return [
+        axis.caption(value)
+        for axis in axes(*roles)
+        if axis.name not in but and (value := values.get(axis.name)) is not None and value != axis.usual
+    ]
