@@ -18,26 +18,37 @@ Caching = Callable[[PreTrainedModel, Cell], AbstractContextManager[Cache | None]
 
 @contextmanager
 def full(model: PreTrainedModel, cell: Cell) -> Iterator[Cache | None]:
-    """transformers' own `DynamicCache`, as `generate` would make it: every token, grown by concatenation.
+    """transformers' own `DynamicCache`, as `generate` would make it: all that the layers keep (every token, a window,
+    a state), keys and values grown by concatenation.
 
-    None where the architecture keeps something else (a recurrent state): `generate` then makes its own, and nothing
-    can be read in chunks or rolled back.
+    None where the model makes its own cache: nothing can be read in chunks then.
     """
-    if not takes_dynamic_cache(model):
-        if cell.prefill_chunk or cell.speculation:
-            what = (
-                "reads its prompt in one pass" if cell.prefill_chunk else "cannot take back a rejected token"
+    if cell.speculation:
+        refuse_drafting(type(model))
+    if not takes_dynamic_cache(type(model)):
+        if cell.prefill_chunk:
+            raise ModeUnsupported(
+                f"{type(model).__name__} makes its own cache, so that it reads its prompt in one pass: "
+                "leave out `prefill_chunk`"
             )
-            raise ModeUnsupported(f"{type(model).__name__} keeps no key/value cache, so that it {what}")
         yield None
         return
     yield DynamicCache(config=model.config.get_text_config(decoder=True))
 
 
-def takes_dynamic_cache(model: PreTrainedModel) -> bool:
-    return (
-        model._supports_default_dynamic_cache() and "past_key_values" in signature(model.forward).parameters
-    )
+def takes_dynamic_cache(model_class: type[PreTrainedModel]) -> bool:
+    """Whether forwards can be given a `DynamicCache` that knows how much it has read."""
+    has_argument = "past_key_values" in signature(model_class.forward).parameters
+    return has_argument and model_class._supports_default_dynamic_cache()
+
+
+def refuse_drafting(model_class: type[PreTrainedModel]) -> None:
+    """Raises `ModeUnsupported` where a rejected token cannot be taken back: a recurrent state has no earlier one."""
+    if model_class._is_stateful or not takes_dynamic_cache(model_class):
+        raise ModeUnsupported(
+            f"{model_class.__name__} has no speculative mode: it keeps a recurrent state, "
+            "which cannot take back a rejected token"
+        )
 
 
 def streaming(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[RingCache]:

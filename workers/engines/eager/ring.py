@@ -131,10 +131,3 @@ class RingCache(Cache):
     def __init__(self, slots: Slots, num_layers: int) -> None:
         super().__init__(layers=[RingLayer(slots) for _ in range(num_layers)])
         self.slots = slots
-
-
-def cache_bytes(caches: list[Cache]) -> int:
-    """Bytes of the storages behind the caches' keys and values; a view of a larger tensor keeps all of it alive."""
-    layers = [layer for cache in caches for layer in cache.layers if layer.is_initialized]
-    storages = [tensor.untyped_storage() for layer in layers for tensor in (layer.keys, layer.values)]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

@@ -17,10 +17,12 @@ from workers.cell import Cell
 from workers.engines.eager.clock import ForwardClock
 from workers.engines.eager.draft import Asked, Blind, Draft, Oracle, Rounds, drafting
 from workers.engines.eager.forced import NoteEos, SuppressEos, TokenCount
+from workers.engines.eager.own_state import own_state_of
 from workers.engines.eager.policies import CACHING, feed_chunk
-from workers.engines.eager.ring import RingCache, cache_bytes
+from workers.engines.eager.ring import RingCache
 from workers.engines.eager.score import read, score_through, skim
 from workers.engines.session import Generated, Recorder, Unmeasured, recording
+from workers.models.cache_tensors import cache_bytes
 from workers.models.load import LoadedModel
 
 #: All but cuDNN's attention, which builds a plan for each length of the cache that it meets (40 ms on an H200 with
@@ -112,8 +114,7 @@ class CachedSession:
         chunk = feed_chunk(self._cell)
         assert chunk is not None
         with self._caching(self._target, self._cell) as cache, sdpa_kernel(_ATTENTION_KERNELS):
-            if cache is not None:
-                recorder.count_cache_with(lambda: cache_bytes([cache]))
+            recorder.count_cache_with(lambda: cache_bytes(cache))
             return score_through(self._target, cache, ids_T.to(self._device), chunk, recorder)
 
     @torch.no_grad()
@@ -142,9 +143,13 @@ class CachedSession:
         recorder.phase(Phase.PREFILL)
         models = (self._target, cache), (self._draft, draft_cache)
         readers = [(m, c) for m, c in models if m is not None and c is not None]
-        if readers:
-            recorder.count_cache_with(lambda: cache_bytes([c for _, c in readers]))
-        with own_defaults(self._target), own_defaults(self._draft), sdpa_kernel(_ATTENTION_KERNELS):
+        with (
+            own_defaults(self._target),
+            own_defaults(self._draft),
+            own_state_of(self._target) as own,
+            sdpa_kernel(_ATTENTION_KERNELS),
+        ):
+            recorder.count_cache_with(lambda: cache_bytes([c for _, c in readers] or own.latest))
             self._feed(readers, prompt_BT)
             sequence_BT = self._target.generate(
                 prompt_BT.to(self._device),

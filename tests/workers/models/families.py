@@ -1,0 +1,126 @@
+"""Tiny random models of current families: each family's own config class at shrunken sizes, all else as it comes.
+
+What a family is about stays: its kinds of layers, at least one of each, its windows, experts, latents and states.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+VOCAB = 320
+WINDOW = 16
+_DEPTH = 4
+
+#: Sizes by the names that configs give them. A name that a config lacks is left out.
+_SIZES: dict[str, Any] = {
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCAB),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "lru_width", "embed_dim"), 64),
+    **dict.fromkeys(("intermediate_size", "ffn_hidden_size", "intermediate_size_mlp", "ffn_dim"), 96),
+    **dict.fromkeys(("dense_intermediate_size", "decoder_ffn_dim", "encoder_ffn_dim"), 96),
+    **dict.fromkeys(("num_hidden_layers", "num_blocks"), _DEPTH),
+    **dict.fromkeys(("n_layer", "n_layers", "num_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("encoder_layers", "depth"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"), 4),
+    **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), 4),
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 256),
+    **dict.fromkeys(("sliding_window", "sliding_window_size", "attention_window_size"), WINDOW),
+    **dict.fromkeys(("attention_chunk_size", "window_size"), WINDOW),
+    # experts
+    **dict.fromkeys(("expert_ffn_hidden_size", "moe_intermediate_size", "shared_intermediate_size"), 32),
+    **dict.fromkeys(("shared_expert_intermediate_size", "shared_experts_intermediate_size"), 32),
+    "moe_shared_expert_intermediate_size": 32,
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(
+        ("zero_expert_num", "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k"), 2
+    ),
+    **dict.fromkeys(("n_shared_experts", "n_group", "topk_group", "first_k_dense_replace"), 1),
+    # latents and their indexer
+    **dict.fromkeys(("kv_lora_rank", "qk_nope_head_dim", "v_head_dim", "index_head_dim", "o_lora_rank"), 16),
+    "qk_rope_head_dim": 8,
+    "index_topk": 64,  # below it nothing is left out; above it a random indexer's choice is one between equals
+    **dict.fromkeys(("index_n_heads", "o_groups"), 2),
+    "q_lora_rank": 24,
+    # linear attention, state spaces, short convolutions
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 16),
+    "linear_num_heads": 4,
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "n_mamba_heads", "mamba_d_state", "state_size"), 8),
+    **dict.fromkeys(("mamba_dt_rank", "ssm_state_size", "time_step_rank"), 8),
+    **dict.fromkeys(("mamba_d_head", "mamba_head_dim", "mamba_headdim"), 16),
+    "mamba_d_ssm": 128,
+    **dict.fromkeys(("mamba_ngroups", "mamba_n_groups", "n_groups"), 1),
+    **dict.fromkeys(("mamba_chunk_size", "chunk_size", "block_size"), 16),
+    # ids within the vocabulary
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_HYBRID = ["linear_attention", "full_attention"] * 2
+#: Latents keep the heads of the keys as many as those of the queries, and their `head_dim` is the rotated part's.
+_LATENT = {"num_key_value_heads": 4, "head_dim": 8}
+
+#: What makes a shrunken model one of its kind.
+_DETAILS: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "dots1": {"n_routed_experts": 4},
+    "gemma3n_text": {
+        "num_kv_shared_layers": 1,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "intermediate_size": 96,
+        "activation_sparsity_pattern": None,
+        "hidden_size_per_layer_input": 16,
+    },
+    "gemma4_text": {
+        "hidden_size_per_layer_input": 16,
+        "per_layer_config": {"01": {"head_dim": 32}, "03": {"head_dim": 32}},
+    },
+    "granitemoehybrid": {"layer_types": _HYBRID},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2, "full_attn_idxs": [1, 3]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "llama4_text": {"moe_layers": [1, 3], "no_rope_layers": [1, 0, 1, 0]},
+    "longcat_flash": {"head_dim": 8, "num_key_value_heads": 4},
+    "mamba2": {"num_heads": 8, "head_dim": 16},
+    "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
+    "gptj": {"rotary_dim": 8},
+}
+
+
+def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
+    """The config of `family` (a `model_type`), shrunken. `changes`: fields of its own."""
+    return CONFIG_MAPPING[family](**_shrunken(family, _defaults(family)) | changes)
+
+
+def tiny_model(family: str, *, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
+    """Random weights, always the same ones."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=dtype)
+    return model.eval().requires_grad_(False)
+
+
+@functools.cache
+def _defaults(family: str) -> dict[str, Any]:
+    """What the family's config says by default, configs in it as dicts."""
+    content: dict[str, Any] = CONFIG_MAPPING[family]().to_dict()
+    return content
+
+
+def _shrunken(family: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Every size that `content` names, also of configs within; each kind of layer at least once."""
+    fields = {name: size for name, size in _SIZES.items() if name in content}
+    if content.get("kv_lora_rank"):
+        fields |= _LATENT
+    for name in ("layer_types", "mlp_layer_types", "layers_block_type"):
+        if kinds := content.get(name):
+            distinct = list(dict.fromkeys(kinds))
+            fields[name] = (distinct * _DEPTH)[: max(_DEPTH, len(distinct))]
+    for name, value in content.items():
+        if isinstance(value, dict) and "model_type" in value:
+            inner = str(value["model_type"])
+            fields[name] = {"model_type": inner, **_shrunken(inner, value)}
+    return fields | _DETAILS.get(family, {})
