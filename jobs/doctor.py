@@ -11,7 +11,7 @@ import psutil
 
 from orchestrator.fleet.connect import ConnectError, describe_cluster
 from orchestrator.spec import SpecError
-from workers.meters.nvml import Card, NoDevice, list_uuids
+from workers.meters.nvml import Card, MemorySource, NoDevice, list_uuids
 
 _PACKAGES = (
     *("oomline", "ray", "torch", "transformers", "datasets", "nvidia-ml-py", "polars", "triton"),
@@ -21,6 +21,11 @@ _ENVIRONMENT = (
     *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
     *("RAY_ADDRESS", "HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS"),
 )
+_MEMORY_SOURCES = {
+    MemorySource.NVML: "NVML",
+    MemorySource.NVML_V1: "NVML's first version: the driver's reserve counts as in use",
+    MemorySource.HOST: "the machine: CPU and GPU share memory, and NVML does not tell the GPU's part",
+}
 
 
 def examine(address: str | None, *, as_json: bool) -> str:
@@ -55,10 +60,14 @@ def _gpus() -> dict[str, dict[str, str]]:
         uuids = list_uuids()
     except NoDevice:
         return {}
-    return {uuid: _gpu(Card(uuid)) for uuid in uuids}
+    return {uuid: _gpu(uuid) for uuid in uuids}
 
 
-def _gpu(card: Card) -> dict[str, str]:
+def _gpu(uuid: str) -> dict[str, str]:
+    try:
+        card = Card(uuid)
+    except NoDevice as error:
+        return {"not usable": str(error)}
     memory, processes = card.memory(), card.processes()
     if processes is None:
         shown = "not listed by the driver"
@@ -71,6 +80,7 @@ def _gpu(card: Card) -> dict[str, str]:
         "driver": card.driver_version,
         "memory": f"{memory.total_bytes / 2**30:.1f} GiB, {memory.used_bytes / 2**30:.2f} GiB in use, "
         f"{memory.reserve_bytes / 2**30:.2f} GiB held by the driver",
+        "memory read from": _MEMORY_SOURCES[card.memory_source],
         "process memory": shown,
         "processes": ", ".join(str(process.pid) for process in processes or ()) or "none",
     }

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -14,8 +15,10 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-# Before Ray is imported anywhere: no token files in the person's home, no clusters of theirs.
-os.environ["RAY_AUTH_MODE"] = "disabled"
+# Before Ray is imported anywhere: token authentication, as Ray ships, with a token of our own; no token files in the
+# person's home, no clusters of theirs.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["RAY_metrics_report_interval_ms"] = "500"  # noqa: SIM112 - the name is Ray's
 # A node that is killed, with its port closed, is known to be gone after 5 s, not 15.

@@ -32,6 +32,9 @@ class Device:
     reserve_bytes: int = 0  # held by the driver before any process comes (NVML v2 `reserved`)
     driver_version: str | None = None
     per_process_memory_visible: bool = False
+    memory_source: str | None = (
+        None  # where device bytes are read: nvml | nvml_v1 | host | process (a CPU slot)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,20 +7,30 @@ gRPC server first.
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+#: Seconds that Ray goes on asking a head that does not let it in (20 as it ships). The probe has found the head alive.
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")
 
 import ray
+from ray.exceptions import AuthenticationError
 
 _PROBE_S = 2.0
 _LOCAL_OBJECT_STORE_BYTES = 100 * 2**20
 #: Attempts are plain values far below this; nothing else travels through plasma.
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _HTTP2_SETTINGS = 4
+_TOKEN_REMEDY = (
+    "set RAY_AUTH_MODE=token and give the cluster's token in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, "
+    "or in ~/.ray/auth_token (on the head, `ray get-auth-token` prints it)"
+)
 
 
 class ConnectError(Exception):
@@ -103,13 +113,23 @@ def _join(target: Target) -> None:
     probe(target)
     try:
         ray.init(address=target.address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError) as error:
+    except AuthenticationError:
+        raise ConnectError(
+            f"Ray at {target.address} asks for a token, and there is none here: {_TOKEN_REMEDY}"
+        ) from None
+    except ConnectionError as error:
+        raise ConnectError(
+            f"Ray at {target.address} answers and does not let this driver in ({' '.join(str(error).split())}). "
+            f"It most likely uses token authentication: {_TOKEN_REMEDY}; or it runs another version of Ray"
+        ) from error
+    except RuntimeError as error:
         raise ConnectError(f"cannot join Ray at {target.address}: {' '.join(str(error).split())}") from error
 
 
 def _start(temp_dir: str | None, cpus: int | None) -> None:
     # The default policy ends several workers at once, this one a worker at a time.
     os.environ.setdefault("RAY_worker_killing_policy_by_group", "true")
+    _provide_token()
     with _hangups_blocked():
         ray.init(
             address="local",
@@ -121,6 +141,23 @@ def _start(temp_dir: str | None, cpus: int | None) -> None:
             logging_level=logging.ERROR,
             _temp_dir=temp_dir,
         )
+
+
+def _provide_token() -> None:
+    """Give a Ray that starts here a token in the environment where Ray could not keep one in the person's home."""
+    environ = os.environ
+    if environ.get("RAY_AUTH_MODE", "token") != "token" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & {
+        *environ
+    }:
+        return
+    folder = Path.home() / ".ray"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_kept = (folder / "auth_token").is_file() or os.access(folder, os.W_OK)
+    except OSError:
+        is_kept = False
+    if not is_kept:
+        environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 @contextlib.contextmanager

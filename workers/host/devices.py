@@ -10,7 +10,7 @@ from typing import Protocol
 
 from workers.attempt import Device
 from workers.meters import Meter
-from workers.meters.nvml import Card
+from workers.meters.nvml import Card, MemorySource, NoDevice
 from workers.meters.process import ProcessMeter
 
 #: Device memory that may stay behind without a process: the driver's own, coming and going.
@@ -69,6 +69,7 @@ class CpuSlot:
             node=node,
             total_bytes=total_bytes,
             per_process_memory_visible=True,
+            memory_source="process",
         )
         self.meter = ProcessMeter()
         self.environ: Mapping[str, str] = {
@@ -112,6 +113,7 @@ class CardSlot:
             reserve_bytes=memory.reserve_bytes,
             driver_version=card.driver_version,
             per_process_memory_visible=_sees_pids(),
+            memory_source=card.memory_source,
         )
 
     def follow(self, pid: int) -> None:
@@ -132,7 +134,12 @@ class CardSlot:
         return f"processes on {self.meter.uuid}: {', '.join(str(p.pid) for p in found)}" if found else None
 
     def _foreign_memory(self) -> str | None:
-        above = self.meter.memory().used_bytes - self.idle_bytes
+        if self.meter.memory_source is MemorySource.HOST:
+            return None  # the whole machine's: what others take says nothing of the device
+        try:
+            above = self.meter.memory().used_bytes - self.idle_bytes
+        except NoDevice as error:
+            return str(error)
         if above <= _SLACK_BYTES:
             return None
         return f"{above / 2**20:.0f} MiB still in use on {self.meter.uuid}, of no process that shows"

@@ -6,19 +6,37 @@ NVML numbers cards in PCI order and ignores CUDA_VISIBLE_DEVICES, so everything 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import pynvml
 
 from workers.meters import Reading
+from workers.meters.host_memory import host_memory
+
+#: What NVML raises for a call that this driver or this card does not have.
+_NOT_OFFERED = (
+    pynvml.NVMLError_FunctionNotFound,
+    pynvml.NVMLError_NotSupported,
+    pynvml.NVMLError_InvalidArgument,  # a structure of a version that the driver does not know
+    pynvml.NVMLError_ArgumentVersionMismatch,
+)
 
 
 class NoDevice(Exception):
     """No card, or none of that name. One line: what was asked for, what is there."""
 
 
+class MemorySource(StrEnum):
+    """Where a device's memory is read."""
+
+    NVML = "nvml"  # version 2 of the call: the driver's reserve stands apart
+    NVML_V1 = "nvml_v1"  # older drivers: the reserve is counted as used
+    HOST = "host"  # memory that CPU and GPU share, of which NVML says "not supported": the machine's
+
+
 @dataclass(frozen=True, slots=True)
 class CardMemory:
-    """NVML v2 keeps the driver's reserve out of `used` (v1 counted it in)."""
+    """`reserve_bytes`: held by the driver and not part of `used_bytes`; 0 where the source does not tell it apart."""
 
     total_bytes: int
     reserve_bytes: int
@@ -52,7 +70,10 @@ def resolve(visible: str, uuids: Sequence[str]) -> str:
 
 
 class Card:
-    """One card or MIG slice. Implements `Meter`."""
+    """One card or MIG slice. Implements `Meter`.
+
+    `memory_source`: the best that the driver offers, found once.
+    """
 
     def __init__(self, uuid: str) -> None:
         pynvml.nvmlInit()
@@ -64,6 +85,7 @@ class Card:
         self.kind: str = pynvml.nvmlDeviceGetName(self._handle)
         self.driver_version: str = pynvml.nvmlSystemGetDriverVersion()
         self._followed: int | None = None
+        self.memory_source = self._best_source()
 
     @classmethod
     def visible(cls, environ: "os._Environ[str] | dict[str, str] | None" = None) -> "Card":
@@ -72,6 +94,30 @@ class Card:
         return cls(resolve(wanted.strip(), list_uuids()))
 
     def memory(self) -> CardMemory:
+        """Raises `NoDevice` when the card no longer answers."""
+        try:
+            return self._read_memory(self.memory_source)
+        except pynvml.NVMLError as error:
+            raise NoDevice(f"{self.uuid} does not tell its memory: {error}") from None
+
+    def _best_source(self) -> MemorySource:
+        for source in (MemorySource.NVML, MemorySource.NVML_V1):
+            try:
+                self._read_memory(source)
+            except _NOT_OFFERED:
+                continue
+            except pynvml.NVMLError as error:
+                raise NoDevice(f"{self.uuid} does not tell its memory: {error}") from None
+            return source
+        return MemorySource.HOST
+
+    def _read_memory(self, source: MemorySource) -> CardMemory:
+        if source is MemorySource.HOST:
+            memory = host_memory()
+            return CardMemory(memory.total_bytes, 0, memory.used_bytes)
+        if source is MemorySource.NVML_V1:
+            info = pynvml.nvmlDeviceGetMemoryInfo(self._handle)
+            return CardMemory(info.total, 0, info.used)
         info = pynvml.nvmlDeviceGetMemoryInfo(self._handle, version=pynvml.nvmlMemory_v2)
         return CardMemory(info.total, info.reserved, info.used)
 
@@ -95,7 +141,10 @@ class Card:
         used = None
         if followed is not None:
             used = next((p.used_bytes for p in self.processes() or () if p.pid == followed), None)
-        return Reading(self.memory().used_bytes, used)
+        try:
+            return Reading(self.memory().used_bytes, used)
+        except NoDevice:  # the sampler goes on: what the card does not say is unknown, and may come back
+            return Reading(None, used)
 
 
 def list_uuids() -> list[str]:
@@ -104,7 +153,10 @@ def list_uuids() -> list[str]:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         raise NoDevice(f"no NVIDIA driver here: {error}") from None
-    return [
-        pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))
-        for index in range(pynvml.nvmlDeviceGetCount())
-    ]
+    try:
+        return [
+            pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))
+            for index in range(pynvml.nvmlDeviceGetCount())
+        ]
+    except pynvml.NVMLError as error:
+        raise NoDevice(f"the NVIDIA driver does not list its cards: {error}") from None

@@ -9,6 +9,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from workers.models import LoadError, shapes
+from workers.models.node_cache import cannot_be_written
 from workers.models.wanted import SAFETENSORS, Wanted, matching
 
 #: How long the hub may take to say what a repository holds. Downloads themselves are not limited.
@@ -115,4 +116,5 @@ def _choices(repo_id: str) -> str:
 
 
 def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    remedy = "; set HF_HOME to a folder that can be written" if cannot_be_written(error) else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}{remedy}"

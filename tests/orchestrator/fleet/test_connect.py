@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -107,3 +108,51 @@ def test_a_running_head_is_joined(ray_head: str) -> None:
         assert target.address == ray_head
         assert ray.is_initialized()
     assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"RAY_AUTH_TOKEN": "0" * 32}, "does not let this driver in"),
+        ({"RAY_AUTH_MODE": "disabled"}, "does not let this driver in"),
+        ({"RAY_AUTH_TOKEN": ""}, "asks for a token, and there is none here"),
+    ],
+)
+def test_a_head_that_wants_another_token_is_refused_with_the_remedy(
+    ray_head: str, environ: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    code = (
+        "from orchestrator.fleet.connect import connected, ConnectError\n"
+        f"try:\n    connected({ray_head!r}).__enter__()\n"
+        "except ConnectError as error:\n    raise SystemExit(str(error))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"HOME": str(tmp_path)} | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    last = ended.stderr.splitlines()[-1]
+    assert words in last
+    assert "RAY_AUTH_TOKEN" in last
+    assert "ray get-auth-token" in last
+
+
+def test_ray_starts_where_the_home_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    code = (
+        "import ray; from orchestrator.fleet.connect import connected\n"
+        "with connected('local', cpus=1): print(len(ray.nodes()))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environ | {"HOME": str(tmp_path / "file" / "home")},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    assert ended.stdout.split()[-1] == "1"
