@@ -46,7 +46,7 @@ def free_port() -> int:
 def environment(**extra: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     path = f"{Path(sys.executable).parent}:{kept['PATH']}"  # the job's `python` is ours
-    return {**kept, "PATH": path, "RAY_AUTH_MODE": "disabled", **extra}
+    return {**kept, "PATH": path, **extra}
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +88,10 @@ def await_head(gcs: int, head: subprocess.Popen[bytes], temp_dir: str) -> None:
 
 
 def await_jobs_server(address: str, head: subprocess.Popen[bytes], temp_dir: str) -> None:
-    await_answer(
-        lambda: urllib.request.urlopen(f"{address}/api/jobs/", timeout=10).close(), OSError, head, temp_dir
+    asked = urllib.request.Request(
+        f"{address}/api/jobs/", headers={"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
     )
+    await_answer(lambda: urllib.request.urlopen(asked, timeout=10).close(), OSError, head, temp_dir)
 
 
 def await_answer(
