@@ -16,11 +16,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Seconds that Ray goes on asking a head that does not let it in (20 as it ships). The probe has found the head alive.
-os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")
+# Ray asks a head that does not let it in once a second, 20 times as it ships. Here the probe has found the head alive, so
+# five will do; not for the processes that Ray starts, which wait for a head that is still coming up.
+_RETRIES = "RAY_NUM_REDIS_GET_RETRIES"
+_retries_before = os.environ.setdefault(_RETRIES, "5")
 
-import ray
-from ray.exceptions import AuthenticationError
+import ray  # noqa: E402
+from ray.exceptions import AuthenticationError  # noqa: E402
 
 _PROBE_S = 2.0
 _LOCAL_OBJECT_STORE_BYTES = 100 * 2**20

@@ -144,7 +144,6 @@ class Head:
         self.port, self._token = free_port(), token
         self.temp = Path(tempfile.mkdtemp(prefix="oomg-", dir="/tmp"))  # short: socket paths end at 107 bytes
         self.environment = {
-            "RAY_AUTH_MODE": "disabled",
             "RAY_gcs_rpc_server_reconnect_timeout_s": str(PATIENCE_S),
         }
 

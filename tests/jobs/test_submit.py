@@ -17,7 +17,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from orchestrator.fleet.connect import ConnectError, Target, probe
 from orchestrator.status import read_status
 
 ROOT = Path(__file__).parents[2]
@@ -59,9 +58,9 @@ def dashboard() -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     nodes = [start_node(temp_dir, *head)]
     try:
-        await_head(gcs, nodes[0], temp_dir)
+        await_nodes(1, address, nodes[0], temp_dir)  # before, a second one may find no head to join
         nodes.append(start_node(temp_dir, f"--address=127.0.0.1:{gcs}"))
-        await_jobs_server(address, nodes[0], temp_dir)
+        await_nodes(2, address, nodes[0], temp_dir)
         yield address
     finally:
         for node in reversed(nodes):
@@ -83,15 +82,18 @@ def start_node(temp_dir: str, *words: str) -> subprocess.Popen[bytes]:
         )
 
 
-def await_head(gcs: int, head: subprocess.Popen[bytes], temp_dir: str) -> None:
-    await_answer(lambda: probe(Target(f"127.0.0.1:{gcs}", "test")), ConnectError, head, temp_dir)
+def await_nodes(number: int, address: str, head: subprocess.Popen[bytes], temp_dir: str) -> None:
+    """Until the job server answers and lists the nodes: a sweep that begins with one may end with it."""
 
+    def ask() -> None:
+        token = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+        for path, count in (("api/jobs/", 0), ("api/v0/nodes", number)):
+            asked = urllib.request.Request(f"{address}/{path}", headers=token)
+            with urllib.request.urlopen(asked, timeout=10) as answer:
+                if answer.read().decode().count('"ALIVE"') < count:
+                    raise OSError("a node is missing")
 
-def await_jobs_server(address: str, head: subprocess.Popen[bytes], temp_dir: str) -> None:
-    asked = urllib.request.Request(
-        f"{address}/api/jobs/", headers={"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
-    )
-    await_answer(lambda: urllib.request.urlopen(asked, timeout=10).close(), OSError, head, temp_dir)
+    await_answer(ask, OSError, head, temp_dir)
 
 
 def await_answer(

@@ -85,7 +85,6 @@ class Network:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=120,
-            env=os.environ | {"RAY_AUTH_MODE": "disabled"},
         )
 
     def cut(self, number: int) -> None:

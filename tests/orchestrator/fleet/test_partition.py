@@ -1,6 +1,5 @@
 """Nodes in network namespaces: one joins late, one is cut off for a while, one for good, one is killed."""
 
-import os
 import subprocess
 import sys
 import time
@@ -37,7 +36,6 @@ def test_nodes_that_come_and_go(tmp_path: Path) -> None:
             ),
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"RAY_AUTH_MODE": "disabled"},
         )
         lines: list[str] = []
 
