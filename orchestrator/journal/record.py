@@ -141,13 +141,15 @@ def cell_columns(cell: Cell) -> dict[str, Any]:
 
 def to_attempts(frame: pl.DataFrame) -> list[Attempt]:
     """The inverse of `to_frame`. A column that `frame` lacks leaves its field at the default; the fields of an
-    attempt that have none, and those of its device, must be there.
+    attempt and of its device that have none must be there.
     """
     cells = {text: from_json(json.loads(text)) for text in frame["cell_json"].unique()}
     there = set(frame.columns)
     parts = {
         "cell": [cells[text] for text in frame["cell_json"]],
-        "device": _built(Device, frame, _DEVICE_FIELDS, "device_kind"),
+        "device": _built(
+            Device, frame, {c: name for c, name in _DEVICE_FIELDS.items() if c in there}, "device_kind"
+        ),
         "measured": _measured(frame),
         "outcome": [Outcome(value) for value in frame["outcome"]],
         "phase": [Phase(value) for value in frame["phase"]],
