@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.output import flush_or_discard, prepare_streams
 from orchestrator.journal.errors import REFUSALS
 from orchestrator.spec import SpecError, SweepSpec, read_spec
 
@@ -157,8 +158,11 @@ def _checked(path: Path, overrides: list[str] | None) -> SweepSpec:
 
 def main() -> None:
     """Entry point: wrong input, and a run folder that cannot be used, are one line on stderr and exit status 2."""
+    prepare_streams()
     try:
         app()
     except (SpecError, *REFUSALS) as error:
         typer.echo(f"oomline: {error}", err=True)
         sys.exit(2)
+    finally:
+        flush_or_discard()

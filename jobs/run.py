@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+from jobs.output import NeverFails, say
 from orchestrator.fleet.connect import ConnectError
 from orchestrator.journal.errors import REFUSALS, LockLost, StoreError
 from orchestrator.journal.folder import RunFolder, open_run
@@ -29,13 +30,13 @@ def run_command(spec: SweepSpec, out: str, *, address: str | None, cpu_slots: in
         finally:
             kept = folder.journal.send_kept()
             if kept is not None:
-                print(f"note: {kept}")
+                say(f"note: {kept}")
     return status if kept is None else 1
 
 
 def _run(spec: SweepSpec, out: str, folder: RunFolder, *, address: str | None, cpu_slots: int | None) -> int:
-    live = sys.stdout.isatty()
-    watcher = _Both(LiveWatcher() if live else PlainWatcher(sys.stdout), _Manifest(folder))
+    display = LiveWatcher() if sys.stdout.isatty() else PlainWatcher(sys.stdout)
+    watcher = _Both(NeverFails(display), _Manifest(folder))
     started = time.monotonic()
     try:
         folder.plan(cells=len(expand(spec)))
@@ -46,16 +47,16 @@ def _run(spec: SweepSpec, out: str, folder: RunFolder, *, address: str | None, c
     except BaseException as error:
         _finish(folder, "failed", f"{type(error).__name__}: {error}")
         raise
-    print(f"took {time.monotonic() - started:.0f} s")
+    say(f"took {time.monotonic() - started:.0f} s")
     for trouble in summary.troubles:
-        print(f"note: {trouble}")
+        say(f"note: {trouble}")
     state = "stopped" if summary.stopped or summary.left else "finished"
     try:
         folder.finish(state, "; ".join(summary.troubles))
-        print(f"report: {render(out)}")
+        say(f"report: {render(out)}")
     except (StoreError, LockLost, OSError) as error:
         # What ended the sweep (a full disk, say) may be in the way here too; the journal has all that the report has.
-        print(f"no report: {error}; `oomline report {out}` writes it later")
+        say(f"no report: {error}; `oomline report {out}` writes it later")
         return 1
     return summary.exit_status
 
