@@ -12,6 +12,7 @@ import psutil
 from orchestrator.fleet.connect import ConnectError, describe_cluster
 from orchestrator.spec import SpecError
 from workers.meters.nvml import Card, MemorySource, NoDevice, list_uuids
+from workers.units import size_text
 
 _PACKAGES = (
     *("oomline", "ray", "torch", "transformers", "datasets", "nvidia-ml-py", "polars", "triton"),
@@ -50,7 +51,7 @@ def _machine() -> dict[str, str]:
         "platform": platform.platform(),
         "python": sys.version.split()[0],
         "cores": str(psutil.cpu_count()),
-        "memory": f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB available",
+        "memory": f"{size_text(memory.total)}, {size_text(memory.available)} available",
     }
 
 
@@ -78,8 +79,8 @@ def _gpu(uuid: str) -> dict[str, str]:
     return {
         "kind": card.kind,
         "driver": card.driver_version,
-        "memory": f"{memory.total_bytes / 2**30:.1f} GiB, {memory.used_bytes / 2**30:.2f} GiB in use, "
-        f"{memory.reserve_bytes / 2**30:.2f} GiB held by the driver",
+        "memory": f"{size_text(memory.total_bytes)}, {size_text(memory.used_bytes)} in use, "
+        f"{size_text(memory.reserve_bytes)} held by the driver",
         "memory read from": _MEMORY_SOURCES[card.memory_source],
         "process memory": shown,
         "processes": ", ".join(str(process.pid) for process in processes or ()) or "none",

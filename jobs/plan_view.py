@@ -12,6 +12,7 @@ from orchestrator.explain.devices import devices_needed
 from orchestrator.forecast import CellForecast, Forecast
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.spec import SweepSpec
+from workers.units import duration_text, size_text
 
 
 def plan_as_json(outlook: Forecast) -> dict[str, Any]:
@@ -43,8 +44,7 @@ def plan_as_json(outlook: Forecast) -> dict[str, Any]:
 
 def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
     console = Console()
-    hours = outlook.device_seconds / 3600
-    time = f"{hours:.1f} h" if hours >= 1 else f"{outlook.device_seconds / 60:.0f} min"
+    time = duration_text(outlook.device_seconds)
     console.print(
         f"[bold]{spec.name}[/bold]: {outlook.cells} cells, at most about {time} on one {outlook.device.kind}"
     )
@@ -63,7 +63,7 @@ def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
         tables[key].add_row(
             f"{cell.mode} ({cell.model.draft})" if cell.model.draft else cell.mode,
             cell.engine,
-            _size(forecast.peak_bytes),
+            size_text(forecast.peak_bytes),
             f"{forecast.bytes_per_token:,}",
             _boundary(forecast, outlook.device),
         )
@@ -89,7 +89,7 @@ def _longest_of_each(forecasts: tuple[CellForecast, ...]) -> list[CellForecast]:
 def _table(first: CellForecast) -> Table:
     cell = first.cell
     values = axes.read(cell, Role.CONDITION) | {"repetition_penalty": 1.0}
-    title = [f"{cell.model.target} on {_size(first.budget_bytes)}", *axes.unusual(values, Role.CONDITION)]
+    title = [f"{cell.model.target} on {size_text(first.budget_bytes)}", *axes.unusual(values, Role.CONDITION)]
     table = Table(
         title=", ".join(title),
         title_justify="left",
@@ -118,7 +118,3 @@ def _boundary(forecast: CellForecast, device: DeviceProfile) -> str:
             "does not load" if needed is None or needed < 2 else f"does not load: {needed} devices at least"
         )
     return f"{forecast.boundary:,} tokens"
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

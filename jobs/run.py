@@ -16,6 +16,7 @@ from orchestrator.sweep.run import run_sweep
 from orchestrator.watch import DeviceJoined, SweepEvent, Watcher
 from orchestrator.watch.live import LiveWatcher
 from orchestrator.watch.plain import PlainWatcher
+from workers.units import duration_text
 
 
 def run_command(spec: SweepSpec, out: str, *, address: str | None, cpu_slots: int | None) -> int:
@@ -47,7 +48,7 @@ def _run(spec: SweepSpec, out: str, folder: RunFolder, *, address: str | None, c
     except BaseException as error:
         _finish(folder, "failed", f"{type(error).__name__}: {error}")
         raise
-    say(f"took {time.monotonic() - started:.0f} s")
+    say(f"took {duration_text(time.monotonic() - started)}")
     for trouble in summary.troubles:
         say(f"note: {trouble}")
     state = "stopped" if summary.stopped or summary.left else "finished"

@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.status import RunStatus
+from workers.units import duration_text
 
 
 def print_status(status: RunStatus) -> None:
@@ -17,7 +18,7 @@ def print_status(status: RunStatus) -> None:
     if status.note:
         console.print(status.note, markup=False)
     if status.last_attempt_s_ago is not None:
-        console.print(f"last attempt ended {_ago(status.last_attempt_s_ago)} ago")
+        console.print(f"last attempt ended {duration_text(status.last_attempt_s_ago)} ago")
     if status.outcomes:
         console.print(", ".join(f"{count} {outcome}" for outcome, count in status.outcomes.items()))
     if status.devices:
@@ -25,14 +26,8 @@ def print_status(status: RunStatus) -> None:
         for header in ("device", "kind", "node", "attempts", "last ended"):
             table.add_column(header)
         for device in status.devices:
-            ago = "" if device.last_ended_s_ago is None else f"{_ago(device.last_ended_s_ago)} ago"
+            ago = "" if device.last_ended_s_ago is None else f"{duration_text(device.last_ended_s_ago)} ago"
             table.add_row(device.uuid, device.kind, device.node, str(device.attempts), ago)
         console.print(table)
     for name in status.set_aside:
         console.print(f"journal part set aside: {name}", markup=False)
-
-
-def _ago(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -9,6 +9,7 @@ from orchestrator.predict.memory import UnknownWeightsError, smallest_budget
 from orchestrator.spec import SpecError, SweepSpec
 from workers.models import LoadError
 from workers.models.config import check_draft, read_config
+from workers.units import round_size_text, size_text
 
 
 def refuse_bad_input(spec: SweepSpec) -> None:
@@ -78,8 +79,8 @@ def refuse_budgets_below_weights(spec: SweepSpec) -> None:
             continue
         if needed > cell.budget:
             raise SpecError(
-                f"budgets: {cell.budget / 2**20:,.0f} MiB is below what {cell.model.target!r} needs for one token in "
-                f"mode {cell.mode!r} (oom_load): at least {needed / 2**20:,.0f} MiB, plus the device's own context"
+                f"budgets: {round_size_text(cell.budget)} is below what {cell.model.target!r} needs for one token in "
+                f"mode {cell.mode!r} (oom_load): at least {size_text(needed)}, plus the device's own context"
             )
 
 

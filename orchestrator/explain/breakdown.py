@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from orchestrator.spec import GiB
 from workers.attempt import Attempt
 from workers.outcome import Outcome
+from workers.units import size_text
 
 #: Cached-but-free memory above this share of the card is worth a word.
 _NOTABLE = 0.02
@@ -108,24 +108,18 @@ def _reading(attempt: Attempt, parts: tuple[Share, ...], budget: int) -> str:
     if failure.oom_token_index is not None:
         where = f"at new token {failure.oom_token_index:,}"
     if not parts:
-        return f"Memory ran out {where}; what filled the {_size(budget)} was not measured."
+        return f"Memory ran out {where}; what filled the {size_text(budget)} was not measured."
     largest = max(parts, key=lambda part: part.bytes)
-    text = (
-        f"Memory ran out {where}: {_named(largest.name)} took {largest.of_budget:.0%} of the {_size(budget)}"
-    )
+    text = f"Memory ran out {where}: {_named(largest.name)} took {largest.of_budget:.0%} of the {size_text(budget)}"
     cached = next((part for part in parts if part.name.startswith("allocator")), None)
     if cached is not None and cached is not largest and cached.of_budget >= _NOTABLE:
         text += f"; {cached.of_budget:.0%} was fragmentation, cached by the allocator but of no use to this request"
     if failure.oom_requested_bytes is not None:
-        text += f"; the last straw was a request of {_size(failure.oom_requested_bytes)}"
+        text += f"; the last straw was a request of {size_text(failure.oom_requested_bytes)}"
         if failure.oom_free_bytes is not None:
-            text += f" with {_size(failure.oom_free_bytes)} free"
+            text += f" with {size_text(failure.oom_free_bytes)} free"
     return text + "."
 
 
 def _named(part: str) -> str:
     return {"weights": "the weights", "KV cache": "the KV cache"}.get(part, part)
-
-
-def _size(size: int) -> str:
-    return f"{size / GiB:,.2f} GiB" if size >= GiB else f"{size / 2**20:,.1f} MiB"

@@ -1,23 +1,19 @@
-"""Numbers as a person reads them. GiB = 2^30, MiB when small; thousands have separators; a missing value is a dash."""
+"""Numbers as the report shows them. Thousands have separators; a missing value is a dash."""
 
-GiB, MiB = 2**30, 2**20
+from workers.units import duration_text, round_size_text, size_text
+
 NOTHING = "–"
 
 
 def size(count: float | None) -> str:
-    if count is None:
-        return NOTHING
-    if abs(count) >= GiB:
-        return f"{count / GiB:,.2f} GiB"
-    return f"{count / MiB:,.1f} MiB" if abs(count) >= MiB else f"{count / 1024:,.1f} KiB"
+    return NOTHING if count is None else size_text(count)
 
 
 def card(budget_bytes: int | None, total_bytes: int | None = None) -> str:
     """`8 GiB`, `64 MiB`; None is the whole device."""
     if budget_bytes is None:
         return f"the whole device ({size(total_bytes)})" if total_bytes else "the whole device"
-    whole, unit = (budget_bytes / GiB, "GiB") if budget_bytes >= GiB else (budget_bytes / MiB, "MiB")
-    return f"{whole:,.2f}".rstrip("0").rstrip(".") + f" {unit}"
+    return round_size_text(budget_bytes)
 
 
 def count(number: int | None) -> str:
@@ -38,16 +34,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return NOTHING
-    if seconds < 1:
-        return f"{seconds * 1000:.1f} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return NOTHING if seconds is None else duration_text(seconds)
 
 
 def listing(words: list[str]) -> str:

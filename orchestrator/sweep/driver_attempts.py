@@ -3,6 +3,7 @@
 from workers.attempt import Attempt, Device, Failure, Phase
 from workers.cell import Cell, Lease
 from workers.outcome import Outcome
+from workers.units import duration_text
 
 
 def lost(
@@ -27,7 +28,7 @@ def pruned(
     failure = Failure(
         error_type="Pruned",
         error_message=f"implied by {implied_by.outcome} of cell {implied_by.cell.cell_id} at length "
-        f"{implied_by.cell.length}; saved about {seconds_saved:.0f} s of device time",
+        f"{implied_by.cell.length}; saved about {duration_text(seconds_saved)} of device time",
     )
     return Attempt(
         lease_id=f"{cell_id}.{attempt}.pruned",

@@ -6,6 +6,7 @@ from orchestrator.fleet import Fleet
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep.roster import Roster
 from orchestrator.sweep.work.kind_queue import KindWork
+from workers.units import duration_text
 
 
 class Ending:
@@ -38,7 +39,7 @@ class Ending:
             return False
         if missing:
             lack = self._fleet.waiting_for() or "no device named " + ", ".join(missing)
-            self._tell(f"waited {waited_s:.0f} s: {lack}")
+            self._tell(f"waited {duration_text(waited_s)}: {lack}")
         return True
 
     def note_broken_start(self) -> None:

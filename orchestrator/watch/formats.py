@@ -1,31 +1,13 @@
-"""Events in words, the same on a terminal and in a log. GiB = 2^30."""
+"""Events in words, the same on a terminal and in a log."""
 
 from orchestrator.watch import Tick
 from workers.attempt import Attempt, Device
 from workers.cell import Cell
-
-_GIB, _MIB = 2**30, 2**20
-
-
-def size(count: int | None) -> str:
-    if count is None:
-        return "-"
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.0f} MiB"
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+from workers.units import duration_text, round_size_text, size_text
 
 
 def device_words(device: Device) -> str:
-    return f"{device.kind} {size(device.total_bytes)}"
+    return f"{device.kind} {size_text(device.total_bytes)}"
 
 
 def cell_words(cell: Cell, *, mode: bool = True) -> str:
@@ -35,18 +17,18 @@ def cell_words(cell: Cell, *, mode: bool = True) -> str:
         model = f"{model} {cell.mode}"
     engine = "" if cell.engine == "eager" else f" {cell.engine}"
     extra = f" x{cell.batch_size}" if cell.batch_size > 1 else ""
-    budget = "" if cell.budget is None else f" in {size(cell.budget)}"
+    budget = "" if cell.budget is None else f" in {round_size_text(cell.budget)}"
     purpose = " probe" if cell.purpose == "probe" else ""
     return f"{model}{engine} {cell.prompt_tokens}+{cell.length}{extra}{budget}{purpose} #{cell.repeat}"
 
 
 def attempt_words(attempt: Attempt) -> str:
     measured = attempt.measured
-    parts = [cell_words(attempt.cell), str(attempt.outcome), duration(attempt.duration_s)]
+    parts = [cell_words(attempt.cell), str(attempt.outcome), duration_text(attempt.duration_s)]
     if measured.tokens_per_s is not None:
         parts.append(f"{measured.tokens_per_s:.1f} tok/s")
     if attempt.peak_device_bytes is not None:
-        parts.append(f"peak {size(attempt.peak_device_bytes)}")
+        parts.append(f"peak {size_text(attempt.peak_device_bytes)}")
     failure = attempt.failure
     if failure is not None and failure.oom_token_index is not None:
         parts.append(f"at token {failure.oom_token_index}")
@@ -58,7 +40,7 @@ def attempt_words(attempt: Attempt) -> str:
 def totals(tick: Tick) -> str:
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(tick.outcomes.items()))
     searching = f", {tick.searching} searches open" if tick.searching else ""
-    eta = f", about {duration(tick.eta_s)} left" if tick.eta_s is not None else ""
+    eta = f", about {duration_text(tick.eta_s)} left" if tick.eta_s is not None else ""
     return (
         f"{tick.done} done{f' ({outcomes})' if outcomes else ''}, {tick.running} running on {tick.devices} "
         f"device{'' if tick.devices == 1 else 's'}, {tick.queued} queued{searching}{eta}"

@@ -22,11 +22,12 @@ from orchestrator.watch import (
     SweepStarted,
     Tick,
 )
-from orchestrator.watch.formats import attempt_words, cell_words, device_words, duration, totals
+from orchestrator.watch.formats import attempt_words, cell_words, device_words, totals
 from workers.attempt import Device
 from workers.cell import Cell
 from workers.outcome import Outcome
 from workers.progress import Progress
+from workers.units import GiB, MiB, duration_text
 
 _COLOURS = {Outcome.OK: "green", Outcome.PRUNED: "cyan", Outcome.QUARANTINED: "bold red"}
 _BAR, _WIDE = 8, 100  # below this width there is no room for bars, nor for more of a cell than its mode
@@ -106,7 +107,7 @@ class LiveWatcher:
         if len(rows) > fit:
             parts.append(Text(f"and {len(rows) - fit} more devices", style="dim"))
         if self._tick is not None:
-            parts.append(Text(f"{duration(self._tick.elapsed_s)}: {totals(self._tick)}"))
+            parts.append(Text(f"{duration_text(self._tick.elapsed_s)}: {totals(self._tick)}"))
         return Group(*parts)
 
     @property
@@ -176,5 +177,5 @@ def _clock_words(seconds: float) -> str:
 
 def _share(used: int | None, limit: int) -> str:
     """Both in the limit's unit: a budget of a laptop is tens of MiB."""
-    unit, name, digits = (2**30, "GiB", 1) if limit >= 2**30 else (2**20, "MiB", 0)
+    unit, name, digits = (GiB, "GiB", 1) if limit >= GiB else (MiB, "MiB", 0)
     return f"{'-' if used is None else f'{used / unit:.{digits}f}'}/{limit / unit:.{digits}f} {name}"

@@ -17,7 +17,8 @@ from orchestrator.watch import (
     SweepStarted,
     Tick,
 )
-from orchestrator.watch.formats import attempt_words, device_words, duration, totals
+from orchestrator.watch.formats import attempt_words, device_words, totals
+from workers.units import duration_text
 
 HEARTBEAT_S = 30.0
 
@@ -43,7 +44,7 @@ class PlainWatcher:
             case Notice():
                 self._line(event.text)
             case Tick() if self._clock() - self._last_line >= HEARTBEAT_S:
-                self._line(f"still going, {duration(event.elapsed_s)}: {totals(event)}")
+                self._line(f"still going, {duration_text(event.elapsed_s)}: {totals(event)}")
             case SweepEnded():
                 self._line(event.text)
 

@@ -12,6 +12,7 @@ from workers.attempt import Device
 from workers.meters import Meter
 from workers.meters.nvml import Card, MemorySource, NoDevice
 from workers.meters.process import ProcessMeter
+from workers.units import size_text
 
 #: Device memory that may stay behind without a process: the driver's own, coming and going.
 _SLACK_BYTES = 64 * 2**20
@@ -142,7 +143,7 @@ class CardSlot:
             return str(error)
         if above <= _SLACK_BYTES:
             return None
-        return f"{above / 2**20:.0f} MiB still in use on {self.meter.uuid}, of no process that shows"
+        return f"{size_text(above)} still in use on {self.meter.uuid}, of no process that shows"
 
 
 def open_slot(slot: str, cpu_total_bytes: int | None) -> Slot:

@@ -28,6 +28,7 @@ from workers.meters.process import unshared_resident_bytes
 from workers.meters.sampler import GRAIN_BYTES, Sampler
 from workers.outcome import Outcome
 from workers.progress import Progress
+from workers.units import duration_text, size_text
 
 _TICK_S = 0.1
 _PROGRESS_S = 1.0
@@ -41,8 +42,6 @@ _QUIET = (
     Phase.PREPARE,
     Phase.PREFILL,
 )  # no tokens to count: memory that moves is progress
-
-GiB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +237,7 @@ class Supervisor:
             return None
         return EndedByUs(
             error_kinds.oom_of(self.seen.phase),
-            f"{used / GiB:.2f} GiB of the card in use, the driver's reserve included; the budget is {budget / GiB:.2f} GiB",
+            f"{size_text(used)} of the card in use, the driver's reserve included; the budget is {size_text(budget)}",
         )
 
     def _over_host_memory(self) -> EndedByUs | None:
@@ -250,8 +249,8 @@ class Supervisor:
             return None
         return EndedByUs(
             Outcome.OOM_HOST,
-            f"{memory.fraction:.1%} of {memory.total_bytes / GiB:.1f} GiB host memory in use, "
-            f"{resident / GiB:.2f} GiB of it by this cell, the largest here",
+            f"{memory.fraction:.1%} of {size_text(memory.total_bytes)} host memory in use, "
+            f"{size_text(resident)} of it by this cell, the largest here",
         )
 
     def _too_late(self, now: float, dump: StackDump) -> EndedByUs | None:
@@ -259,7 +258,7 @@ class Supervisor:
         if now - self._started_s <= limit:
             return None
         return EndedByUs(
-            Outcome.TIMEOUT, f"no end within {limit:.1f} s ({self._where()})", dump.take(self._pid)
+            Outcome.TIMEOUT, f"no end within {duration_text(limit)} ({self._where()})", dump.take(self._pid)
         )
 
     def _stalled(self, now: float, dump: StackDump) -> EndedByUs | None:
@@ -267,7 +266,7 @@ class Supervisor:
         if now - self._moved_s <= limit:
             return None
         return EndedByUs(
-            Outcome.HANG, f"no progress for {limit:.1f} s ({self._where()})", dump.take(self._pid)
+            Outcome.HANG, f"no progress for {duration_text(limit)} ({self._where()})", dump.take(self._pid)
         )
 
     def _where(self) -> str:

@@ -5,6 +5,7 @@ from orchestrator.report.document import Picture
 from orchestrator.report.pictures.curves import Axis, Curve, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
 from workers.attempt import Attempt
+from workers.units import GiB, MiB
 
 _SECONDS = 5.0
 
@@ -19,7 +20,7 @@ def last_seconds(attempt: Attempt) -> Picture | None:
     if len(kept) < 2:
         return None
     cell = attempt.cell
-    unit, name = (formats.GiB, "GiB") if kept[-1][1] >= 2 * formats.GiB else (formats.MiB, "MiB")
+    unit, name = (GiB, "GiB") if kept[-1][1] >= 2 * GiB else (MiB, "MiB")
     policy = str(cell.mode_spec.policy)
     curve = Curve(
         "",

@@ -10,6 +10,7 @@ from orchestrator.report.longest_runs import Run
 from orchestrator.report.pictures.curves import Axis, Curve, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
 from orchestrator.report.setting import Setting
+from workers.units import GiB, MiB
 
 
 def memory_by_tokens(setting: Setting, runs: Sequence[Run], engine: bool) -> Picture:
@@ -164,4 +165,4 @@ def _budget(setting: Setting, unit: int) -> list[Limit]:
 def _unit(drawn: Sequence[pl.DataFrame], setting: Setting) -> tuple[int, str]:
     peaks = [used for frame in drawn for used in frame["used_bytes"]]
     largest = max([*peaks, setting.budget_bytes or 0])
-    return (formats.GiB, "GiB") if largest >= 2 * formats.GiB else (formats.MiB, "MiB")
+    return (GiB, "GiB") if largest >= 2 * GiB else (MiB, "MiB")

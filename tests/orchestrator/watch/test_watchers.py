@@ -102,9 +102,9 @@ def test_a_log_gets_one_line_per_event_and_no_control_characters() -> None:
     assert "\x1b" not in out.getvalue()
     assert "24 cells and 2 boundary searches per kind of device; 3 outcomes on record are reused" in lines[0]
     assert (
-        "pythia-2.8b baseline graph 64+8000 in 8.0 GiB #0 · oom_decode · 1 min 15 s · 123.5 tok/s" in lines[2]
+        "pythia-2.8b baseline graph 64+8000 in 8 GiB #0 · oom_decode · 1 min 15 s · 123.5 tok/s" in lines[2]
     )
-    assert "peak 7.0 GiB · at token 2345" in lines[2]
+    assert "peak 7.00 GiB · at token 2345" in lines[2]
     assert lines[3].endswith("the node [red]went (not final)")
 
 
