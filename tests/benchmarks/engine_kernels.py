@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from tests.workers.engines.graph.tiny import Heard, build, cell, tokens
+from tests.workers.engines.graph.tiny import build, cell, tokens
+from tests.workers.engines.heard import Heard
 from workers.cell import Speculation
 from workers.engines.graph import open_session
 from workers.engines.graph.decode import Rules

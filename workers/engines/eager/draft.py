@@ -2,8 +2,6 @@
 
 transformers drafts 20 tokens by default, stops at a confidence of 0.4 (a host read per token) and adapts both across
 calls; a measurement needs gamma tokens, always. Adapting is off, the rest is transformers' own path.
-
-T recorded tokens, G = gamma drafted tokens, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,8 +14,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.generation.candidate_generator import AssistedCandidateGenerator, CandidateGenerator
 
-from workers.cell import Speculation
 from workers.engines.eager.forced import NoteEos
+from workers.engines.shared.oracle import Oracle
 
 #: What of all that `generate` hands over when it asks for a candidate generator is of use.
 _ASKED = (
@@ -38,34 +36,6 @@ class Rounds:
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Oracle:
-    """Proposes from a recording of the greedy output: right with a given probability, else known to be wrong.
-
-    `recorded_T`: the output, on the device. `right_TG`: drawn beforehand, on the device; a round that starts at
-    output index i reads row i.
-    """
-
-    recorded_T: torch.Tensor
-    right_TG: torch.Tensor
-    vocab_size: int
-
-    @classmethod
-    def of(cls, recorded_T: torch.Tensor, speculation: Speculation, vocab_size: int, seed: int) -> "Oracle":
-        acceptance = speculation.acceptance
-        rates = acceptance if isinstance(acceptance, tuple) else (acceptance,) * speculation.gamma
-        draw_TG = torch.rand(
-            len(recorded_T), speculation.gamma, generator=torch.Generator().manual_seed(seed)
-        )
-        right_TG = draw_TG < torch.tensor(rates, dtype=torch.float32)
-        return cls(recorded_T, right_TG.to(recorded_T.device), vocab_size)
-
-    def propose(self, index: int, count: int) -> torch.Tensor:
-        """[count] tokens for the output indices from `index` on."""
-        true_N = self.recorded_T[index : index + count]
-        return torch.where(self.right_TG[index, :count], true_N, (true_N + 1) % self.vocab_size)
 
 
 class Draft(AssistedCandidateGenerator):
@@ -93,7 +63,7 @@ class Draft(AssistedCandidateGenerator):
         count = candidate_ids.shape[1] - seen
         self._rounds.drafted += count
         if self._oracle is not None and count:
-            proposed = self._oracle.propose(seen - self._prompt_tokens, count)
+            proposed = self._oracle.propose(seen - self._prompt_tokens)[:count]
             candidate_ids = torch.cat([input_ids, proposed[None]], 1)
         return candidate_ids, scores
 

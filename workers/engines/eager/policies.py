@@ -8,9 +8,11 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from workers.cell import Cell
-from workers.engines.eager.ring import RingCache, Slots
-from workers.engines.eager.streaming import PREFILL_CHUNK, streams
+from workers.engines.eager.ring import StreamingCache
+from workers.engines.eager.streaming import streams
 from workers.engines.session import ModeUnsupported
+from workers.engines.shared.slots import RingSlots
+from workers.engines.sizes import SCORE_CHUNK, STREAMING_CHUNK
 from workers.modes import CachePolicy
 
 Caching = Callable[[PreTrainedModel, Cell], AbstractContextManager[Cache | None]]
@@ -51,15 +53,15 @@ def refuse_drafting(model_class: type[PreTrainedModel]) -> None:
         )
 
 
-def streaming(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[RingCache]:
+def streaming(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[StreamingCache]:
     """S sinks and W window tokens."""
     return streams(model, streaming_slots(cell))
 
 
-def window(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[RingCache]:
+def window(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[StreamingCache]:
     """The same budget of S + W cached tokens, none of them a sink."""
     slots = streaming_slots(cell)
-    return streams(model, Slots(sinks=0, window=slots.sinks + slots.window, slack=slots.slack))
+    return streams(model, RingSlots(sinks=0, window=slots.sinks + slots.window, slack=slots.slack))
 
 
 #: `recompute` keeps no cache: `workers.engines.eager.recompute`.
@@ -70,12 +72,12 @@ CACHING: dict[CachePolicy, Caching] = {
 }
 
 
-def streaming_slots(cell: Cell) -> Slots:
+def streaming_slots(cell: Cell) -> RingSlots:
     """Room for the largest forward of the cell: gamma + 1 tokens to verify, or a chunk of the text."""
     assert cell.streaming is not None
     drafted = cell.speculation.gamma if cell.speculation else 0
     slack = max(drafted, (feed_chunk(cell) or 1) - 1)
-    return Slots(sinks=cell.streaming.sinks, window=cell.streaming.window, slack=slack)
+    return RingSlots(sinks=cell.streaming.sinks, window=cell.streaming.window, slack=slack)
 
 
 def feed_chunk(cell: Cell) -> int | None:
@@ -84,7 +86,7 @@ def feed_chunk(cell: Cell) -> int | None:
     A streaming prompt is read up to its last token before `generate` takes over, so a chunk is never larger.
     """
     if cell.workload == "score":
-        return cell.prefill_chunk or PREFILL_CHUNK
+        return cell.prefill_chunk or SCORE_CHUNK
     if not cell.mode_spec.policy.bounded:
         return cell.prefill_chunk
-    return max(1, min(cell.prefill_chunk or PREFILL_CHUNK, cell.prompt_tokens - 1))
+    return max(1, min(cell.prefill_chunk or STREAMING_CHUNK, cell.prompt_tokens - 1))

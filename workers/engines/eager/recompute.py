@@ -8,12 +8,11 @@ import torch
 
 from workers.attempt import InEffect, Phase, ScoreBucket
 from workers.cell import Cell
-from workers.engines.eager.score import Tally, negative_log_likelihood
+from workers.engines.eager.score import negative_log_likelihood
 from workers.engines.session import Generated, ModeUnsupported, Recorder
+from workers.engines.shared.scores import Tally
+from workers.engines.sizes import RECOMPUTE_TOKENS
 from workers.models.load import LoadedModel
-
-#: Tokens of one batch of windows.
-_BATCH_TOKENS = 4096
 
 
 class RecomputeSession:
@@ -55,7 +54,7 @@ class RecomputeSession:
         recorder.tokens(tally.scored)
 
         positions = range(len(head), len(ids_T))
-        at_once = max(1, _BATCH_TOKENS // self._context)
+        at_once = max(1, RECOMPUTE_TOKENS // self._context)
         for first in range(0, len(positions), at_once):
             ends = list(positions[first : first + at_once])
             window_NC = torch.stack([ids_T[end - self._context : end] for end in ends])

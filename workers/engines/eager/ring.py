@@ -1,72 +1,12 @@
-"""A ring with slack: the streaming cache's memory, and the arithmetic of which position lies where.
+"""The streaming cache as transformers' `Cache`: S sinks, then a ring of slots (`workers.engines.shared.slots`).
 
-N = batch x key/value heads, Q new tokens, C = S + P slots, D numbers per head.
+N = batch x key/value heads, Q new tokens, D numbers per head.
 """
-
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-
-class Span(NamedTuple):
-    """`length` neighbouring tokens, `offset` within the new ones, go to neighbouring slots from `slot`."""
-
-    slot: int
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """S sinks for ever, then P = W + 1 + slack slots taken in turn.
-
-    A query sees S sinks, the W cached positions before it and itself. `slack` bounds how many tokens one forward
-    may add, less one: gamma for verification, the prefill chunk less one. A rejected token at position p has
-    overwritten position p - P, which no later query may see: rolling back is not advancing the counter.
-    """
-
-    sinks: int
-    window: int
-    slack: int
-
-    @property
-    def ring(self) -> int:
-        return self.window + 1 + self.slack
-
-    @property
-    def total(self) -> int:
-        return self.sinks + self.ring
-
-    def spans(self, head: int, count: int) -> list[Span]:
-        """Where the tokens at positions `head .. head + count - 1` are written, `count <= slack + 1`."""
-        spans = []
-        offset = 0
-        while offset < count:
-            position = head + offset
-            if position < self.sinks:
-                slot, room = position, self.sinks - position
-            else:
-                turn = (position - self.sinks) % self.ring
-                slot, room = self.sinks + turn, self.ring - turn
-            span = Span(slot, offset, min(room, count - offset))
-            spans.append(span)
-            offset += span.length
-        return spans
-
-    def hidden(self, seen: int, count: int, device: torch.device) -> torch.Tensor:
-        """[Q, C] bool: what query `seen + q` must not see, once all `count` new tokens are written."""
-        newest = seen + count - 1
-        slot_C = torch.arange(self.total, device=device)
-        before_C = (newest - slot_C) % self.ring  # ring slots: how many positions before the newest one
-        ahead_Q1 = torch.arange(count - 1, -1, -1, device=device)[:, None]
-        age_QC = before_C - ahead_Q1
-        hidden_QC = (age_QC < 0) | (age_QC > self.window)
-        if newest - self.sinks < self.ring:
-            hidden_QC |= before_C > newest - self.sinks  # not written yet
-        hidden_QC[:, : self.sinks] = slot_C[: self.sinks] > newest - ahead_Q1
-        return hidden_QC
+from workers.engines.shared.slots import RingSlots, Span
 
 
 class RingLayer(CacheLayerMixin):
@@ -80,7 +20,7 @@ class RingLayer(CacheLayerMixin):
     is_croppable = True
     is_sliding = False
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: RingSlots) -> None:
         super().__init__()
         self.slots = slots
         self.seen = 0
@@ -123,11 +63,11 @@ class RingLayer(CacheLayerMixin):
         return self.slots.total, 0
 
 
-class RingCache(Cache):
+class StreamingCache(Cache):
     """The streaming cache of one model: `S + W + 1 + slack` tokens, at the first token and at the millionth."""
 
     layers: list[RingLayer]
 
-    def __init__(self, slots: Slots, num_layers: int) -> None:
+    def __init__(self, slots: RingSlots, num_layers: int) -> None:
         super().__init__(layers=[RingLayer(slots) for _ in range(num_layers)])
         self.slots = slots

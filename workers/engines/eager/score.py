@@ -11,36 +11,7 @@ from transformers.cache_utils import Cache
 
 from workers.attempt import Phase, ScoreBucket
 from workers.engines.session import Recorder
-
-#: Buckets of 128 positions up to 64 k, of 4096 beyond.
-_FINE, _COARSE, _COARSE_FROM = 128, 4096, 65536
-
-
-def bucket_of(position: int) -> tuple[int, int]:
-    """The bucket [start, end) of a position."""
-    width = _FINE if position < _COARSE_FROM else _COARSE
-    start = position - position % width
-    return start, start + width
-
-
-class Tally:
-    """Sums the negative log-likelihoods (nats) of scored positions into buckets."""
-
-    def __init__(self) -> None:
-        self._sums: dict[tuple[int, int], tuple[float, int]] = {}
-        self.scored = 0
-
-    def add(self, positions: list[int], nll: list[float]) -> None:
-        for position, value in zip(positions, nll, strict=True):
-            total, count = self._sums.get(bucket_of(position), (0.0, 0))
-            self._sums[bucket_of(position)] = (total + value, count + 1)
-        self.scored += len(positions)
-
-    def buckets(self) -> list[ScoreBucket]:
-        return [
-            ScoreBucket(position_start=start, position_end=end, nll_sum=total, num_tokens=count)
-            for (start, end), (total, count) in sorted(self._sums.items())
-        ]
+from workers.engines.shared.scores import Tally
 
 
 def read(

@@ -15,13 +15,14 @@ from transformers.generation.logits_process import LogitsProcessorList
 from workers.attempt import InEffect, Phase, ScoreBucket
 from workers.cell import Cell
 from workers.engines.eager.clock import ForwardClock
-from workers.engines.eager.draft import Asked, Blind, Draft, Oracle, Rounds, drafting
+from workers.engines.eager.draft import Asked, Blind, Draft, Rounds, drafting
 from workers.engines.eager.forced import NoteEos, SuppressEos, TokenCount
 from workers.engines.eager.own_state import own_state_of
 from workers.engines.eager.policies import CACHING, feed_chunk
-from workers.engines.eager.ring import RingCache
+from workers.engines.eager.ring import StreamingCache
 from workers.engines.eager.score import read, score_through, skim
 from workers.engines.session import Generated, Recorder, Unmeasured, recording
+from workers.engines.shared.oracle import Oracle, Recording, draw_oracle
 from workers.models.cache_tensors import cache_bytes
 from workers.models.load import LoadedModel
 
@@ -44,7 +45,7 @@ class CachedSession:
         self._vocab_size = target.vocab_size
         self._caching = CACHING[cell.mode_spec.policy]
         self._device = target.model.device
-        self._recording: tuple[torch.Tensor, Oracle] | None = None
+        self._recording = Recording()
         with self._caching(self._target, cell):
             pass  # refuses, here and not in the first forward, what the policy cannot do
         if self._draft is not None:
@@ -54,7 +55,7 @@ class CachedSession:
     def in_effect(self) -> InEffect:
         config = self._generation_config(1)
         with self._caching(self._target, self._cell) as cache:
-            slots = cache.slots if isinstance(cache, RingCache) else None
+            slots = cache.slots if isinstance(cache, StreamingCache) else None
             return InEffect(
                 cache_class=type(cache).__name__ if cache is not None else "the model's own",
                 attn_implementation=self._target.config._attn_implementation,
@@ -72,20 +73,20 @@ class CachedSession:
             chunk = feed_chunk(self._cell) or 1
             self.score(prompt_BT[0, : 2 * chunk + 1], Unmeasured())
             return
-        self._record(prompt_BT, self._cell.length, Unmeasured())
+        self._oracle(prompt_BT, self._cell.length, Unmeasured())
         self.generate(prompt_BT, min(self._cell.length, _WARM_UP_TOKENS), Unmeasured())
 
     @torch.no_grad()
     def generate(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Generated:
         recorder.phase(Phase.PREPARE)
-        self._record(prompt_BT, new_tokens, recorder)
+        oracle = self._oracle(prompt_BT, new_tokens, recorder)
         rounds = Rounds()
         speculation = self._cell.speculation
         with ExitStack() as stack:
             target_cache = stack.enter_context(self._caching(self._target, self._cell))
             if self._draft is None or speculation is None:
                 return Generated(*self._generate(target_cache, None, prompt_BT, new_tokens, recorder))
-            draft, oracle = self._draft, self._recording[1] if self._recording else None
+            draft = self._draft
             draft_cache = stack.enter_context(self._caching(draft, self._cell))
             assert draft_cache is not None
 
@@ -167,23 +168,22 @@ class CachedSession:
         if chunk is not None and prompt_BT.shape[1] > 1:
             skim(readers, prompt_BT[:, :-1].to(self._device), chunk)
 
-    def _record(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> None:
-        """What an oracle must know: the greedy output, once per prompt."""
+    def _oracle(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Oracle | None:
+        """Where acceptance is injected: the oracle that knows the greedy output of this prompt."""
         speculation = self._cell.speculation
         if speculation is None or speculation.acceptance is None:
-            return
-        if self._recording is not None:
-            prompt, oracle = self._recording
-            if torch.equal(prompt, prompt_BT) and len(oracle.recorded_T) >= new_tokens:
-                return
-        with (
-            self._caching(self._target, self._cell) as cache,
-            drafting(self._target, lambda asked: Blind(asked, speculation.gamma)),
-            recording(recorder) as heard,
-        ):
-            ids_BT, _ = self._generate(cache, None, prompt_BT, new_tokens, heard)
-        recorded_T = ids_BT[0].to(self._device)
-        self._recording = prompt_BT, Oracle.of(recorded_T, speculation, self._vocab_size, self._cell.seed)
+            return None
+
+        def record() -> Oracle:
+            with (
+                self._caching(self._target, self._cell) as cache,
+                drafting(self._target, lambda asked: Blind(asked, speculation.gamma)),
+                recording(recorder) as heard,
+            ):
+                ids_BT, _ = self._generate(cache, None, prompt_BT, new_tokens, heard)
+            return draw_oracle(ids_BT[0].to(self._device), speculation, self._vocab_size, self._cell.seed)
+
+        return self._recording.oracle(prompt_BT, new_tokens, record)
 
     def _generation_config(self, new_tokens: int) -> GenerationConfig:
         """Greedy, and nothing else but the penalty, which looks at prompt and new tokens alike."""

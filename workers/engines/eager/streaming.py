@@ -23,25 +23,20 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from workers.engines.eager.ring import RingCache, Slots, Span
+from workers.engines.eager.ring import StreamingCache
 from workers.engines.eager.rope import Rope, rotate_
-from workers.engines.session import ModeUnsupported
+from workers.engines.shared.refusals import family_of
+from workers.engines.shared.rope import working
+from workers.engines.shared.slots import RingSlots, Span
 
 #: What `config._attn_implementation` reads while a model streams.
 ATTENTION = "streaming"
 
-#: Tokens per prefill pass, unless the cell says otherwise: the slack they need is this less one.
-PREFILL_CHUNK = 128
 
-#: The families whose attention is known to rotate half-split pairs and to go through transformers' attention
-#: interface, and the attribute that holds it in a layer.
-_FAMILIES = {"gpt_neox": "attention", "llama": "self_attn"}
-
-
-class Step:
+class StreamingPass:
     """What the layers of one forward share. All rows of a batch stand at the same position."""
 
-    def __init__(self, cache: RingCache, rope: Rope, groups: int) -> None:
+    def __init__(self, cache: StreamingCache, rope: Rope, groups: int) -> None:
         self.cache = cache
         self.rope = rope
         self.groups = groups
@@ -53,23 +48,23 @@ class Step:
     def begin(self, count: int, device: torch.device) -> None:
         """`count` new tokens come, which the cache has not seen."""
         slots, seen = self.cache.slots, self.cache.get_seq_length()
-        position_Q = torch.arange(seen, seen + count, dtype=torch.float64, device=device)
-        far_Q = position_Q.clamp(max=slots.sinks + slots.window)
+        position_Q = torch.arange(seen, seen + count, device=device)
+        far_Q = position_Q.clamp(max=slots.far_limit)
         far = [far_Q] * self.groups if slots.sinks else []
         self.cos_MR, self.sin_MR = self.rope.tables(
             torch.cat([*[position_Q] * self.groups, *far, position_Q])
         )
-        hidden_QC = slots.hidden(seen, count, device)
-        bias_QC = torch.zeros(hidden_QC.shape, dtype=self.rope.dtype, device=device)
-        bias_QC.masked_fill_(hidden_QC, -torch.inf)
+        visible_QC = slots.visible(position_Q, seen + count)
+        bias_QC = torch.zeros(visible_QC.shape, dtype=working(self.rope.dtype), device=device)
+        bias_QC.masked_fill_(~visible_QC, -torch.inf)
         self.bias = bias_QC if count == 1 else bias_QC.repeat(self.groups, 1)  # one row broadcasts
         self.spans = slots.spans(seen, count)
 
 
-class StepBegins(nn.Module):
+class PassBegins(nn.Module):
     """Stands in for a model's rotary embedding, which runs once per forward, before the layers. Rotates nothing."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: StreamingPass) -> None:
         super().__init__()
         self.step = step
 
@@ -95,7 +90,7 @@ def attend(
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """`query` [B, H, Q, D], `key`, `value` [B, K, Q, D]: the new tokens' own, un-rotated. Returns [B, Q, H, D]."""
-    step: Step = module.streaming
+    step: StreamingPass = module.streaming
     layer = step.cache.layers[module.layer_idx]
     batch, heads, count, dim = query.shape
     sinks, rows = layer.slots.sinks, step.groups * count
@@ -127,28 +122,15 @@ def _scores(q_NMD: torch.Tensor, k_NCD: torch.Tensor) -> torch.Tensor:
 AttentionInterface.register(ATTENTION, attend)
 
 
-def check(model: PreTrainedModel) -> None:
-    """Raises `ModeUnsupported`, naming what the architecture lacks."""
-    if model.config.model_type in _FAMILIES:
-        Rope.of(model)
-        return
-    missing = (
-        "its attention has not been shown to rotate as these do"
-        if hasattr(model.base_model, "rotary_emb")
-        else "it has no rotary embedding (`rotary_emb`), through which positions are made relative to the cache"
-    )
-    raise ModeUnsupported(f"{type(model).__name__} cannot stream: {missing} (works: {', '.join(_FAMILIES)})")
-
-
 @contextmanager
-def streams(model: PreTrainedModel, slots: Slots) -> Iterator[RingCache]:
+def streams(model: PreTrainedModel, slots: RingSlots) -> Iterator[StreamingCache]:
     """Within the context, forwards of `model` given the yielded cache stream; afterwards the model is as before."""
-    check(model)
+    family = family_of(model, "stream")
     config, base = model.config, model.base_model
-    attentions = [getattr(layer, _FAMILIES[config.model_type]) for layer in base.layers]
-    cache = RingCache(slots, len(attentions))
+    attentions = [getattr(layer, family.attention) for layer in base.layers]
+    cache = StreamingCache(slots, len(attentions))
     key_value_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-    step = Step(cache, Rope.of(model), config.num_attention_heads // key_value_heads)
+    step = StreamingPass(cache, Rope.of(model), config.num_attention_heads // key_value_heads)
 
     modeling: Any = sys.modules[type(attentions[0]).__module__]
 
@@ -157,7 +139,7 @@ def streams(model: PreTrainedModel, slots: Slots) -> Iterator[RingCache]:
         modeling.apply_rotary_pos_emb,
         config._attn_implementation,
     )
-    base.rotary_emb = StepBegins(step)
+    base.rotary_emb = PassBegins(step)
     modeling.apply_rotary_pos_emb = _unrotated
     config._attn_implementation = ATTENTION
     for attention in attentions:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from tests.workers.engines.eager.tiny import FAMILIES, SINKS, WINDOW, Heard, cell, loaded, noisy, text, tiny
+from tests.workers.engines.eager.tiny import FAMILIES, SINKS, WINDOW, cell, loaded, noisy, text, tiny
+from tests.workers.engines.heard import Heard
 from tests.workers.engines.streaming_reference import oracle_logits
 from workers.attempt import Phase
 from workers.engines.eager import open_session
@@ -135,6 +136,7 @@ def test_the_recorder_hears_every_token_once_it_is_known(mode: str) -> None:
     assert heard.log[heard.log.index(Phase.DECODE) + 1] == heard.counts[0]
     assert heard.counts == sorted(set(heard.counts))
     assert heard.counts[-1] == 40 == found.ids_BT.shape[1]
+    assert heard.times_s == []  # this engine times on the host
     if asked.speculation is None:
         assert heard.counts == list(range(1, 41))
     else:
@@ -177,7 +179,7 @@ def test_in_effect_is_read_from_live_objects() -> None:
     model = tiny("gpt_neox")
     asked = cell("streaming+spec", gamma=3, penalty=1.2)
     found = open_session(asked, loaded(model), loaded(noisy(model))).in_effect()
-    assert (found.cache_class, found.sinks, found.window) == ("RingCache", SINKS, WINDOW)
+    assert (found.cache_class, found.sinks, found.window) == ("StreamingCache", SINKS, WINDOW)
     assert (found.gamma, found.repetition_penalty, found.dtype) == (3, 1.2, "float32")
     plain = open_session(cell("baseline"), loaded(model), None).in_effect()
     assert (plain.cache_class, plain.attn_implementation, plain.sinks) == ("DynamicCache", "sdpa", None)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.workers.engines.eager.tiny import FAMILIES, SINKS, WINDOW, Heard, cell, loaded, noisy, text, tiny
+from tests.workers.engines.eager.tiny import FAMILIES, SINKS, WINDOW, cell, loaded, noisy, text, tiny
+from tests.workers.engines.heard import Heard
 from tests.workers.engines.streaming_reference import reference_logits
 from workers.engines.eager import open_session
 

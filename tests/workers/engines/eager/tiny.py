@@ -1,12 +1,10 @@
-"""Tiny models with sharp logits, drafts that are right now and then, and a recorder that keeps what it is told."""
+"""Tiny models with sharp logits, drafts that are right now and then."""
 
 import copy
-from collections.abc import Callable
 
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from workers.attempt import Phase
 from workers.cell import Cell, ModelRef, Speculation, Streaming
 from workers.models.load import LoadedModel
 
@@ -100,34 +98,3 @@ def cell(
         speculation=Speculation(gamma=gamma, acceptance=acceptance) if gamma else None,
         repetition_penalty=penalty,
     )
-
-
-class Heard:
-    """A `Recorder` that keeps everything in the order told."""
-
-    def __init__(self) -> None:
-        self.log: list[Phase | int] = []
-        self.kv_bytes: list[int] = []
-        self._kv_cache_bytes: Callable[[], int] | None = None
-
-    def phase(self, phase: Phase) -> None:
-        self.log.append(phase)
-
-    def tokens(self, produced: int) -> None:
-        self.log.append(produced)
-        if self._kv_cache_bytes is not None:
-            self.kv_bytes.append(self._kv_cache_bytes())
-
-    def token_times(self, first_index: int, times_s: list[float]) -> None:
-        raise AssertionError("the eager engine times on the host")
-
-    def count_cache_with(self, kv_cache_bytes: Callable[[], int]) -> None:
-        self._kv_cache_bytes = kv_cache_bytes
-
-    @property
-    def counts(self) -> list[int]:
-        return [entry for entry in self.log if not isinstance(entry, Phase)]
-
-    @property
-    def phases(self) -> list[Phase]:
-        return [entry for entry in self.log if isinstance(entry, Phase)]

@@ -6,7 +6,8 @@ import sys
 import torch
 from triton.runtime import interpreter
 
-from tests.workers.engines.graph.tiny import Heard, build, cell, tokens
+from tests.workers.engines.graph.tiny import build, cell, tokens
+from tests.workers.engines.heard import Heard
 from workers.cell import Speculation
 from workers.engines.graph import kernels, open_session
 from workers.engines.graph.graphs import Stage

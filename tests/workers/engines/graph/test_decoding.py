@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
-from tests.workers.engines.graph.tiny import EOS, Heard, build, cell, tokens
+from tests.workers.engines.graph.tiny import EOS, build, cell, tokens
+from tests.workers.engines.heard import Heard
 from workers.attempt import Phase
 from workers.cell import Speculation
 from workers.engines.graph import open_session
@@ -113,7 +114,7 @@ def test_what_is_reported(mode: str) -> None:
     session.warm_up(tokens(9))
     generated = session.generate(tokens(9), 60, heard)
     assert heard.phases == [Phase.PREFILL, Phase.DECODE]
-    assert heard.known[-1] == 60
+    assert heard.counts[-1] == 60
     assert len(heard.times_s) == 60
     assert heard.times_s == sorted(heard.times_s)
     assert generated.ids_BT.shape == (1, 60)
@@ -129,11 +130,8 @@ def test_streaming_memory_is_constant_and_full_grows_by_blocks() -> None:
     for mode in ("streaming", "baseline"):
         for length in (10, 300):
             heard = Heard()
-            seen: list[int] = []
-            heard.phase = lambda phase, heard=heard, seen=seen: seen.append(heard.kv_bytes())  # type: ignore[method-assign]
-            heard.tokens = lambda known, heard=heard, seen=seen: seen.append(heard.kv_bytes())  # type: ignore[method-assign]
             open_session(cell(mode), target, None).generate(tokens(9), length, heard)
-            sizes[mode, length] = seen[-1]
+            sizes[mode, length] = heard.kv_bytes[-1]
     assert sizes["streaming", 10] == sizes["streaming", 300] > 0
     block = 1 * 2 * 4 * 64 * 12 * 4
     assert sizes["baseline", 10] == block

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.workers.engines.graph.tiny import FAMILIES, Heard, build, cell, tokens
+from tests.workers.engines.graph.tiny import FAMILIES, build, cell, tokens
+from tests.workers.engines.heard import Heard
 from tests.workers.engines.streaming_reference import oracle_logits, reference_logits
 from workers.engines.graph import open_session
 from workers.engines.session import ModeUnsupported

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from tests.workers.engines.graph.tiny import FAMILIES, Heard, build, cell, tokens
+from tests.workers.engines.graph.tiny import FAMILIES, build, cell, tokens
+from tests.workers.engines.heard import Heard
 from workers.cell import Speculation
 from workers.engines.graph import open_session
 

@@ -1,13 +1,11 @@
-"""Tiny random models of both families, cells, and a recorder that keeps what it hears."""
+"""Tiny random models of both families, and cells."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from workers.attempt import Phase
 from workers.cell import Cell, ModelRef, Speculation, Streaming
 from workers.models.load import LoadedModel
 
@@ -102,26 +100,3 @@ def cell(mode: str, *, sinks: int = 4, window: int = 12, **fields: Any) -> Cell:
 
 def tokens(count: int, *, batch: int = 1, seed: int = 7) -> torch.Tensor:
     return torch.randint(VOCABULARY, (batch, count), generator=torch.Generator().manual_seed(seed))
-
-
-class Heard:
-    """A recorder. `phases`, `known` (progress), `times_s` per token."""
-
-    def __init__(self) -> None:
-        self.phases: list[Phase] = []
-        self.known: list[int] = []
-        self.times_s: list[float] = []
-        self.kv_bytes: Callable[[], int] = lambda: 0
-
-    def phase(self, phase: Phase) -> None:
-        self.phases.append(phase)
-
-    def tokens(self, produced: int) -> None:
-        self.known.append(produced)
-
-    def token_times(self, first_index: int, times_s: list[float]) -> None:
-        assert first_index == len(self.times_s)
-        self.times_s += times_s
-
-    def count_cache_with(self, kv_cache_bytes: Callable[[], int]) -> None:
-        self.kv_bytes = kv_cache_bytes

@@ -47,3 +47,42 @@ def test_tensors_and_numbers_agree(sinks: int, window: int, written: int) -> Non
     assert ring.held(slot_C, torch.tensor(written)).tolist() == [ring.held(int(s), written) for s in slot_C]
     position_T = torch.arange(written)
     assert ring.slot(position_T).tolist() == [ring.slot(p) for p in range(written)]
+
+
+@given(
+    sinks=st.integers(0, 5),
+    window=st.integers(1, 9),
+    gamma=st.integers(0, 8),
+    history=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=40),
+)
+def test_spans_and_masks_show_each_query_what_it_may_see(sinks, window, gamma, history) -> None:
+    """Each round writes up to gamma + 1 tokens and keeps some, at least one of them."""
+    slots = RingSlots(sinks=sinks, window=window, slack=gamma)
+    memory: dict[int, tuple[int, int]] = {}  # slot -> (position, round that wrote it)
+    kept: dict[int, tuple[int, int]] = {}  # position -> the same, of the text that stayed
+    head = 0
+    for turn, (asked, keep) in enumerate(history):
+        count = min(asked, gamma + 1)
+        written = [
+            (slot + i, head + offset + i) for slot, offset, n in slots.spans(head, count) for i in range(n)
+        ]
+        assert [position for _, position in written] == list(range(head, head + count))
+        for slot, position in written:
+            memory[slot] = (position, turn)
+        visible_QC = slots.visible(torch.arange(head, head + count), head + count).tolist()
+        now = kept | {position: (position, turn) for _, position in written}
+        for query, visible_C in zip(range(head, head + count), visible_QC, strict=True):
+            seen = sorted(memory[slot] for slot, visible in enumerate(visible_C) if visible)
+            may_see = [p for p in range(query + 1) if p < sinks or p >= query - window]
+            assert seen == [now[position] for position in may_see]
+        accepted = min(count, max(1, keep))
+        kept |= {position: (position, turn) for position in range(head, head + accepted)}
+        head += accepted
+
+
+def test_a_span_ends_at_the_sinks_and_at_the_end_of_the_ring() -> None:
+    slots = RingSlots(sinks=2, window=3, slack=1)
+    assert slots.total == 2 + 3 + 1 + 1
+    assert slots.spans(0, 2) == [(0, 0, 2)]
+    assert slots.spans(1, 2) == [(1, 0, 1), (2, 1, 1)]
+    assert slots.spans(6, 2) == [(6, 0, 1), (2, 1, 1)]
