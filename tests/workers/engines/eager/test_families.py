@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.workers.engines.eager.tiny import Heard, cell, loaded
+from tests.workers.engines.eager.tiny import cell, loaded
+from tests.workers.engines.heard import Heard
 from tests.workers.models.families import VOCAB, WINDOW, tiny_model
 from workers.engines.eager import open_session
 from workers.engines.session import ModeUnsupported
