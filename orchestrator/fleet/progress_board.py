@@ -1,7 +1,7 @@
-"""Where actors pin their progress for the driver to read: an actor of its own, on the driver's node.
+"""Passes progress from the device actors to the driver, through an actor on the driver's node.
 
-The device actors run one synchronous call for the length of a cell, so they cannot be asked; they post instead,
-fire and forget, once a second. When the board dies nothing but the news is lost.
+A device actor runs one synchronous call for the length of a cell, so it cannot be asked. It posts its progress once a
+second and waits for no answer. When the board dies, nothing but the news is lost.
 """
 
 from typing import Any
@@ -9,11 +9,12 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.fleet.launch import launched
 from workers.progress import Progress
 
 
-class Board:
-    """The latest progress of each slot since it was last read."""
+class ProgressBoard:
+    """Holds the latest progress of each slot since it was last read."""
 
     def __init__(self) -> None:
         self._latest: dict[str, Progress] = {}
@@ -27,7 +28,7 @@ class Board:
 
 
 def start_board(run_id: str) -> Any:
-    """A handle to a new board. It costs no CPU and ends with the driver."""
+    """Return a handle to a new board. It costs no CPU and ends with the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {
         "num_cpus": 0,
@@ -35,4 +36,4 @@ def start_board(run_id: str) -> Any:
         "name": f"oomline-{run_id}-board",
         "scheduling_strategy": here,
     }
-    return ray.remote(**options)(Board).remote()
+    return ray.remote(**options)(launched(ProgressBoard)).remote()

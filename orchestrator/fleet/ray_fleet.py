@@ -24,11 +24,13 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.fleet import AttemptReturned, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
-from orchestrator.fleet.autoscaling import Scouts
+from orchestrator.fleet.autoscaling import Placeholders
+from orchestrator.fleet.launch import launched
 from orchestrator.fleet.nodes import NodeList, Nodes
 from orchestrator.fleet.progress_board import start_board
-from orchestrator.fleet.slots import Place, has_gpu, name_nodes, places
+from orchestrator.fleet.slots import Placement, has_gpu, name_nodes, placements
 from workers.attempt import Attempt, Device
+from workers.cause import cause, cause_first
 from workers.cell import Lease
 
 _REFRESH_S = 10.0
@@ -38,6 +40,7 @@ _MAX_FAILED_STARTS = 3
 _START_BACKOFF_S = 5.0
 _SUSPECT_NODE_S = 30.0  # a node whose raylet died still reads alive for 14 to 25 s
 _PROGRESS_S = 1.0
+_MAX_REASON = 2000
 _NODE_ERRORS = (ActorUnavailableError, ActorUnschedulableError, NodeDiedError)
 
 
@@ -52,7 +55,7 @@ class _State(Enum):
 
 @dataclass
 class _Slot:
-    place: Place
+    placement: Placement
     state: _State = _State.BACKOFF
     handle: Any = None
     ref: Any = None
@@ -61,6 +64,7 @@ class _Slot:
     deadline: float = 0.0  # STARTING, RUNNING: when to give up; BACKOFF: when to start
     failed_starts: int = 0
     excluded: bool = field(default=False)  # its device is not of an allowed kind
+    why_not_started: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +91,14 @@ class RayFleet:
         self, options: FleetOptions, actor_class: type, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._options = options
-        self._actor_class = actor_class
+        self._actor_class = ray.remote(launched(actor_class))
         self._clock = clock
         self._slots: dict[SlotId, _Slot] = {}
         self._by_ref: dict[Any, SlotId] = {}
         self._names: dict[str, str] = {}
         self._serial = itertools.count()
         self._demand = 0
-        self._scouts = Scouts()
+        self._placeholders = Placeholders()
         self._nodes = NodeList(options.refresh_s)
         self._arriving = False
         self._board = start_board(options.run_id)
@@ -106,16 +110,16 @@ class RayFleet:
 
     def poll(self, timeout_s: float, linger_s: float = 0.0) -> list[FleetEvent]:
         now = self._clock()
-        if self._scouts.arrivals(set(self._names), now):
+        if self._placeholders.found_new_node(set(self._names), now):
             self._nodes.hurry()
             self._arriving = True
         if (nodes := self._nodes.news()) is not None:
-            self._find_places(nodes)
+            self._find_placements(nodes)
             self._arriving = False
         events = self._expire(now)
         self._start_due(now)
-        if not self._arriving:  # what a scout found is lacking no more, though not yet a place
-            self._scouts.keep(self._lacking(), now)
+        if not self._arriving:  # what a placeholder found is lacking no more, though it has no slot yet
+            self._placeholders.keep(self._lacking(), now)
         refs = list(self._by_ref)
         if refs:
             ready, rest = ray.wait(refs, num_returns=1, timeout=0 if events else timeout_s)
@@ -171,26 +175,36 @@ class RayFleet:
         other = sorted(
             {entry.device.kind for entry in self._slots.values() if entry.excluded and entry.device}
         )
-        return f"{wanted} in the cluster" + (f", only {', '.join(other)}" if other else "")
+        others = f", only {', '.join(other)}" if other else ""
+        return f"{wanted} in the cluster{others}{self._say_what_did_not_start()}"
+
+    def _say_what_did_not_start(self) -> str:
+        reasons = {
+            slot: entry.why_not_started for slot, entry in self._slots.items() if entry.why_not_started
+        }
+        if not reasons:
+            return ""
+        slot, reason = next(iter(reasons.items()))
+        return f"; {len(reasons)} did not start, {slot}: {reason}"
 
     def close(self) -> None:
         self._nodes.close()
         for entry in self._slots.values():
             self._drop(entry, _State.GONE)
-        self._scouts.close()
+        self._placeholders.close()
         ray.kill(self._board, no_restart=True)
 
-    # -- places and actors ------------------------------------------------------------------------------------
+    # -- slots and actors -------------------------------------------------------------------------------------
 
-    def _find_places(self, nodes: Nodes) -> None:
+    def _find_placements(self, nodes: Nodes) -> None:
         self._names = name_nodes(nodes, self._names)
         if self._options.kinds is None and all(entry.device is None for entry in self._slots.values()):
             # Settled by the first device: a sweep on GPUs does not go on on CPUs when the GPUs are taken away.
             self._with_cpu = not has_gpu(nodes)
-        found = places(nodes, self._names, with_cpu=self._with_cpu, cpu_slots=self._options.cpu_slots)
-        for name, place in found.items():
+        found = placements(nodes, self._names, with_cpu=self._with_cpu, cpu_slots=self._options.cpu_slots)
+        for name, placement in found.items():
             if name not in self._slots:
-                self._slots[name] = _Slot(place)
+                self._slots[name] = _Slot(placement)
         for name, entry in list(self._slots.items()):
             if name not in found and entry.state in (_State.BACKOFF, _State.RELEASED):
                 del self._slots[name]
@@ -198,7 +212,7 @@ class RayFleet:
     def _lacking(self) -> int:
         """Devices that a node yet to come could bring. CPU slots are no reason to buy nodes."""
         here = [entry for entry in self._slots.values() if entry.state is not _State.GONE]
-        if any(not entry.place.gpu or entry.state is _State.BACKOFF for entry in here):
+        if any(not entry.placement.gpu or entry.state is _State.BACKOFF for entry in here):
             return 0
         return max(0, self._demand - len(here))
 
@@ -208,25 +222,25 @@ class RayFleet:
                 self._start(name, entry)
 
     def _start(self, name: SlotId, entry: _Slot) -> None:
-        place = entry.place
+        placement = entry.placement
         options = {
-            "num_cpus": 0 if place.gpu else 1,
-            "num_gpus": 1 if place.gpu else 0,
+            "num_cpus": 0 if placement.gpu else 1,
+            "num_gpus": 1 if placement.gpu else 0,
             "max_restarts": 0,
             "max_task_retries": 0,
             # Names must be unique for as long as Ray remembers the dead.
             "name": f"oomline {self._options.run_id} {name} {next(self._serial)}",
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(place.node_id, soft=False),
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(placement.node_id, soft=False),
         }
-        entry.handle = ray.remote(**options)(self._actor_class).remote(
-            name, place.cpu_total_bytes, self._board
+        entry.handle = self._actor_class.options(**options).remote(
+            name, placement.cpu_total_bytes, self._board
         )
         self._track(entry, _State.STARTING, entry.handle.describe.remote())
         entry.deadline = self._clock() + self._options.start_limit_s
 
     def _track(self, entry: _Slot, state: _State, ref: Any) -> None:
         entry.state, entry.ref = state, ref
-        self._by_ref[ref] = entry.place.slot
+        self._by_ref[ref] = entry.placement.slot
 
     def _drop(self, entry: _Slot, state: _State) -> None:
         """Kill the actor, and with it its child."""
@@ -259,7 +273,7 @@ class RayFleet:
         return [AttemptReturned(name, value), SlotReady(name, entry.device)]
 
     def _described(self, name: SlotId, entry: _Slot, device: Device) -> list[FleetEvent]:
-        entry.device = device
+        entry.device, entry.why_not_started = device, None
         kinds = self._options.kinds
         if kinds is not None and not _asks_for(device.kind, kinds):
             entry.excluded = True
@@ -277,7 +291,10 @@ class RayFleet:
         return events
 
     def _lost(self, name: SlotId, entry: _Slot, error: RayError) -> SlotLost:
-        reason = f"{type(error).__name__}: {_in_short(error)}"
+        told = f"{type(error).__name__}: {_without_names(error)}"
+        reason = cause_first(told)[:_MAX_REASON]
+        if entry.state is _State.STARTING:
+            entry.why_not_started = cause(told)[:_MAX_REASON]
         unreachable = (
             isinstance(error, ActorUnavailableError | NodeDiedError) or "node died" in reason.lower()
         )
@@ -335,10 +352,9 @@ class RayFleet:
         ]
 
 
-def _in_short(error: RayError) -> str:
-    """Ray's message without the lines that only name the actor."""
-    lines = [line for line in str(error).splitlines() if not line.startswith("\t")]
-    return " ".join(" ".join(lines).split())[:2000]
+def _without_names(error: RayError) -> str:
+    """Return Ray's message without the lines that only name the actor."""
+    return "\n".join(line for line in str(error).splitlines() if not line.startswith("\t"))
 
 
 def _asks_for(kind: str, kinds: Sequence[str]) -> bool:

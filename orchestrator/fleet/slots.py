@@ -1,4 +1,4 @@
-"""Which slots a cluster offers: one per GPU of every node, CPU slots where the cluster has no GPU. Pure."""
+"""Finds the slots of a cluster: one per GPU of every node, CPU slots where the cluster has no GPU. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where one actor may live. `slot`: the name that people see, unique in the cluster, such as `node-3/gpu0`."""
+class Placement:
+    """Where one actor may run. `slot`: the name that people see, unique in the cluster, such as `node-3/gpu0`."""
 
     slot: str
     node_id: str
@@ -16,7 +16,7 @@ class Place:
 
 
 def name_nodes(nodes: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -> dict[str, str]:
-    """Node id -> a name unique in the cluster, for `known` nodes and new ones. A name once given stays."""
+    """Return a name unique in the cluster by node id, for `known` nodes and new ones. A name once given stays."""
     names = dict(known)
     for node in nodes:
         node_id, name = node["NodeID"], node["NodeName"]
@@ -27,14 +27,14 @@ def name_nodes(nodes: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -> 
     return names
 
 
-def places(
+def placements(
     nodes: Iterable[Mapping[str, Any]],
     names: Mapping[str, str],
     *,
     with_cpu: bool,
     cpu_slots: int | None,
-) -> dict[str, Place]:
-    """The places of the nodes that are alive, by slot name. `nodes`: as `ray.nodes()` lists them.
+) -> dict[str, Placement]:
+    """Return the slots of the nodes that are alive, by name. `nodes`: as `ray.nodes()` lists them.
 
     `with_cpu`: offer CPU slots too; `cpu_slots`: how many per node, default one per core.
     """
@@ -44,17 +44,17 @@ def places(
             continue
         node_id, resources = node["NodeID"], node["Resources"]
         for index in range(int(resources.get("GPU", 0))):
-            place = Place(f"{names[node_id]}/gpu{index}", node_id, gpu=True)
-            found[place.slot] = place
+            placement = Placement(f"{names[node_id]}/gpu{index}", node_id, gpu=True)
+            found[placement.slot] = placement
         if with_cpu:
             cores = int(resources.get("CPU", 0))
             count = min(cores, cpu_slots) if cpu_slots is not None else cores
             share = int(resources.get("memory", 0)) // max(count, 1)
             for index in range(count):
-                place = Place(
+                placement = Placement(
                     f"{names[node_id]}/cpu{index}", node_id, gpu=False, cpu_total_bytes=share or None
                 )
-                found[place.slot] = place
+                found[placement.slot] = placement
     return found
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import workers
+from workers.cause import cause_first
+from workers.host.preloaded import without_allocators
 
 _ROOT = str(Path(workers.__file__).resolve().parent.parent)
 _START_LIMIT_S = 300.0  # importing torch from a cold disk
@@ -72,7 +74,7 @@ class ForkServer:
             return
         reply = self._reply(limit_s)
         if "failed" in reply:
-            raise ForkServerError(f"fork server does not start:\n{reply['failed']}")
+            raise ForkServerError(f"fork server does not start: {cause_first(reply['failed'])}")
         report = reply["ready"]
         if report["threads"] != 1 or report["cuda_initialized"]:
             self.close()
@@ -118,12 +120,13 @@ class ForkServer:
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Ours, and what keeps a preloaded library from starting threads or probing CUDA before the fork."""
-    environ = dict(os.environ)
+    environ = without_allocators(os.environ)
     paths = [_ROOT, *filter(None, [environ.get("PYTHONPATH")])]
     tunables = [*filter(None, [environ.get("GLIBC_TUNABLES")]), "glibc.malloc.hugetlb=1"]
     return {
         **environ,
         "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONSAFEPATH": "1",  # the folder of the sweep file may hold modules with the names of ours
         "PYTHONHASHSEED": "0",  # what a cell inherits, and so what it has to take itself, alike in every server
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

@@ -27,6 +27,7 @@ import traceback
 from typing import NamedTuple, NoReturn
 
 from workers.host import processes
+from workers.host.preloaded import refuse_foreign_allocator
 from workers.meters.host_memory import CELL_NAME
 
 _MAX_REQUEST = 2**18
@@ -43,6 +44,8 @@ def main() -> NoReturn:
     processes.adopt_orphans()
     processes.die_with(int(sys.argv[2]), signal.SIGTERM)
     try:
+        if sys.argv[3] == "cpu":
+            refuse_foreign_allocator()
         for module in sys.argv[4:]:
             importlib.import_module(module)
     except BaseException:

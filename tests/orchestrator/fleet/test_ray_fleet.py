@@ -129,9 +129,12 @@ def test_a_slot_that_cannot_start_is_given_up(ray_driver: str) -> None:
     with fleet_of(BrokenActor, cpu_slots=1) as fleet:
         events = gather(fleet, count(SlotLost, 3))
         assert [event.gone_for_good for event in events] == [False, False, True]
-        assert "no driver library" in events[0].reason
+        assert events[0].reason.startswith("RuntimeError: no driver library; in full: ActorDiedError: ")
+        assert "\x1b" not in events[0].reason
         assert fleet.starting() == 0
-        assert fleet.waiting_for() == "no device in the cluster"
+        assert fleet.waiting_for() == (
+            f"no device in the cluster; 1 did not start, {events[0].slot}: RuntimeError: no driver library"
+        )
 
 
 def test_kinds_that_nobody_asked_for_are_left_alone(ray_driver: str) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from orchestrator.fleet.slots import has_gpu, name_nodes, places
+from orchestrator.fleet.slots import has_gpu, name_nodes, placements
 
 
 def node(node_id: str, name: str = "host", alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -26,11 +26,11 @@ def test_a_slot_per_gpu_and_cpu_slots_that_share_the_memory() -> None:
     ]
     names = name_nodes(nodes, {})
     assert has_gpu(nodes)
-    assert list(places(nodes, names, with_cpu=False, cpu_slots=None)) == ["n1/gpu0", "n1/gpu1"]
-    found = places(nodes[1:], names, with_cpu=True, cpu_slots=None)
+    assert list(placements(nodes, names, with_cpu=False, cpu_slots=None)) == ["n1/gpu0", "n1/gpu1"]
+    found = placements(nodes[1:], names, with_cpu=True, cpu_slots=None)
     assert list(found) == ["n2/cpu0", "n2/cpu1", "n2/cpu2", "n2/cpu3"]
     assert found["n2/cpu0"].cpu_total_bytes == 2000
-    fewer = places(nodes[1:], names, with_cpu=True, cpu_slots=2)
+    fewer = placements(nodes[1:], names, with_cpu=True, cpu_slots=2)
     assert [place.cpu_total_bytes for place in fewer.values()] == [4000, 4000]
-    assert len(places(nodes[1:], names, with_cpu=True, cpu_slots=64)) == 4
+    assert len(placements(nodes[1:], names, with_cpu=True, cpu_slots=64)) == 4
     assert not has_gpu(nodes[1:])
