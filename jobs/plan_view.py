@@ -103,8 +103,8 @@ def _table(first: CellForecast) -> Table:
 
 
 def _beyond(forecast: CellForecast) -> bool:
-    reach = forecast.cell.prompt_tokens + forecast.cell.length
-    return forecast.max_positions is not None and reach > forecast.max_positions
+    positions = forecast.cell.prompt_tokens + forecast.cell.length
+    return forecast.max_positions is not None and positions > forecast.max_positions
 
 
 def _boundary(forecast: CellForecast, device: DeviceProfile) -> str:

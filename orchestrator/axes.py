@@ -1,6 +1,7 @@
 """The axes of a sweep: what sets one cell apart from another. Columns, keys, groupings and captions follow from `AXES`.
 
-A new axis is a field of `Cell`, a key of the sweep file, a line of `plan.expand`, and a line here.
+A new axis is a field of `Cell`, a key of the sweep file, a line of `plan.expand`, and a line here. Boundary searches
+take it over from `plan.expand`.
 """
 
 from collections.abc import Callable, Iterable, Mapping

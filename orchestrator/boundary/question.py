@@ -6,11 +6,10 @@ The number is the question's *value*: new tokens (decode phases), prompt tokens 
 
 import dataclasses
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal
 
 from orchestrator.boundary.search import Probe
-from orchestrator.plan import build_cell
+from orchestrator.plan import expand
 from orchestrator.spec import SweepSpec
 from workers.attempt import Attempt
 from workers.attempt import Phase as RunPhase
@@ -36,7 +35,7 @@ class Question:
     """`cell` carries everything that stays the same; its `length` is read on the axis `batch_size` only.
 
     `prefill_chunk`: tokens per pass, for the phase `prefill_chunked` and for `reach: prefill`.
-    `bytes_per_token`: of the caches, where every layer keeps every token (set by `start.settle`): tells how
+    `bytes_per_token`: of the caches, where every layer keeps every token (set by `start.fit_to_device`): tells how
     far a chunked prompt came.
     """
 
@@ -82,44 +81,44 @@ class Question:
         probe = Probe(self.value(cell), cell.repeat)
         return probe if probe.value >= 1 and self.probe(probe.value, probe.confirmation) == cell else None
 
-    def read(self, attempt: Attempt) -> "Reading | None":
+    def read(self, attempt: Attempt) -> "ProbeReading | None":
         """What an attempt at one of this question's probes says about memory; None when it says nothing."""
         if attempt.outcome is Outcome.OK:
-            return Reading(passed=True)
+            return ProbeReading(passed=True)
         if not attempt.outcome.is_device_oom:
             return None
         return self._account(attempt)
 
-    def _account(self, attempt: Attempt) -> "Reading":
+    def _account(self, attempt: Attempt) -> "ProbeReading":
         """What a failed run says of how far it came."""
         if attempt.outcome is Outcome.OOM_LOAD:
             # What is prepared after the load (captures, caches) may depend on the value; the weights do not.
-            return Reading(passed=False, reached=0 if attempt.phase is RunPhase.LOAD else None)
+            return ProbeReading(passed=False, reached=0 if attempt.phase is RunPhase.LOAD else None)
         if self.axis == "batch_size":
-            return Reading(passed=False)
+            return ProbeReading(passed=False)
         cell = attempt.cell
         if attempt.outcome is Outcome.OOM_DECODE:
             if attempt.failure is None or attempt.failure.oom_token_index is None:
-                return Reading(passed=False)
+                return ProbeReading(passed=False)
             reached = self.value(dataclasses.replace(cell, length=attempt.failure.oom_token_index))
-            return Reading(passed=False, reached=reached)
+            return ProbeReading(passed=False, reached=reached)
         if cell.prefill_chunk is not None and cell.prompt_tokens > self.cell.prompt_tokens:
             return self._read_in_chunks(attempt, cell.prefill_chunk)
         # Of a fixed prompt no new token came; of a growing one read in one pass nobody counted.
-        return Reading(passed=False, reached=0 if self.phase.startswith("decode") else None)
+        return ProbeReading(passed=False, reached=0 if self.phase.startswith("decode") else None)
 
-    def _read_in_chunks(self, attempt: Attempt, chunk: int) -> "Reading":
+    def _read_in_chunks(self, attempt: Attempt, chunk: int) -> "ProbeReading":
         """By the bytes in the cache: the chunk that failed is the one it had begun to grow by, or, where it holds
         whole chunks, perhaps the next. The chunks before it passed."""
         kv_bytes = attempt.measured.kv_cache_bytes
         if not kv_bytes or not self.bytes_per_token:
-            return Reading(passed=False)
+            return ProbeReading(passed=False)
         tokens = kv_bytes // self.bytes_per_token
         whole, failed = (tokens - 1) // chunk * chunk, (tokens // chunk + 1) * chunk
         if self.phase.startswith("prefill"):
-            return Reading(passed=False, reached=whole, fails_from=failed)
+            return ProbeReading(passed=False, reached=whole, fails_from=failed)
         before = self.cell.prompt_tokens
-        return Reading(
+        return ProbeReading(
             passed=False,
             reached=max(whole - before, 0),
             fails_from=max(failed + attempt.cell.length - before, 1),
@@ -127,7 +126,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class ProbeReading:
     """As `Search.observe` takes it."""
 
     passed: bool
@@ -136,8 +135,7 @@ class Reading:
 
 
 def questions(spec: SweepSpec) -> list[Question]:
-    """Every question of a sweep file, empty without a `boundary:` section. One answer per device kind is due
-    to each.
+    """Every question of a sweep file, empty without a `boundary:` section. One answer per device kind is due to each.
 
     Probes generate, whatever the sweep's workload; modes that can only score are left out, and speculation on
     the axis `batch_size`, where it has only 1. That axis has the resolution 1, and one question per length.
@@ -146,42 +144,41 @@ def questions(spec: SweepSpec) -> list[Question]:
     if boundary is None:
         return []
     by_batch = boundary.axis == "batch_size"
-    generating = spec.model_copy(update={"workload": "generate"})
-    found: dict[tuple[str, str], Question] = {}
-    axes = product(
-        spec.budgets,
-        spec.models,
-        spec.prompt_tokens,
-        [1] if by_batch else spec.batch_sizes,
-        spec.lengths if by_batch else [1],
-        boundary.phases,
-        spec.engines,
-        spec.modes,
-    )
-    for budget, model, prompt_tokens, batch_size, length, phase, engine, mode in axes:
-        spoken = MODES[mode].speculative
-        if "generate" not in MODES[mode].workloads or (spoken and (model.draft is None or by_batch)):
-            continue
+    found: dict[tuple[Cell, str], Question] = {}
+    for phase in boundary.phases:
         prefilling = phase.startswith("prefill")
-        cell = build_cell(
-            generating,
-            model,
-            mode,
-            engine,
-            prompt_tokens=0 if prefilling else prompt_tokens,
-            length=length,
-            batch_size=batch_size,
-            budget=budget,
-        )
-        question = Question(
-            cell=dataclasses.replace(cell, purpose="probe"),
-            phase=phase,
-            axis=boundary.axis,
-            reach="decode" if prefilling else boundary.reach,
-            prefill_chunk=boundary.prefill_chunk,
-            resolution=1 if by_batch else boundary.resolution,
-            max_value=boundary.max_length,
-            confirm=boundary.confirm,
-        )
-        found.setdefault((question.cell.cell_id, phase), question)
+        for cell in expand(_asked(spec, by_batch=by_batch, prefilling=prefilling)):
+            question = Question(
+                cell=dataclasses.replace(cell, purpose="probe"),
+                phase=phase,
+                axis=boundary.axis,
+                reach="decode" if prefilling else boundary.reach,
+                prefill_chunk=boundary.prefill_chunk,
+                resolution=1 if by_batch else boundary.resolution,
+                max_value=boundary.max_length,
+                confirm=boundary.confirm,
+            )
+            found.setdefault((question.cell, phase), question)
     return list(found.values())
+
+
+def _asked(spec: SweepSpec, *, by_batch: bool, prefilling: bool) -> SweepSpec:
+    """The sweep with one value on every axis that grows or that a search does not vary, so that every other axis of
+    the sweep is one of its searches too.
+    """
+    modes = [
+        name
+        for name in spec.modes
+        if "generate" in MODES[name].workloads and not (by_batch and MODES[name].speculative)
+    ]
+    return spec.model_copy(
+        update={
+            "workload": "generate",
+            "modes": modes,
+            "prompt_tokens": [0] if prefilling else spec.prompt_tokens,
+            "batch_sizes": [1] if by_batch else spec.batch_sizes,
+            "lengths": spec.lengths if by_batch else [1],
+            "repetition_penalty": spec.repetition_penalty[:1],
+            "repeats": 1,
+        }
+    )

@@ -13,7 +13,7 @@ from orchestrator.predict.shape import ModelShape
 _FLOOR = 16
 
 
-def settle(
+def fit_to_device(
     question: Question, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
 ) -> Question:
     """The question with what only the models and a device can decide: the long prompt, the ceiling of learned

@@ -30,7 +30,7 @@ _SPEC, _MANIFEST = "spec.yaml", "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RecordedRun:
     """A run folder to read; its journal suffices: `spec`, `manifest` are None where the file cannot be read."""
 
     store: Store
@@ -96,7 +96,7 @@ def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:
     Raises `FolderInUse` (another driver), `FolderError` (another sweep), `SchemaTooNew`, `StoreError`.
     """
     store = open_store(out)
-    lock = _reach(store, store.lock)
+    lock = _try_store(store, store.lock)
     try:
         stored = _read(store, _SPEC)
         manifest = _manifest(store)
@@ -106,7 +106,7 @@ def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:
                 raise FolderError(
                     f"{store.url} holds a journal but no {_SPEC}: put it back, or give another --out"
                 )
-            _reach(store, lambda: store.write(_SPEC, dump_spec(spec).encode()))
+            _try_store(store, lambda: store.write(_SPEC, dump_spec(spec).encode()))
         else:
             _refuse_another_sweep(store, stored, spec)
         run_id = manifest.run_id if manifest else f"{spec.name}-{secrets.token_hex(4)}"
@@ -130,10 +130,10 @@ def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:
     return folder
 
 
-def read_run(out: str | Path) -> Run:
+def read_run(out: str | Path) -> RecordedRun:
     """A run folder as it is. Raises `FolderError` where there is none, `SchemaTooNew`, `StoreError`."""
     store = open_store(out)
-    names = _reach(store, lambda: store.names("."))
+    names = _try_store(store, lambda: store.names("."))
     if not names and not store.names("journal"):
         raise FolderError(f"{store.url} is no run folder: there is no {_SPEC} and no journal in it")
     stored = _read(store, _SPEC)
@@ -141,7 +141,7 @@ def read_run(out: str | Path) -> Run:
         spec = load_spec(stored) if stored is not None else None
     except SpecError:
         spec = None
-    return Run(store, spec, _manifest(store), Journal(store, writable=False))
+    return RecordedRun(store, spec, _manifest(store), Journal(store, writable=False))
 
 
 def _refuse_another_sweep(store: Store, stored: str, spec: SweepSpec) -> None:
@@ -192,7 +192,7 @@ def _read(store: Store, name: str) -> str | None:
         return None
 
 
-def _reach(store: Store, call: Callable[[], T]) -> T:
+def _try_store(store: Store, call: Callable[[], T]) -> T:
     try:
         return call()
     except OSError as error:

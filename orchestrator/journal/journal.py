@@ -109,7 +109,7 @@ class Journal:
     ) -> None:
         self._store, self._writable, self._lock = store, writable, lock
         self._kept, self._clock, self._try_again_at = kept, clock, 0.0
-        self._verdicts: dict[str, Part | BadPart] = {}
+        self._checked: dict[str, Part | BadPart] = {}
         self.set_aside = [BadPart(name, "set aside by an earlier run") for name in store.names(ASIDE)]
         """Parts that could not be trusted, found by this journal or by an earlier one."""
         if writable:
@@ -215,22 +215,22 @@ class Journal:
         names = self._store.names(FOLDER)
         fenced = fenced_off(names)
         for name in sorted(names, key=lambda name: (sequence_of(name), name)):
-            verdict = self._verdicts.get(name)
-            if verdict is None or (name in fenced and isinstance(verdict, Part)):
-                verdict = BadPart(name, _PASSED) if name in fenced else check(name, folder / name)
-                self._verdicts[name] = verdict
-                self._judge(verdict)
-            if isinstance(verdict, Part):
-                parts.append(replace(verdict, path=folder / name))
+            found = self._checked.get(name)
+            if found is None or (name in fenced and isinstance(found, Part)):
+                found = BadPart(name, _PASSED) if name in fenced else check(name, folder / name)
+                self._checked[name] = found
+                self._leave_out(found)
+            if isinstance(found, Part):
+                parts.append(replace(found, path=folder / name))
         return parts
 
-    def _judge(self, verdict: Part | BadPart) -> None:
-        if isinstance(verdict, Part):
+    def _leave_out(self, found: Part | BadPart) -> None:
+        if isinstance(found, Part):
             return
-        self.set_aside.append(verdict)
-        _log.warning("%s: journal part %s is left out: %s", self._store.url, verdict.name, verdict.reason)
+        self.set_aside.append(found)
+        _log.warning("%s: journal part %s is left out: %s", self._store.url, found.name, found.reason)
         if self._writable:
-            self._store.move(f"{FOLDER}/{verdict.name}", f"{ASIDE}/{verdict.name}")
+            self._store.move(f"{FOLDER}/{found.name}", f"{ASIDE}/{found.name}")
 
 
 def _view(parts: Sequence[Part], columns: Sequence[str]) -> View:

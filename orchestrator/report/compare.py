@@ -139,11 +139,11 @@ def _section(
         by_label = dict(found)
         shown = [show(by_label[side.label]) if side.label in by_label else formats.NOTHING for side in sides]
         (_, first), *others = found
-        verdicts = [
+        differences = [
             f"{label}: {differ(first, row)}" if len(sides) > 2 else differ(first, row)
             for label, row in others
         ]
-        rows.append([name(first), *shown, "; ".join(verdicts)])
+        rows.append([name(first), *shown, "; ".join(differences)])
     if not rows:
         return Section(title, [Paragraph(["Nothing in common."])])
     return Section(title, [Table(columns, rows, "", frozenset(columns[1:-1]))])

@@ -15,7 +15,7 @@ _MOST = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LongestRun:
     """`by_token`: token_index, used_bytes; `by_time`: t_s, used_bytes; `speed`: token_index, tokens_per_s.
 
     `beyond`: what the boundary search adds to a run that passed: token_index, used_bytes of probes that went
@@ -36,7 +36,7 @@ class Run:
         return self.ended or self.attempt.outcome.is_device_oom
 
 
-def longest_runs(settings: Sequence[Setting], view: View) -> dict[int, list[Run]]:
+def longest_runs(settings: Sequence[Setting], view: View) -> dict[int, list[LongestRun]]:
     """Of each setting (by its place), the run of each variant that came furthest."""
     chosen: list[tuple[int, Variant, int]] = []
     for place, setting in enumerate(settings):
@@ -49,13 +49,13 @@ def longest_runs(settings: Sequence[Setting], view: View) -> dict[int, list[Run]
                 )
                 chosen.append((place, variant, best["row"]))
     whole = view.whole([row for *_, row in chosen])
-    runs: dict[int, list[Run]] = {place: [] for place in range(len(settings))}
+    runs: dict[int, list[LongestRun]] = {place: [] for place in range(len(settings))}
     for place, variant, row in chosen:
         runs[place].append(_run(settings[place], variant, whole[row]))
     return runs
 
 
-def _run(setting: Setting, variant: Variant, attempt: Attempt) -> Run:
+def _run(setting: Setting, variant: Variant, attempt: Attempt) -> LongestRun:
     samples = pl.DataFrame(
         {
             "t_s": [sample.t_s for sample in attempt.samples],
@@ -78,7 +78,7 @@ def _run(setting: Setting, variant: Variant, attempt: Attempt) -> Run:
         "token_index", used_bytes=pl.coalesce("used_bytes", "allocated_bytes")
     )
     beyond = _beyond(setting, variant, attempt)
-    return Run(
+    return LongestRun(
         variant=variant,
         name=setting.main.name(variant),
         attempt=attempt,

@@ -11,7 +11,7 @@ from orchestrator import axes
 from orchestrator.boundary.question import Question, questions
 from orchestrator.boundary.replay import replay
 from orchestrator.boundary.search import Bracket
-from orchestrator.boundary.start import predicted, search_for, settle
+from orchestrator.boundary.start import fit_to_device, predicted, search_for
 from orchestrator.explain.breakdown import kv_cache_bytes
 from orchestrator.explain.slope import theil_sen
 from orchestrator.journal.columns import column_type
@@ -186,7 +186,7 @@ def _answer(
     shapes = models.of(question.cell)
     foretold = None
     if shapes.target is not None:
-        question = settle(question, shapes.target, shapes.draft, DeviceProfile.of(device))
+        question = fit_to_device(question, shapes.target, shapes.draft, DeviceProfile.of(device))
         with contextlib.suppress(UnknownWeightsError):
             foretold = predicted(question, shapes.target, shapes.draft, profile)
     search = search_for(question, foretold)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from orchestrator.journal.folder import Run
+from orchestrator.journal.folder import RecordedRun
 from orchestrator.journal.journal import View
 from orchestrator.journal.record import to_attempts
 from orchestrator.spec import SweepSpec
@@ -29,7 +29,7 @@ class Tables:
 
 
 @contextmanager
-def derive(run: Run) -> Iterator[Tables]:
+def derive(run: RecordedRun) -> Iterator[Tables]:
     """The short tables of a run, in memory. Nothing is written. Raises `SchemaTooNew`."""
     with run.journal.view() as view:
         table = attempts(view)
@@ -44,7 +44,7 @@ def derive(run: Run) -> Iterator[Tables]:
 
 
 @contextmanager
-def write_tables(run: Run) -> Iterator[Tables]:
+def write_tables(run: RecordedRun) -> Iterator[Tables]:
     """Every table into the run folder, and the short ones handed on. Raises `SchemaTooNew`, `StoreError`."""
     with derive(run) as tables, run.store.scratch() as scratch:
         short = {

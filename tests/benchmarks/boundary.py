@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 
 from orchestrator.boundary.question import Question, questions
-from orchestrator.boundary.start import predicted, search_for, settle
+from orchestrator.boundary.start import fit_to_device, predicted, search_for
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.duration import predict_seconds
 from orchestrator.predict.shape import shape_for
@@ -87,7 +87,7 @@ def _search(question: Question, host: DeviceHost, device: Device, verbose: bool)
     shape = shape_for(ref.target, ref)
     draft = shape_for(ref.draft, ref) if ref.draft is not None else None
     profile = DeviceProfile.of(device)
-    question = settle(question, shape, draft, profile)
+    question = fit_to_device(question, shape, draft, profile)
     search = search_for(question, predicted(question, shape, draft, profile))
     attempts = []
     while not search.done:

@@ -43,7 +43,7 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class ChartAxis:
     title: str
     log: bool = False
     format: str = ",~f"
@@ -61,8 +61,8 @@ class Limit:
 @dataclass(frozen=True, slots=True)
 class Panel:
     title: str
-    x: Axis
-    y: Axis
+    x: ChartAxis
+    y: ChartAxis
     curves: Sequence[Curve]
     limits: Sequence[Limit] = field(default=())
     points: bool = False

@@ -2,7 +2,7 @@
 
 from orchestrator.report import formats
 from orchestrator.report.document import Picture
-from orchestrator.report.pictures.curves import Axis, Curve, Limit, Panel, draw
+from orchestrator.report.pictures.curves import ChartAxis, Curve, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
 from workers.attempt import Attempt
 from workers.units import GiB, MiB
@@ -37,8 +37,8 @@ def last_seconds(attempt: Attempt) -> Picture | None:
     )
     panel = Panel(
         "The last seconds",
-        Axis("seconds before the end"),
-        Axis(f"memory ({name})"),
+        ChartAxis("seconds before the end"),
+        ChartAxis(f"memory ({name})"),
         [curve],
         limits,
         steps=True,

@@ -6,16 +6,16 @@ import polars as pl
 
 from orchestrator.report import formats
 from orchestrator.report.document import Picture
-from orchestrator.report.longest_runs import Run
-from orchestrator.report.pictures.curves import Axis, Curve, Limit, Panel, draw
+from orchestrator.report.longest_runs import LongestRun
+from orchestrator.report.pictures.curves import ChartAxis, Curve, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
 from orchestrator.report.setting import Setting
 from workers.units import GiB, MiB
 
 
-def memory_by_tokens(setting: Setting, runs: Sequence[Run], engine: bool) -> Picture:
-    reach = _reach(runs)
-    drawn = [_up_to(reach, run) for run in runs]
+def memory_by_tokens(setting: Setting, runs: Sequence[LongestRun], engine: bool) -> Picture:
+    end = _right_end(runs)
+    drawn = [_up_to(end, run) for run in runs]
     unit, name = _unit(drawn, setting)
     curves = [
         _curve(run, frame, "token_index", unit, _named(run), out_of_memory=run.out_of_memory)
@@ -29,8 +29,8 @@ def memory_by_tokens(setting: Setting, runs: Sequence[Run], engine: bool) -> Pic
     where = setting.words(engine=engine)
     panel = Panel(
         f"Memory against tokens: {where}",
-        Axis("new tokens"),
-        Axis(f"memory ({name})"),
+        ChartAxis("new tokens"),
+        ChartAxis(f"memory ({name})"),
         curves,
         _budget(setting, unit),
     )
@@ -42,7 +42,7 @@ def memory_by_tokens(setting: Setting, runs: Sequence[Run], engine: bool) -> Pic
     )
 
 
-def memory_by_time(setting: Setting, runs: Sequence[Run], engine: bool) -> Picture:
+def memory_by_time(setting: Setting, runs: Sequence[LongestRun], engine: bool) -> Picture:
     unit, name = _unit([run.by_time for run in runs], setting)
     curves = [
         _curve(run, run.by_time, "t_s", unit, run.name, out_of_memory=run.attempt.outcome.is_device_oom)
@@ -51,8 +51,8 @@ def memory_by_time(setting: Setting, runs: Sequence[Run], engine: bool) -> Pictu
     where = setting.words(engine=engine)
     panel = Panel(
         f"Memory against time: {where}",
-        Axis("seconds since the process started"),
-        Axis(f"memory ({name})"),
+        ChartAxis("seconds since the process started"),
+        ChartAxis(f"memory ({name})"),
         curves,
         _budget(setting, unit),
         steps=True,
@@ -83,7 +83,11 @@ def speed_by_length(setting: Setting, engine: bool) -> Picture:
         )
     where = setting.words(engine=engine)
     panel = Panel(
-        f"Speed against length: {where}", Axis("new tokens"), Axis("tokens per second"), curves, points=True
+        f"Speed against length: {where}",
+        ChartAxis("new tokens"),
+        ChartAxis("tokens per second"),
+        curves,
+        points=True,
     )
     return picture(
         f"speed-by-length-{setting.slug()}",
@@ -93,14 +97,17 @@ def speed_by_length(setting: Setting, engine: bool) -> Picture:
     )
 
 
-def speed_along_the_run(setting: Setting, runs: Sequence[Run], engine: bool) -> Picture:
+def speed_along_the_run(setting: Setting, runs: Sequence[LongestRun], engine: bool) -> Picture:
     curves = [
         Curve(run.name, run.variant.policy, run.variant.speculative, run.speed["token_index"].to_list(), run.speed["tokens_per_s"].to_list())
         for run in runs if run.speed.height > 1
     ]  # fmt: skip
     where = setting.words(engine=engine)
     panel = Panel(
-        f"Speed along the longest run: {where}", Axis("new tokens"), Axis("tokens per second"), curves
+        f"Speed along the longest run: {where}",
+        ChartAxis("new tokens"),
+        ChartAxis("tokens per second"),
+        curves,
     )
     return picture(
         f"speed-along-the-run-{setting.slug()}", draw(panel),
@@ -109,27 +116,29 @@ def speed_along_the_run(setting: Setting, runs: Sequence[Run], engine: bool) -> 
     )  # fmt: skip
 
 
-def _reach(runs: Sequence[Run]) -> int:
+def _right_end(runs: Sequence[LongestRun]) -> int:
     """The right end of the picture: where the last mode ends that does, or else the furthest measured token."""
     ends = [run.beyond["token_index"][-1] for run in runs if run.ended]
     return max([*ends, *(index for run in runs for index in run.by_token["token_index"].tail(1))], default=0)
 
 
-def _up_to(reach: int, run: Run) -> pl.DataFrame:
-    """A run and its probes; what goes on beyond `reach` is cut there, on the line to the next probe."""
+def _up_to(end: int, run: LongestRun) -> pl.DataFrame:
+    """A run and its probes; what goes on beyond `end` is cut there, on the line to the next probe."""
     whole = pl.concat([run.by_token, run.beyond])
     within, after = (
-        whole.filter(pl.col("token_index") <= reach),
-        whole.filter(pl.col("token_index") > reach),
+        whole.filter(pl.col("token_index") <= end),
+        whole.filter(pl.col("token_index") > end),
     )
     if not after.height or not within.height:
         return within
     (x0, y0), (x1, y1) = within.row(-1), after.row(0)
-    cut = y0 + (y1 - y0) * (reach - x0) // (x1 - x0)
-    return pl.concat([within, pl.DataFrame([(reach, cut)], schema=whole.schema, orient="row")])
+    cut = y0 + (y1 - y0) * (end - x0) // (x1 - x0)
+    return pl.concat([within, pl.DataFrame([(end, cut)], schema=whole.schema, orient="row")])
 
 
-def _curve(run: Run, frame: pl.DataFrame, x: str, unit: int, name: str, *, out_of_memory: bool) -> Curve:
+def _curve(
+    run: LongestRun, frame: pl.DataFrame, x: str, unit: int, name: str, *, out_of_memory: bool
+) -> Curve:
     return Curve(
         name,
         run.variant.policy,
@@ -140,7 +149,7 @@ def _curve(run: Run, frame: pl.DataFrame, x: str, unit: int, name: str, *, out_o
     )
 
 
-def _named(run: Run) -> str:
+def _named(run: LongestRun) -> str:
     failure = run.attempt.failure
     if run.ended:
         return f"{run.name}: out of memory by {run.beyond['token_index'][-1]:,}"

@@ -39,19 +39,19 @@ def _sentence(group: Sequence[Setting]) -> list[Span]:
     """All engines and drafts of one model on one card."""
     setting = group[0]
     spans: list[Span] = [Strong(setting.words(engine=False)), ": "]
-    reaches = [r for s in group for row in s.boundaries if (r := _reach(s, row, len(group) > 1)) is not None]
-    if not reaches:
+    extents = [r for s in group for row in s.boundaries if (r := _extent(s, row, len(group) > 1)) is not None]
+    if not extents:
         so_far = _searching(group)
         return [*spans, f"{'; '.join(so_far) or 'no mode has come far enough to tell'}."]
-    by_mode: dict[tuple[str, bool], list[_Reach]] = {}
-    for reach in sorted(reaches, key=lambda reach: list(MODES).index(reach.row.mode)):
-        by_mode.setdefault((reach.row.mode, reach.row.censored), []).append(reach)
+    by_mode: dict[tuple[str, bool], list[_Extent]] = {}
+    for extent in sorted(extents, key=lambda extent: list(MODES).index(extent.row.mode)):
+        by_mode.setdefault((extent.row.mode, extent.row.censored), []).append(extent)
     failing = [_failing(mode, found) for (mode, censored), found in by_mode.items() if not censored]
     passing = _passing([found for (_, censored), found in by_mode.items() if censored])
     return [
         *spans,
         f"{'; '.join([*failing, *passing, *_searching(group)])}. ",
-        *_recommendation(setting, reaches),
+        *_recommendation(setting, extents),
     ]
 
 
@@ -118,7 +118,7 @@ def _against(row: QualityBoundary, known: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reach:
+class _Extent:
     """`tokens`: the longest length that passed. `speed`: median tok/s at the longest length it passed."""
 
     row: BoundaryRow
@@ -132,7 +132,7 @@ class _Reach:
         return MODES[self.row.mode].policy.bounded
 
 
-def _reach(setting: Setting, row: BoundaryRow, engines: bool) -> _Reach | None:
+def _extent(setting: Setting, row: BoundaryRow, engines: bool) -> _Extent | None:
     main = setting.main
     if not _is_length_of_decode(row) or row.is_open or not main.asks(row):
         return None
@@ -141,13 +141,13 @@ def _reach(setting: Setting, row: BoundaryRow, engines: bool) -> _Reach | None:
     details = [short(row.draft)] if row.draft is not None else []
     details += [setting.engine] if engines else []
     name = f"{row.mode} ({', '.join(details)})" if details else row.mode
-    return _Reach(row, variant.injected is not None, row.last_ok or 0, passed[-1] if passed else 0.0, name)
+    return _Extent(row, variant.injected is not None, row.last_ok or 0, passed[-1] if passed else 0.0, name)
 
 
-def _failing(mode: str, reaches: Sequence[_Reach]) -> str:
-    low, high = min(r.tokens for r in reaches), max(r.tokens for r in reaches)
-    row = reaches[0].row
-    if len(reaches) > 1:
+def _failing(mode: str, extents: Sequence[_Extent]) -> str:
+    low, high = min(r.tokens for r in extents), max(r.tokens for r in extents)
+    row = extents[0].row
+    if len(extents) > 1:
         after = f"{low:,} tokens" if low == high else f"{low:,} to {high:,} tokens, by engine and draft"
         return f"{mode} runs out of memory after {after}"
     if not row.searched:
@@ -162,24 +162,24 @@ def _failing(mode: str, reaches: Sequence[_Reach]) -> str:
     )
 
 
-def _passing(modes: Sequence[Sequence[_Reach]]) -> list[str]:
+def _passing(modes: Sequence[Sequence[_Extent]]) -> list[str]:
     alike: dict[tuple[int, bool], list[str]] = {}
-    for reaches in modes:
-        alike.setdefault((min(r.tokens for r in reaches), reaches[0].bounded), []).append(reaches[0].row.mode)
+    for extents in modes:
+        alike.setdefault((min(r.tokens for r in extents), extents[0].bounded), []).append(extents[0].row.mode)
     return [
         f"{formats.listing(names)} passed {tokens:,} tokens, the longest tried{', in constant memory' if bounded else ''}"
         for (tokens, bounded), names in sorted(alike.items())
     ]
 
 
-def _recommendation(setting: Setting, reaches: Sequence[_Reach]) -> list[Span]:
+def _recommendation(setting: Setting, extents: Sequence[_Extent]) -> list[Span]:
     """The furthest, and of those the fastest; a full cache unless a bounded one is much faster."""
-    honest = [reach for reach in reaches if not reach.injected]
+    honest = [extent for extent in extents if not extent.injected]
     if not honest:
         return ["Its acceptance was injected: no mode to recommend from that."]
-    furthest = max(reach.tokens for reach in honest)
-    candidates = [reach for reach in honest if reach.tokens >= furthest]
-    full = max((reach for reach in candidates if not reach.bounded), key=_speed, default=None)
+    furthest = max(extent.tokens for extent in honest)
+    candidates = [extent for extent in honest if extent.tokens >= furthest]
+    full = max((extent for extent in candidates if not extent.bounded), key=_speed, default=None)
     fastest = max(candidates, key=_speed)
     if full is not None and fastest.speed <= _WORTH * full.speed:
         best = full
@@ -200,7 +200,7 @@ def _recommendation(setting: Setting, reaches: Sequence[_Reach]) -> list[Span]:
     elif fastest.bounded:
         best = fastest
         why = f"it goes on where a full cache no longer fits {formats.card(setting.budget_bytes, setting.total_bytes)}"
-        if other := max((reach.tokens for reach in honest if not reach.bounded), default=0):
+        if other := max((extent.tokens for extent in honest if not extent.bounded), default=0):
             why += f" (up to {other:,} tokens it does, and only that one sees the whole text)"
     else:
         best = fastest
@@ -208,7 +208,7 @@ def _recommendation(setting: Setting, reaches: Sequence[_Reach]) -> list[Span]:
     return ["Use ", Strong(best.name), f": {why}{_faster(best, candidates)}."]
 
 
-def _faster(best: _Reach, candidates: Sequence[_Reach]) -> str:
+def _faster(best: _Extent, candidates: Sequence[_Extent]) -> str:
     """What speculation gave, against the same mode without it."""
     plain = best.row.mode.removesuffix("+spec")
     twin = next((r for r in candidates if (r.row.mode, r.row.engine) == (plain, best.row.engine)), None)
@@ -217,5 +217,5 @@ def _faster(best: _Reach, candidates: Sequence[_Reach]) -> str:
     return f"; it is {best.speed / twin.speed:.2f}× as fast as {twin.name}"
 
 
-def _speed(reach: _Reach) -> float:
-    return reach.speed
+def _speed(extent: _Extent) -> float:
+    return extent.speed

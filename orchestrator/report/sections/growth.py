@@ -6,7 +6,7 @@ from orchestrator.explain.reconcile import reconcile
 from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
 from orchestrator.report import formats
 from orchestrator.report.document import Paragraph, Section, Table
-from orchestrator.report.longest_runs import Run
+from orchestrator.report.longest_runs import LongestRun
 from orchestrator.report.setting import Setting
 from workers.cell import ModelRef
 from workers.models import LoadError
@@ -14,7 +14,7 @@ from workers.models import LoadError
 _SOURCES = {"kv_cache": "KV cache", "allocated": "torch, allocated", "device": "the device"}
 
 
-def growth(settings: Sequence[Setting], runs: dict[int, list[Run]]) -> Section | None:
+def growth(settings: Sequence[Setting], runs: dict[int, list[LongestRun]]) -> Section | None:
     """None where no config can be read or nothing was measured along a run."""
     columns = ["on", "mode", "meter", "bytes per token", "by config", "ratio", "reading"]
     rows = []

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from orchestrator.journal.folder import Run
+from orchestrator.journal.folder import RecordedRun
 from orchestrator.journal.manifest import Manifest
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Code, Folded, Section, Span, Table, Verbatim
@@ -14,7 +14,7 @@ from orchestrator.status import count_cells
 from orchestrator.tables.write import Tables
 
 
-def method(run: Run, tables: Tables) -> Section:
+def method(run: RecordedRun, tables: Tables) -> Section:
     items: list[Sequence[Span]] = []
     if run.manifest is not None:
         items += _software(run.manifest)
@@ -33,7 +33,7 @@ def method(run: Run, tables: Tables) -> Section:
     return Section("How it was measured", blocks)
 
 
-def warnings(run: Run, tables: Tables) -> list[str]:
+def warnings(run: RecordedRun, tables: Tables) -> list[str]:
     """What a reader must know first."""
     found = []
     random = sorted({model for model in tables.attempts["model"] if model.startswith("random:")})
@@ -59,7 +59,7 @@ def warnings(run: Run, tables: Tables) -> list[str]:
     return found
 
 
-def progress(run: Run, tables: Tables) -> str:
+def progress(run: RecordedRun, tables: Tables) -> str:
     """One line: the state, and how many cells reached an outcome, counted as `oomline status` counts them."""
     counts = count_cells(run.spec, tables.view.history())
     if run.manifest is None:

@@ -7,8 +7,8 @@ import polars as pl
 
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table, Verbatim
-from orchestrator.report.longest_runs import Run
-from orchestrator.report.pictures.curves import Axis, Curve, Dash, Limit, Panel, draw
+from orchestrator.report.longest_runs import LongestRun
+from orchestrator.report.pictures.curves import ChartAxis, Curve, Dash, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
 from orchestrator.report.setting import Setting, equal_rows, short
 from orchestrator.tables.quality import QualityBoundary, quality_boundaries
@@ -71,8 +71,8 @@ def _picture(peers: Sequence[QualityBoundary], table: pl.DataFrame) -> Picture:
     model, engine, others = peers[0].model, peers[0].engine, peers[0].others
     limits = [Limit(f"trained context {max(contexts):,}", x=float(max(contexts)))] if contexts else []
     panel = Panel(
-        ", ".join([f"Perplexity along the text: {short(model)}, {engine} engine", *others]), Axis("position in the text (tokens)"),
-        Axis("perplexity (log scale)", log=True), curves, limits,
+        ", ".join([f"Perplexity along the text: {short(model)}, {engine} engine", *others]), ChartAxis("position in the text (tokens)"),
+        ChartAxis("perplexity (log scale)", log=True), curves, limits,
     )  # fmt: skip
     return picture(
         "-".join(["quality", short(model), engine, *others]), draw(panel), "Lower is better; a bucket of positions per point. The controls, window and recompute, are dashed.",
@@ -80,7 +80,7 @@ def _picture(peers: Sequence[QualityBoundary], table: pl.DataFrame) -> Picture:
     )  # fmt: skip
 
 
-def text_sanity(settings: Sequence[Setting], runs: dict[int, list[Run]]) -> Section | None:
+def text_sanity(settings: Sequence[Setting], runs: dict[int, list[LongestRun]]) -> Section | None:
     """Beginning and end of what each mode wrote in its longest run."""
     random = [setting for setting in settings if setting.model.startswith("random:")]
     blocks: list[Block] = []

@@ -6,7 +6,7 @@ import polars as pl
 
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table
-from orchestrator.report.longest_runs import Run
+from orchestrator.report.longest_runs import LongestRun
 from orchestrator.report.pictures.runs import memory_by_time, speed_along_the_run, speed_by_length
 from orchestrator.report.setting import Condition, Setting, short
 from workers.outcome import Outcome
@@ -97,7 +97,7 @@ def outcome(row: dict[str, object]) -> str:
     return text + at + share
 
 
-def speed_pictures(settings: Sequence[Setting], runs: dict[int, list[Run]]) -> Section | None:
+def speed_pictures(settings: Sequence[Setting], runs: dict[int, list[LongestRun]]) -> Section | None:
     engines = len({setting.engine for setting in settings}) > 1
     blocks: list[Picture] = []
     for place, setting in enumerate(settings):

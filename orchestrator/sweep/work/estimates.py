@@ -2,7 +2,7 @@
 
 from orchestrator.boundary.question import Question
 from orchestrator.boundary.search import Search
-from orchestrator.boundary.start import predicted, search_for, settle
+from orchestrator.boundary.start import fit_to_device, predicted, search_for
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.duration import predict_seconds, predict_step_seconds
 from orchestrator.predict.memory import UnknownWeightsError, predict
@@ -47,7 +47,7 @@ class Predictions:
         if target is None:
             return question, search_for(question, question.resolution)
         profile = self._profile(device)
-        question = settle(question, target, draft, profile)
+        question = fit_to_device(question, target, draft, profile)
         try:
             return question, search_for(question, predicted(question, target, draft, profile))
         except UnknownWeightsError:

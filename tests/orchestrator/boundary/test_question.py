@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.boundary.question import TAIL, Question, questions
 from orchestrator.boundary.search import Probe
-from orchestrator.boundary.start import predicted, search_for, settle
+from orchestrator.boundary.start import fit_to_device, predicted, search_for
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.shape import shape_for
 from orchestrator.spec import BoundarySpec, SweepSpec
@@ -146,7 +146,7 @@ def test_a_chunked_prompt_counts_what_lies_in_its_cache() -> None:
     per_token = SHAPE.kv_bytes_per_token("float32")
     for phase, reach, before, after in (("prefill_chunked", "decode", 0, 0), ("decode", "prefill", 64, TAIL)):
         asked = only(phases=[phase], reach=reach, prompt_tokens=[64], prefill_chunk=256)
-        question = settle(asked, SHAPE, None, PROFILE)
+        question = fit_to_device(asked, SHAPE, None, PROFILE)
         cell = question.probe(2000, 0)
         # (tokens held, those of the chunks that passed, the end of the chunk that failed or may have failed)
         for held, passed, failed in ((900, 768, 1024), (1024, 768, 1280), (10, 0, 256)):
@@ -155,16 +155,16 @@ def test_a_chunked_prompt_counts_what_lies_in_its_cache() -> None:
             assert told is not None
             assert told.reached == max(passed - before, 0)
             assert told.fails_from == failed - before + after
-    whole = settle(only(phases=["prefill"]), SHAPE, None, PROFILE)
+    whole = fit_to_device(only(phases=["prefill"]), SHAPE, None, PROFILE)
     told = whole.read(attempt_of(whole.probe(2000, 0), Outcome.OOM_PREFILL, kv_cache_bytes=900 * per_token))
     assert told is not None
     assert told.reached is None
 
 
 def test_the_long_prompt_is_a_power_of_two_within_half_of_the_boundary() -> None:
-    short = predicted(settle(only(), SHAPE, None, PROFILE), SHAPE, None, PROFILE)
+    short = predicted(fit_to_device(only(), SHAPE, None, PROFILE), SHAPE, None, PROFILE)
     assert short is not None
-    question = settle(only(phases=["decode_after_prefill"], max_length=10**6), SHAPE, None, PROFILE)
+    question = fit_to_device(only(phases=["decode_after_prefill"], max_length=10**6), SHAPE, None, PROFILE)
     prompt = question.cell.prompt_tokens
     assert prompt <= short / 2 < 2 * prompt
     assert prompt & (prompt - 1) == 0
@@ -174,9 +174,9 @@ def test_the_long_prompt_is_a_power_of_two_within_half_of_the_boundary() -> None
 
 def test_learned_positions_end_the_search() -> None:
     learned = dataclasses.replace(SHAPE, learned_positions=True, max_positions=2048)
-    assert settle(only(prompt_tokens=[64]), learned, None, PROFILE).max_value == 1984
-    assert settle(only(phases=["prefill"]), learned, None, PROFILE).max_value == 2048
-    assert settle(only(), SHAPE, None, PROFILE).max_value == 131_072
+    assert fit_to_device(only(prompt_tokens=[64]), learned, None, PROFILE).max_value == 1984
+    assert fit_to_device(only(phases=["prefill"]), learned, None, PROFILE).max_value == 2048
+    assert fit_to_device(only(), SHAPE, None, PROFILE).max_value == 131_072
 
 
 def test_a_search_starts_low_and_knows_constant_memory() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.boundary.question import Question, questions
-from orchestrator.boundary.start import predicted, search_for, settle
+from orchestrator.boundary.start import fit_to_device, predicted, search_for
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.memory import predict
 from orchestrator.predict.shape import shape_for
@@ -145,7 +145,7 @@ def answer(host: DeviceHost, asked: SweepSpec) -> BoundaryRow:
 def _search(host: DeviceHost, question: Question) -> Iterator[Attempt]:
     ref = question.cell.model
     shape, profile = shape_for(ref.target, ref), DeviceProfile.of(host.describe())
-    question = settle(question, shape, None, profile)
+    question = fit_to_device(question, shape, None, profile)
     search = search_for(question, predicted(question, shape, None, profile))
     while not search.done:
         (probe,) = search.next_probes(1)

@@ -21,7 +21,7 @@ from orchestrator.report.document import (
 )
 from orchestrator.report.html import to_html
 from orchestrator.report.markdown import to_markdown
-from orchestrator.report.pictures.curves import Axis, Curve, Limit, Panel, draw
+from orchestrator.report.pictures.curves import ChartAxis, Curve, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
 
 _NASTY = st.sampled_from(
@@ -137,7 +137,7 @@ def test_markdown_has_the_same_structure_whatever_the_text(text: str) -> None:
 @given(_TEXT)
 def test_a_picture_with_any_name_in_it_is_one_element_tree(text: str) -> None:
     curves = [Curve(text or "x", "full", False, [0, 1], [1, 2])]
-    panel = Panel(f"t{text}", Axis("x"), Axis("y"), curves, [Limit(f"l{text}", y=3)])
+    panel = Panel(f"t{text}", ChartAxis("x"), ChartAxis("y"), curves, [Limit(f"l{text}", y=3)])
     drawn = picture(f"../{text}", draw(panel), "", "")
     tags = {tag for _, tag, _ in _read(drawn.svg).tags}
     assert tags <= {"svg", "g", "path", "text", "line", "rect", "title", "defs", "clippath", "tspan"}

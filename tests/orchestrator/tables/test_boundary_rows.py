@@ -6,7 +6,7 @@ import random
 import pytest
 
 from orchestrator.boundary.question import Question, questions
-from orchestrator.boundary.start import predicted, search_for, settle
+from orchestrator.boundary.start import fit_to_device, predicted, search_for
 from orchestrator.plan import expand
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.shape import shape_for
@@ -49,7 +49,7 @@ def run(cell: Cell, threshold: int, device: Device = CPU) -> Attempt:
 
 def search(question: Question, threshold: int, device: Device = CPU) -> list[Attempt]:
     profile = DeviceProfile.of(device)
-    question = settle(question, SHAPE, None, profile)
+    question = fit_to_device(question, SHAPE, None, profile)
     machine = search_for(question, predicted(question, SHAPE, None, profile))
     attempts = []
     while not machine.done:
