@@ -75,6 +75,19 @@ def like(cell: Cell) -> tuple[str, str, int]:
     return cell.model.target, cell.mode, cell.length
 
 
+def _times(journal: Journal) -> dict[str, float]:
+    """When the journal's attempts began and ended, in seconds, and how many there are."""
+    with journal.view() as view:
+        times = view.rows.select(
+            began=pl.col("started_at").min(),
+            ended=(pl.col("started_at") + pl.col("duration_s")).max(),
+            busy=pl.col("duration_s").sum(),
+            longest=pl.col("duration_s").max(),
+            attempts=pl.len(),
+        ).collect()
+    return times.row(0, named=True)
+
+
 def simulated(
     devices: int, cells: int, seconds: tuple[float, float], journal_folder: str
 ) -> dict[str, object]:
@@ -119,15 +132,7 @@ def simulated(
     cpu_s = time.process_time() - sweep_began - fleet.own_cpu_s
     wall_s = time.perf_counter() - wall_began
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    with journal.view() as view:
-        times = view.rows.select(
-            began=pl.col("started_at").min(),
-            ended=(pl.col("started_at") + pl.col("duration_s")).max(),
-            busy=pl.col("duration_s").sum(),
-            longest=pl.col("duration_s").max(),
-            attempts=pl.len(),
-        ).collect()
-    row = times.row(0, named=True)
+    row = _times(journal)
     makespan = row["ended"] - row["began"]
     bound = max(row["busy"] / devices, row["longest"])
     assert row["attempts"] == cells, row

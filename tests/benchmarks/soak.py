@@ -207,7 +207,33 @@ def play(
     return driver, time.monotonic() - began
 
 
-def main() -> None:
+def _orphans(token: str) -> int:
+    """Processes of the soak that outlive its cluster. Ray's own agents take a minute to end."""
+    left_over = [
+        process
+        for process in marked(token)
+        if "ray::" in (line := " ".join(_cmdline(process))) or _SERVER in line
+    ]
+    return len(psutil.wait_procs(left_over, timeout=120)[1])
+
+
+def _compare(cells: int, calm: list[Attempt], wild: list[Attempt], printed_ok: int) -> dict[str, int]:
+    """What the disturbed run lost, doubled or changed, against the undisturbed one."""
+    expected, found = finals(calm), finals(wild)
+    differing = [
+        cell
+        for cell in expected
+        if cell in found and deterministic(expected[cell]) != deterministic(found[cell])
+    ]
+    return {
+        "without_outcome": cells - len(found),
+        "attempts_lost": max(0, printed_ok - sum(attempt.outcome is Outcome.OK for attempt in wild)),
+        "duplicate_leases": len(wild) - len({attempt.lease_id for attempt in wild}),
+        "differing_from_calm": len(differing),
+    }
+
+
+def _options() -> argparse.Namespace:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -216,14 +242,23 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path, default=Path())
     options.add_argument("--verbose", action="store_true", help="show the drivers' lines")
-    chosen = options.parse_args()
+    return options.parse_args()
 
+
+def _set_environment(work: Path) -> str:
+    """For every process of this soak. Returns the token that marks them."""
     token = os.environ[MARK] = secrets.token_hex(8)
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112 - the name is Ray's; nodes start while others die
-    work = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
     os.environ["RAY_TMPDIR"] = str(work)
+    return token
+
+
+def main() -> None:
+    chosen = _options()
+    work = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
+    token = _set_environment(work)
     draw = random.Random(chosen.seed)
     injected: Counter[str] = Counter()
     cluster = Cluster()
@@ -243,36 +278,20 @@ def main() -> None:
         spec_file.write_text(json.dumps(raw))
         calm, calm_s = play(work / "calm", spec_file, cluster, lambda driver: time.sleep(0.2))
         wild, wild_s = play(work / "wild", spec_file, cluster, disturb)
-        expected = finals(Journal.open(work / "calm", writable=False).attempts())
-        attempts = Journal.open(work / "wild", writable=False).attempts()
-        found = finals(attempts)
+        expected, attempts = (Journal.open(work / run, writable=False).attempts() for run in ("calm", "wild"))
     finally:
         cluster.close()
-    left_over = [
-        process
-        for process in marked(token)
-        if "ray::" in (line := " ".join(_cmdline(process))) or _SERVER in line
-    ]
-    _, orphans = psutil.wait_procs(left_over, timeout=120)  # Ray's own agents take a minute
-    differing = [
-        cell
-        for cell in expected
-        if cell in found and deterministic(expected[cell]) != deterministic(found[cell])
-    ]
+    wrong = _compare(cells, expected, attempts, wild.printed_ok)
+    wrong |= {"orphans": _orphans(token), "exit_status": wild.process.returncode}
     row = {
         "cells": cells,
-        "without_outcome": cells - len(found),
-        "attempts_lost": max(0, wild.printed_ok - sum(attempt.outcome is Outcome.OK for attempt in attempts)),
-        "duplicate_leases": len(attempts) - len({attempt.lease_id for attempt in attempts}),
-        "differing_from_calm": len(differing),
-        "orphans": len(orphans),
+        **wrong,
         **{f"{kind}_kills": injected[kind] for kind in KINDS},
         "driver_starts": wild.starts,
         "attempts": len(attempts),
         "calm_s": calm_s,
         "wild_s": wild_s,
         "time_overhead": wild_s / calm_s,
-        "exit_status": wild.process.returncode,
     }
     frame = pl.DataFrame([row])
     with pl.Config(tbl_rows=-1, float_precision=2):
@@ -281,16 +300,8 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     frame.write_parquet(chosen.out / "soak.parquet")
     shutil.rmtree(work, ignore_errors=True)
-    wrong = (
-        "without_outcome",
-        "attempts_lost",
-        "duplicate_leases",
-        "differing_from_calm",
-        "orphans",
-        "exit_status",
-    )
     missed = [kind for kind in KINDS if not injected[kind]]
-    sys.exit(1 if any(row[name] for name in wrong) or missed or calm.process.returncode else 0)
+    sys.exit(1 if any(wrong.values()) or missed or calm.process.returncode else 0)
 
 
 if __name__ == "__main__":

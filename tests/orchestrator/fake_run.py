@@ -45,57 +45,14 @@ def attempt_of(cell: Cell, number: int, *, device: Device = CPU, started_at: flo
     """What a device of `device.kind` makes of `cell`."""
     if cell.workload == "score":
         return _scored(cell, number, device, started_at)
-    rng = random.Random(cell.cell_id)
     last, requested = _oom_index(cell)
     produced = cell.length if last is None else last
-    tokens_per_step = 2.9 if cell.mode_spec.speculative else 1.0
-    rate = _rate(cell) * rng.uniform(0.985, 1.015)
+    rate = _rate(cell) * random.Random(cell.cell_id).uniform(0.985, 1.015)
     times = [0.35 + index / rate * (1 + index / 40_000) for index in range(0, produced + 1, 32)]
-    steps = tuple(
-        Step(
-            token_index=32 * k,
-            t_s=t,
-            allocated_bytes=None,
-            reserved_bytes=None,
-            kv_cache_bytes=_kv(cell, 32 * k),
-        )
-        for k, t in enumerate(times)
-    )
-    samples = tuple(
-        Sample(t_s=t, device_used_bytes=used, process_used_bytes=used + 310 * MiB)
-        for t, used in [
-            (0.05, 0),
-            (0.2, WEIGHTS),
-            *((step.t_s, _memory(cell, step.token_index)) for step in steps),
-        ]
-    )
+    steps = _steps(cell, times)
+    samples = _samples(cell, steps)
     peak = max(sample.device_used_bytes or 0 for sample in samples)
     ids = _ids(cell, produced)
-    measured = Measured(
-        new_tokens=produced,
-        ttft_s=0.05,
-        tokens_per_s=rate,
-        tpot_p50_s=1 / rate,
-        tpot_p95_s=1.2 / rate,
-        tpot_p99_s=1.5 / rate,
-        tokens_per_step=tokens_per_step if cell.mode_spec.speculative else 1.0,
-        acceptance_rate=0.57 if cell.mode_spec.speculative else None,
-        draft_step_s=0.0011 if cell.mode_spec.speculative else None,
-        verify_step_s=0.0039 if cell.mode_spec.speculative else None,
-        load_s=0.15,
-        load_was_warm=True,
-        prepare_s=0.1,
-        prefill_s=0.05,
-        decode_s=produced / rate,
-        weights_bytes=WEIGHTS,
-        kv_cache_bytes=_kv(cell, produced),
-        prompt_sha256="a" * 64,
-        output_sha256=hashlib.sha256(str(ids).encode()).hexdigest(),
-        max_positions=CONTEXT,
-        text_head="The import statement finds a module, loads it, and binds a name in the scope",
-        text_tail=_tail(cell),
-        in_effect=InEffect(cache_class="DynamicCache", attn_implementation="sdpa", dtype=cell.model.dtype),
-    )
     attempt = Attempt(
         lease_id=f"{cell.cell_id}.1.{number}",
         cell=cell,
@@ -105,7 +62,7 @@ def attempt_of(cell: Cell, number: int, *, device: Device = CPU, started_at: flo
         device=device,
         started_at=started_at,
         duration_s=times[-1] + 0.2,
-        measured=measured,
+        measured=_measured(cell, produced, rate, hashlib.sha256(str(ids).encode()).hexdigest()),
         peak_device_bytes=peak,
         peak_process_bytes=peak + 310 * MiB,
         sample_interval_p50_s=0.005,
@@ -115,8 +72,60 @@ def attempt_of(cell: Cell, number: int, *, device: Device = CPU, started_at: flo
         steps=steps,
         output_ids=ids,
     )
-    if last is None:
-        return attempt
+    return attempt if last is None else _out_of_memory(attempt, last, requested)
+
+
+def _steps(cell: Cell, times: list[float]) -> tuple[Step, ...]:
+    return tuple(
+        Step(
+            token_index=32 * k,
+            t_s=t,
+            allocated_bytes=None,
+            reserved_bytes=None,
+            kv_cache_bytes=_kv(cell, 32 * k),
+        )
+        for k, t in enumerate(times)
+    )
+
+
+def _samples(cell: Cell, steps: tuple[Step, ...]) -> tuple[Sample, ...]:
+    running = ((step.t_s, _memory(cell, step.token_index)) for step in steps)
+    return tuple(
+        Sample(t_s=t, device_used_bytes=used, process_used_bytes=used + 310 * MiB)
+        for t, used in [(0.05, 0), (0.2, WEIGHTS), *running]
+    )
+
+
+def _measured(cell: Cell, produced: int, rate: float, output_sha256: str) -> Measured:
+    speculative = cell.mode_spec.speculative
+    return Measured(
+        new_tokens=produced,
+        ttft_s=0.05,
+        tokens_per_s=rate,
+        tpot_p50_s=1 / rate,
+        tpot_p95_s=1.2 / rate,
+        tpot_p99_s=1.5 / rate,
+        tokens_per_step=2.9 if speculative else 1.0,
+        acceptance_rate=0.57 if speculative else None,
+        draft_step_s=0.0011 if speculative else None,
+        verify_step_s=0.0039 if speculative else None,
+        load_s=0.15,
+        load_was_warm=True,
+        prepare_s=0.1,
+        prefill_s=0.05,
+        decode_s=produced / rate,
+        weights_bytes=WEIGHTS,
+        kv_cache_bytes=_kv(cell, produced),
+        prompt_sha256="a" * 64,
+        output_sha256=output_sha256,
+        max_positions=CONTEXT,
+        text_head="The import statement finds a module, loads it, and binds a name in the scope",
+        text_tail=_tail(cell),
+        in_effect=InEffect(cache_class="DynamicCache", attn_implementation="sdpa", dtype=cell.model.dtype),
+    )
+
+
+def _out_of_memory(attempt: Attempt, last: int, requested: int) -> Attempt:
     message = (
         "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
         f"allocate {requested} bytes. Error code 12 (Cannot allocate memory)"
@@ -128,12 +137,12 @@ def attempt_of(cell: Cell, number: int, *, device: Device = CPU, started_at: flo
         oom_requested_bytes=requested,
         last_output="",
     )
-    measured = replace(measured, tokens_per_s=None, output_sha256=None, text_head=None, text_tail=None)
+    told = replace(attempt.measured, tokens_per_s=None, output_sha256=None, text_head=None, text_tail=None)
     return replace(
         attempt,
         outcome=Outcome.OOM_DECODE,
         phase=Phase.DECODE,
-        measured=measured,
+        measured=told,
         failure=failure,
         output_ids=(),
     )

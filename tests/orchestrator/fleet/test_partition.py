@@ -9,11 +9,28 @@ from pathlib import Path
 import pytest
 
 from orchestrator.journal.journal import Journal
-from tests.orchestrator.fleet.network import network, why_not
+from tests.orchestrator.fleet.network import Network, network, why_not
 from tests.orchestrator.fleet.partition_driver import CELLS
 from workers.outcome import Outcome
 
 REASON = why_not()
+
+
+def _start_driver(net: Network, run: Path, hold: Path) -> subprocess.Popen[str]:
+    """Start the sweep's driver on node 0. It ends once `hold` is gone and every cell has an outcome."""
+    words = [
+        sys.executable,
+        "-m",
+        "tests.orchestrator.fleet.partition_driver",
+        net.address,
+        str(run),
+        str(hold),
+    ]
+    return subprocess.Popen(
+        net.command(0, *words),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.netns
@@ -24,19 +41,7 @@ def test_nodes_that_come_and_go(tmp_path: Path) -> None:
     hold.touch()
     with network() as net:
         net.start_node(0, cpus=0)
-        driver = subprocess.Popen(
-            net.command(
-                0,
-                sys.executable,
-                "-m",
-                "tests.orchestrator.fleet.partition_driver",
-                net.address,
-                str(tmp_path / "run"),
-                str(hold),
-            ),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        driver = _start_driver(net, tmp_path / "run", hold)
         lines: list[str] = []
 
         def until(text: str, times: int = 1) -> None:
