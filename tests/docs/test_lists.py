@@ -13,6 +13,7 @@ from orchestrator.journal.folder import read_run
 from orchestrator.tables.write import write_tables
 from tests.docs.pages import names, rows, section, spans, text
 from tests.docs.repository import ROOT, sources, tree
+from workers.engines.families import FAMILIES, STATIC_ROPE
 from workers.models.shapes import shapes
 from workers.modes import MODES, CachePolicy
 from workers.outcome import Outcome
@@ -82,6 +83,13 @@ def test_every_mode_is_documented_as_it_is() -> None:
 
 def test_every_policy_is_documented() -> None:
     assert sorted(names("docs/modes.md", "Modes", "policy")) == sorted(CachePolicy)
+
+
+def test_every_family_is_documented_with_its_ropes() -> None:
+    heading = "Families of the graph engine and of streaming"
+    assert sorted(names("docs/models.md", heading, "model type")) == sorted(FAMILIES)
+    _, _, about_rope = section("docs/models.md", heading).partition("rotary embeddings")
+    assert sorted(spans(about_rope)) == sorted(STATIC_ROPE)
 
 
 def test_every_known_shape_is_documented() -> None:
