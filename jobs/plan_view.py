@@ -5,11 +5,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator import axes
 from orchestrator.axes import Role
 from orchestrator.explain.devices import devices_needed
 from orchestrator.forecast import CellForecast, Forecast
+from orchestrator.names import Names
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.spec import SweepSpec
 from workers.units import duration_text, size_text
@@ -25,6 +27,7 @@ def plan_as_json(outlook: Forecast) -> dict[str, Any]:
             {
                 "model": forecast.cell.model.target,
                 "draft": forecast.cell.model.draft,
+                "dtype": forecast.cell.model.dtype,
                 "mode": forecast.cell.mode,
                 "engine": forecast.cell.engine,
                 "batch_size": forecast.cell.batch_size,
@@ -45,13 +48,13 @@ def plan_as_json(outlook: Forecast) -> dict[str, Any]:
 def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
     console = Console()
     time = duration_text(outlook.device_seconds)
-    console.print(
-        f"[bold]{spec.name}[/bold]: {outlook.cells} cells, at most about {time} on one {outlook.device.kind}"
-    )
+    cells = f": {outlook.cells} cells, at most about {time} on one {outlook.device.kind}"
+    console.print(Text.assemble((spec.name, "bold"), cells))
     if outlook.assumed_card:
         console.print(
             "budget `device` is shown for a card of 80 GB; name yours with --device, e.g. H200:141GB"
         )
+    names = Names.of_refs(forecast.cell.model for forecast in outlook.forecasts)
     tables: dict[tuple[object, ...], Table] = {}
     for forecast in _longest_of_each(outlook.forecasts):
         cell = forecast.cell
@@ -59,9 +62,9 @@ def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
         conditions = axes.read(cell, Role.SETTING, Role.CONDITION) | {"engine": "", "repetition_penalty": 1.0}
         key = tuple(conditions.values())
         if key not in tables:
-            tables[key] = _table(forecast)
+            tables[key] = _table(forecast, names)
         tables[key].add_row(
-            f"{cell.mode} ({cell.model.draft})" if cell.model.draft else cell.mode,
+            Text(f"{cell.mode} ({cell.model.draft})" if cell.model.draft else cell.mode),
             cell.engine,
             size_text(forecast.peak_bytes),
             f"{forecast.bytes_per_token:,}",
@@ -70,11 +73,13 @@ def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
     for table in tables.values():
         console.print(table)
     for name, reason in outlook.unknown:
-        console.print(f"[yellow]{name}[/yellow]: no prediction: {reason}", highlight=False)
+        console.print(Text.assemble((name, "yellow"), f": no prediction: {reason}"))
     for name, positions in sorted(
         {(f.cell.model.target, f.max_positions) for f in outlook.forecasts if _beyond(f)}
     ):
-        console.print(f"{name} was trained on {positions:,} positions: longer cells run, and are marked")
+        console.print(
+            Text(f"{name} was trained on {positions:,} positions: longer cells run, and are marked")
+        )
 
 
 def _longest_of_each(forecasts: tuple[CellForecast, ...]) -> list[CellForecast]:
@@ -86,12 +91,14 @@ def _longest_of_each(forecasts: tuple[CellForecast, ...]) -> list[CellForecast]:
     return list(longest.values())
 
 
-def _table(first: CellForecast) -> Table:
+def _table(first: CellForecast, names: Names) -> Table:
     cell = first.cell
     values = axes.read(cell, Role.CONDITION) | {"repetition_penalty": 1.0}
-    title = [f"{cell.model.target} on {size_text(first.budget_bytes)}", *axes.unusual(values, Role.CONDITION)]
+    dtype = f" ({cell.model.dtype})" if cell.model.target in names.several else ""
+    card = f"{cell.model.target}{dtype} on {size_text(first.budget_bytes)}"
+    title = [card, *axes.unusual(values, Role.CONDITION)]
     table = Table(
-        title=", ".join(title),
+        title=Text(", ".join(title), style="italic"),
         title_justify="left",
     )
     table.add_column("mode")

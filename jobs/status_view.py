@@ -2,6 +2,7 @@
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.status import RunStatus
 from workers.units import duration_text
@@ -10,13 +11,12 @@ from workers.units import duration_text
 def print_status(status: RunStatus) -> None:
     console = Console()
     planned = f" of {status.planned}" if status.planned is not None else ""
-    console.print(
-        f"[bold]{status.name}[/bold] is {status.state}: {status.reached}{planned} cells reached an outcome"
-    )
+    reached = f"{status.reached}{planned} cells reached an outcome"
+    console.print(Text.assemble((status.name, "bold"), f" is {status.state}: {reached}"))
     if status.probes:
         console.print(f"{status.probes} probes of the boundary search beside them")
     if status.note:
-        console.print(status.note, markup=False)
+        console.print(Text(status.note))
     if status.last_attempt_s_ago is not None:
         console.print(f"last attempt ended {duration_text(status.last_attempt_s_ago)} ago")
     if status.outcomes:
@@ -27,7 +27,7 @@ def print_status(status: RunStatus) -> None:
             table.add_column(header)
         for device in status.devices:
             ago = "" if device.last_ended_s_ago is None else f"{duration_text(device.last_ended_s_ago)} ago"
-            table.add_row(device.uuid, device.kind, device.node, str(device.attempts), ago)
+            table.add_row(*map(Text, (device.uuid, device.kind, device.node)), str(device.attempts), ago)
         console.print(table)
     for name in status.set_aside:
-        console.print(f"journal part set aside: {name}", markup=False)
+        console.print(Text(f"journal part set aside: {name}"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from orchestrator.axes import Role
 from orchestrator.explain.breakdown import allocator_moves
 from orchestrator.journal.folder import read_run
 from orchestrator.journal.manifest import Manifest
+from orchestrator.names import Names
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Document, Paragraph, Section, Span, Table
 from orchestrator.report.markdown import to_markdown
 from orchestrator.report.sections.cards import longest
-from orchestrator.report.setting import short
 from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.summary import KEY
 from orchestrator.tables.write import derive
@@ -42,13 +43,13 @@ def compare(folders: Sequence[str | Path]) -> str:
     Raises `FolderError`, `SchemaTooNew`, `StoreError`.
     """
     sides = [side for number, folder in enumerate(folders) for side in _sides(number, str(folder))]
+    names = _names(sides)
+    boundary, cell = partial(_boundary_words, names), partial(_cell_words, names)
     sections = [
-        _about(sides),
-        _section(
-            "Boundaries", sides, lambda side: side.boundaries, _boundary_words, longest, _boundaries_differ
-        ),
-        _section("Speed (tok/s)", sides, lambda side: side.rows, _cell_words, _speed, _speeds_differ),
-        _section("Peak memory", sides, lambda side: side.rows, _cell_words, _peak, _peaks_differ),
+        _about(sides, names),
+        _section("Boundaries", sides, lambda side: side.boundaries, boundary, longest, _boundaries_differ),
+        _section("Speed (tok/s)", sides, lambda side: side.rows, cell, _speed, _speeds_differ),
+        _section("Peak memory", sides, lambda side: side.rows, cell, _peak, _peaks_differ),
     ]
     title = " against ".join(dict.fromkeys(side.label for side in sides)) or "nothing to compare"
     return to_markdown(Document(title, "What the runs have in common, side by side.", sections))
@@ -82,7 +83,16 @@ def _sides(number: int, folder: str) -> list[_Side]:
     ]
 
 
-def _about(sides: Sequence[_Side]) -> Section:
+def _names(sides: Sequence[_Side]) -> Names:
+    rows = [
+        row
+        for side in sides
+        for row in (*side.rows.values(), *(r.identity for r in side.boundaries.values()))
+    ]
+    return Names.of((row["model"], row["dtype"], row["draft"]) for row in rows)
+
+
+def _about(sides: Sequence[_Side], names: Names) -> Section:
     items: list[Sequence[Span]] = []
     for side in sides:
         kinds = {row["device_kind"] for row in side.rows.values()} | {
@@ -97,17 +107,17 @@ def _about(sides: Sequence[_Side]) -> Section:
         )
     blocks: list[Block] = [Bullets(items)]
     if len(sides) == 2:
-        blocks += _moved_by_allocator(*sides)
+        blocks += _moved_by_allocator(names, *sides)
     return Section("The runs", blocks)
 
 
-def _moved_by_allocator(one: _Side, other: _Side) -> list[Block]:
+def _moved_by_allocator(names: Names, one: _Side, other: _Side) -> list[Block]:
     expandable = [side for side in (one, other) if "expandable_segments:True" in _allocator(side)]
     if len(expandable) != 1:
         return []
     default = other if expandable[0] is one else one
     items: list[Sequence[Span]] = [
-        [f"{_boundary_words(row)}: {allocator_moves(row.last_ok, twin.last_ok).replace('`', '')}"]
+        [f"{_boundary_words(names, row)}: {allocator_moves(row.last_ok, twin.last_ok).replace('`', '')}"]
         for key, row in default.boundaries.items()
         if (twin := expandable[0].boundaries.get(key)) is not None
         and row.last_ok is not None
@@ -149,12 +159,12 @@ def _section(
     return Section(title, [Table(columns, rows, "", frozenset(columns[1:-1]))])
 
 
-def _boundary_words(row: BoundaryRow) -> str:
-    draft = f" · {short(row.draft)}" if row.draft else ""
+def _boundary_words(names: Names, row: BoundaryRow) -> str:
+    draft = f" · {names.target(row.draft)}" if row.draft else ""
     others = axes.unusual(row.identity, Role.CONDITION, but=["prompt_tokens"])
     return ", ".join(
         [
-            f"{short(row.model)} {row.mode}{draft}, {row.engine}, {formats.card(row.budget_bytes)}, {row.phase}",
+            f"{names.row(dict(row.identity))} {row.mode}{draft}, {row.engine}, {formats.card(row.budget_bytes)}, {row.phase}",
             *others,
         ]
     )
@@ -170,12 +180,12 @@ def _boundaries_differ(one: BoundaryRow, other: BoundaryRow) -> str:
     return "yes"
 
 
-def _cell_words(row: dict[str, Any]) -> str:
-    draft = f" · {short(row['draft'])}" if row["draft"] else ""
+def _cell_words(names: Names, row: dict[str, Any]) -> str:
+    draft = f" · {names.target(row['draft'])}" if row["draft"] else ""
     injected = "" if row["acceptance_injected"] is None else f", injected {row['acceptance_injected']:.2g}"
     return ", ".join(
         [
-            f"{short(row['model'])} {row['mode']}{draft}{injected}, {row['engine']}",
+            f"{names.row(row)} {row['mode']}{draft}{injected}, {row['engine']}",
             formats.card(row["budget_bytes"]),
             f"{row['prompt_tokens']:,} + {row['length']:,}",
             *axes.unusual(row, Role.CONDITION, but=["prompt_tokens"]),

@@ -1,7 +1,8 @@
 """A report before it is Markdown or HTML: sections of blocks, all text raw. The renderers escape; nobody else does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,30 @@ class Document:
     subtitle: str
     sections: Sequence[Section]
     warnings: Sequence[str] = field(default=())
+
+
+def with_files_of_their_own(document: Document) -> Document:
+    """`document` with a number behind the name of each file that would overwrite an earlier one: two models may have
+    names that differ in nothing but what a file's name cannot hold."""
+    taken: set[str] = set()
+
+    def walk(blocks: Sequence[Block]) -> list[Block]:
+        return [renamed(block) for block in blocks]
+
+    def renamed(block: Block) -> Block:
+        if isinstance(block, Folded):
+            return replace(block, blocks=walk(block.blocks))
+        if not isinstance(block, Picture | Attachment):
+            return block
+        stem, dot, suffix = (
+            block.name.rpartition(".") if isinstance(block, Attachment) else (block.name, "", "")
+        )
+        numbered = (f"{stem}-{number}{dot}{suffix}" for number in count(2))
+        name = next(name for name in chain([block.name], numbered) if name.lower() not in taken)
+        taken.add(name.lower())
+        return replace(block, name=name)
+
+    return replace(document, sections=[replace(s, blocks=walk(s.blocks)) for s in document.sections])
 
 
 def files(document: Document) -> dict[str, bytes]:

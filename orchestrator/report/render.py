@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from orchestrator.journal.folder import read_run
-from orchestrator.report.document import Document, files
+from orchestrator.report.document import Document, files, with_files_of_their_own
 from orchestrator.report.html import to_html
 from orchestrator.report.longest_runs import longest_runs
 from orchestrator.report.markdown import to_markdown
 from orchestrator.report.pictures.runs import memory_by_tokens
 from orchestrator.report.sections import answer, cards, failures, growth, method, quality, speculation, speed
-from orchestrator.report.setting import settings
+from orchestrator.report.setting import names_of, settings
 from orchestrator.tables.quality import quality_boundaries
 from orchestrator.tables.write import write_tables
 
@@ -21,7 +21,7 @@ def render(folder: str | Path) -> str:
     """
     run = read_run(folder)
     with write_tables(run) as tables:
-        found = settings(tables)
+        found, names = settings(tables), names_of(tables.attempts)
         runs = longest_runs(found, tables.view)
         engines = len({setting.engine for setting in found}) > 1
         telling = max(
@@ -31,22 +31,24 @@ def render(folder: str | Path) -> str:
         )
         first = None if telling is None else memory_by_tokens(found[telling], runs[telling], engines)
         sections = [
-            answer.answer(found, quality_boundaries(tables.quality), first),
+            answer.answer(found, quality_boundaries(tables.quality), first, names),
             cards.boundaries(found),
             speed.lengths(found),
             speed.speed_pictures(found, runs),
-            quality.quality(tables.quality),
+            quality.quality(tables.quality, names),
             quality.text_sanity(found, runs),
-            speculation.speculation(tables.summary),
+            speculation.speculation(tables.summary, names),
             growth.growth(found, runs),
-            failures.failures(tables.attempts, tables.view),
+            failures.failures(tables.attempts, tables.view, names),
             method.method(run, tables),
         ]
-        document = Document(
-            title=f"Where memory ends: {method.title(run.spec, run.manifest)}",
-            subtitle=method.progress(run, tables),
-            sections=[section for section in sections if section is not None],
-            warnings=method.warnings(run, tables),
+        document = with_files_of_their_own(
+            Document(
+                title=f"Where memory ends: {method.title(run.spec, run.manifest)}",
+                subtitle=method.progress(run, tables),
+                sections=[section for section in sections if section is not None],
+                warnings=method.warnings(run, tables),
+            )
         )
     for name, data in files(document).items():
         run.store.write(name, data)

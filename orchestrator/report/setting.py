@@ -8,6 +8,7 @@ import polars as pl
 
 from orchestrator import axes
 from orchestrator.axes import Role
+from orchestrator.names import Names, short_names
 from orchestrator.report import formats
 from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.write import Tables
@@ -98,6 +99,7 @@ class Setting:
     """
 
     values: Mapping[str, Any]
+    names: Names
     total_bytes: int | None
     conditions: Sequence[Condition]
     boundaries: Sequence[BoundaryRow]
@@ -106,6 +108,11 @@ class Setting:
     @property
     def model(self) -> str:
         return cast(str, self.values["model"])
+
+    @property
+    def called(self) -> str:
+        """The model, told from the others of its report."""
+        return self.names.row(dict(self.values))
 
     @property
     def device_kind(self) -> str:
@@ -133,14 +140,17 @@ class Setting:
         return self.total_bytes if self.budget_bytes is None else self.budget_bytes
 
     def words(self, *, engine: bool) -> str:
-        where = (
-            f"{short(self.model)} on {self.device_kind}, {formats.card(self.budget_bytes, self.total_bytes)}"
-        )
+        where = f"{self.called} on {self.device_kind}, {formats.card(self.budget_bytes, self.total_bytes)}"
         return f"{where}, {self.engine} engine" if engine else where
 
     def slug(self) -> str:
         budget = "device" if self.budget_bytes is None else formats.card(self.budget_bytes).replace(" ", "")
-        return f"{short(self.model)}-{self.device_kind}-{budget}-{self.engine}"
+        return f"{self.called}-{self.device_kind}-{budget}-{self.engine}"
+
+
+def names_of(table: pl.DataFrame) -> Names:
+    """Of the models in a table."""
+    return Names.of(table.select("model", "dtype", "draft").unique().iter_rows())
 
 
 def settings(tables: Tables) -> list[Setting]:
@@ -164,18 +174,19 @@ def settings(tables: Tables) -> list[Setting]:
         orient="row",
     )
     order = dict.fromkeys(("model", "dtype", axes.DEVICE_KIND, *_SETTING))
-    names = pl.concat([tables.summary.select(_SETTING), searched]).unique().sort(*order, nulls_last=True)
-    names = names.filter(pl.col(axes.DEVICE_KIND).is_not_null())
-    found = []
-    for values in names.iter_rows():
+    rows = pl.concat([tables.summary.select(_SETTING), searched]).unique().sort(*order, nulls_last=True)
+    rows = rows.filter(pl.col(axes.DEVICE_KIND).is_not_null())
+    found, called = [], names_of(tables.attempts)
+    for values in rows.iter_rows():
         setting = dict(zip(_SETTING, values, strict=True))
-        rows, attempts = equal_rows(tables.summary, setting), equal_rows(measured, setting)
+        summary, attempts = equal_rows(tables.summary, setting), equal_rows(measured, setting)
         boundaries = [row for row in tables.boundaries if _setting_of(row) == values]
         found.append(
             Setting(
                 values=setting,
+                names=called,
                 total_bytes=totals.get(setting[axes.DEVICE_KIND]),
-                conditions=_conditions(rows, attempts) or [_searched(boundaries, rows, attempts)],
+                conditions=_conditions(summary, attempts) or [_searched(boundaries, summary, attempts)],
                 boundaries=boundaries,
                 probes=equal_rows(probes, setting),
             )
@@ -194,8 +205,9 @@ def variant_of(row: BoundaryRow) -> Variant:
 def tell_apart(variant: Variant, others: Iterable[Variant]) -> str:
     """The mode, and whatever else tells it from the others of that mode. An injected acceptance is always told."""
     same = [other for other in others if other.mode == variant.mode]
+    drafts = short_names(other.draft for other in same if other.draft is not None)
     told = [
-        f" · {short(value) if axis.name == 'draft' else axis.caption(value)}"
+        f" · {drafts.get(value, value) if axis.name == 'draft' else axis.caption(value)}"
         for axis in axes.axes(Role.POLICY, Role.DECODER)
         if (value := variant[axis.name]) is not None
         and axis.name != "acceptance_injected"
@@ -203,11 +215,6 @@ def tell_apart(variant: Variant, others: Iterable[Variant]) -> str:
     ]
     injected = [] if variant.injected is None else [f" · injected {variant.injected:.2g}"]
     return "".join([variant.mode, *told, *injected])
-
-
-def short(name: str) -> str:
-    """The last part of a hub id or a path; that weights are random is said elsewhere, loudly."""
-    return name.removeprefix("random:").rstrip("/").rpartition("/")[2]
 
 
 def _conditions(rows: pl.DataFrame, attempts: pl.DataFrame) -> list[Condition]:

@@ -104,6 +104,7 @@ class Sweep:
                 cells=len(self._cells),
                 searches=len(self._questions),
                 reused=self._outcomes.reused,
+                models=tuple(dict.fromkeys(cell.model for cell in self._cells)),
             )
         )
         while self._in_flight or not self._ending.has_come(self._clock()):

@@ -1,24 +1,28 @@
 """What a sweep tells those who watch it: typed events, one way. Nothing a watcher does reaches the loop."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from workers.attempt import Attempt, Device
-from workers.cell import Cell
+from workers.cell import Cell, ModelRef
 from workers.outcome import Outcome
 from workers.progress import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepStarted:
-    """`reused`: outcomes found in the journal; `cells`: of the plan, before devices and searches multiply them."""
+    """`reused`: outcomes found in the journal; `cells`: of the plan, before devices and searches multiply them.
+
+    `models`: of the cells, so that a line can call each by a short name.
+    """
 
     run_id: str
     name: str
     cells: int
     searches: int
     reused: int
+    models: Sequence[ModelRef] = ()
 
 
 @dataclass(frozen=True, slots=True)

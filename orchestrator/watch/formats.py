@@ -1,18 +1,24 @@
 """Events in words, the same on a terminal and in a log."""
 
+from orchestrator.names import Names
 from orchestrator.watch import Tick
 from workers.attempt import Attempt, Device
 from workers.cell import Cell
 from workers.units import duration_text, round_size_text, size_text
 
 
+def one_line(text: str) -> str:
+    """`text` without line ends, and with `?` for what would steer a terminal: names and errors may hold anything."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
+
+
 def device_words(device: Device) -> str:
     return f"{device.kind} {size_text(device.total_bytes)}"
 
 
-def cell_words(cell: Cell, *, mode: bool = True) -> str:
+def cell_words(cell: Cell, names: Names, *, mode: bool = True) -> str:
     """Of one line; without its `mode` where that stands beside it."""
-    model = cell.model.target.rstrip("/").rpartition("/")[2]
+    model = names.model(cell.model.target, cell.model.dtype)
     if mode:
         model = f"{model} {cell.mode}"
     engine = "" if cell.engine == "eager" else f" {cell.engine}"
@@ -22,9 +28,9 @@ def cell_words(cell: Cell, *, mode: bool = True) -> str:
     return f"{model}{engine} {cell.prompt_tokens}+{cell.length}{extra}{budget}{purpose} #{cell.repeat}"
 
 
-def attempt_words(attempt: Attempt) -> str:
+def attempt_words(attempt: Attempt, names: Names) -> str:
     measured = attempt.measured
-    parts = [cell_words(attempt.cell), str(attempt.outcome), duration_text(attempt.duration_s)]
+    parts = [cell_words(attempt.cell, names), str(attempt.outcome), duration_text(attempt.duration_s)]
     if measured.tokens_per_s is not None:
         parts.append(f"{measured.tokens_per_s:.1f} tok/s")
     if attempt.peak_device_bytes is not None:

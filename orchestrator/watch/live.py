@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.names import Names
 from orchestrator.watch import (
     CellFinished,
     CellProgressed,
@@ -22,7 +23,7 @@ from orchestrator.watch import (
     SweepStarted,
     Tick,
 )
-from orchestrator.watch.formats import attempt_words, cell_words, device_words, totals
+from orchestrator.watch.formats import attempt_words, cell_words, device_words, one_line, totals
 from workers.attempt import Device
 from workers.cell import Cell
 from workers.outcome import Outcome
@@ -51,6 +52,7 @@ class LiveWatcher:
         self._rows: dict[str, _Row] = {}
         self._tick: Tick | None = None
         self._title = ""
+        self._names = Names.of_refs([])
         self._drawn = 0.0
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._live.start()
@@ -58,6 +60,7 @@ class LiveWatcher:
     def see(self, event: SweepEvent) -> None:
         match event:
             case SweepStarted():
+                self._names = Names.of_refs(event.models)
                 searches = f", {event.searches} boundary searches" if event.searches else ""
                 reused = f", {event.reused} outcomes reused" if event.reused else ""
                 self._title = f"{event.name}: {event.cells} cells{searches}{reused}"
@@ -116,7 +119,7 @@ class LiveWatcher:
 
     def _add(self, table: Table, slot: str, row: _Row) -> None:
         if row.cell is None:
-            table.add_row(slot, Text("idle", style="dim"))
+            table.add_row(Text(slot), Text("idle", style="dim"))
             return
         progress = row.progress
         done = progress.new_tokens if progress else 0
@@ -127,9 +130,9 @@ class LiveWatcher:
         # Where there is nothing to count yet, the phase: it must survive a narrow terminal, the cell's name need not.
         begun = str(progress.phase) if progress else "starting"
         table.add_row(
-            slot,
+            Text(slot),
             row.cell.mode,
-            *([cell_words(row.cell, mode=False)] if self._wide else []),
+            *([Text(cell_words(row.cell, self._names, mode=False))] if self._wide else []),
             _bar(done, row.cell.length, f"{done}/{row.cell.length}" if done else begun, bar),
             _bar(used or 0, limit, _share(used, limit), bar, full="red"),
             speed,
@@ -143,10 +146,10 @@ class LiveWatcher:
         outcome = event.attempt.outcome
         # Yellow: a result, and not `ok`: out of memory, context limit, timeout.
         colour = _COLOURS.get(outcome, "red" if outcome.is_unfinished else "yellow")
-        self._say(attempt_words(event.attempt) + ("" if event.final else " · again"), colour)
+        self._say(attempt_words(event.attempt, self._names) + ("" if event.final else " · again"), colour)
 
     def _say(self, text: str, style: str) -> None:
-        line = f"{time.strftime('%H:%M:%S')} {' '.join(text.split())}"
+        line = f"{time.strftime('%H:%M:%S')} {one_line(text)}"
         self._live.console.print(
             Text(line[:500], style=style), soft_wrap=False, overflow="ellipsis", no_wrap=True
         )

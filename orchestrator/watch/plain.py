@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from orchestrator.names import Names
 from orchestrator.watch import (
     CellFinished,
     DeviceJoined,
@@ -17,7 +18,7 @@ from orchestrator.watch import (
     SweepStarted,
     Tick,
 )
-from orchestrator.watch.formats import attempt_words, device_words, totals
+from orchestrator.watch.formats import attempt_words, device_words, one_line, totals
 from workers.units import duration_text
 
 HEARTBEAT_S = 30.0
@@ -27,10 +28,12 @@ class PlainWatcher:
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._out, self._clock = out, clock
         self._last_line = clock()
+        self._names = Names.of_refs([])
 
     def see(self, event: SweepEvent) -> None:
         match event:
             case SweepStarted():
+                self._names = Names.of_refs(event.models)
                 searches = f" and {event.searches} boundary searches" if event.searches else ""
                 reused = f"; {event.reused} outcomes on record are reused" if event.reused else ""
                 self._line(f"{event.run_id}: {event.cells} cells{searches} per kind of device{reused}")
@@ -40,7 +43,7 @@ class PlainWatcher:
                 self._line(f"device {event.slot} left{' for good' if event.for_good else ''}: {event.reason}")
             case CellFinished():
                 again = "" if event.final else " (not final)"
-                self._line(f"{event.slot or '-'} {attempt_words(event.attempt)}{again}")
+                self._line(f"{event.slot or '-'} {attempt_words(event.attempt, self._names)}{again}")
             case Notice():
                 self._line(event.text)
             case Tick() if self._clock() - self._last_line >= HEARTBEAT_S:
@@ -53,4 +56,4 @@ class PlainWatcher:
 
     def _line(self, text: str) -> None:
         self._last_line = self._clock()
-        print(time.strftime("%H:%M:%S"), " ".join(text.split())[:500], file=self._out, flush=True)
+        print(time.strftime("%H:%M:%S"), one_line(text)[:500], file=self._out, flush=True)

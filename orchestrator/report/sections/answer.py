@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.names import Names
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Paragraph, Picture, Section, Span, Strong
 from orchestrator.report.sections.cards import card_tables
-from orchestrator.report.setting import Setting, short, variant_of
+from orchestrator.report.setting import Setting, variant_of
 from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.quality import QualityBoundary
 from workers.modes import MODES
@@ -16,14 +17,17 @@ _WORTH = 1.2
 
 
 def answer(
-    settings: Sequence[Setting], understanding: Sequence[QualityBoundary], first_picture: Picture | None
+    settings: Sequence[Setting],
+    understanding: Sequence[QualityBoundary],
+    first_picture: Picture | None,
+    names: Names,
 ) -> Section:
     """`understanding`: of the scoring runs, if there are any."""
     cards: dict[tuple[object, ...], list[Setting]] = {}
     for setting in settings:
         cards.setdefault(setting.card, []).append(setting)
     blocks: list[Block] = list(card_tables(settings)) if len({s.budget_bytes for s in settings}) > 1 else []
-    sentences = [_sentence(group) for group in cards.values()] + _understanding(understanding)
+    sentences = [_sentence(group) for group in cards.values()] + _understanding(understanding, names)
     if len(sentences) == 1:
         blocks.append(Paragraph(sentences[0]))
     elif sentences:
@@ -72,7 +76,7 @@ def _is_length_of_decode(row: BoundaryRow) -> bool:
     return (row.phase, row.axis) == ("decode", "length")
 
 
-def _understanding(found: Sequence[QualityBoundary]) -> list[list[Span]]:
+def _understanding(found: Sequence[QualityBoundary], names: Names) -> list[list[Span]]:
     """One sentence per model, engine and condition: up to where each mode's perplexity stays sane."""
     models: dict[tuple[object, ...], list[QualityBoundary]] = {}
     for row in found:
@@ -80,7 +84,7 @@ def _understanding(found: Sequence[QualityBoundary]) -> list[list[Span]]:
     sentences: list[list[Span]] = []
     for rows in models.values():
         known = next((row.in_context for row in rows if row.in_context is not None), None)
-        reading = f"{short(rows[0].model)} reading a long text, {rows[0].engine} engine"
+        reading = f"{names.row(dict(rows[0].identity))} reading a long text, {rows[0].engine} engine"
         where: list[Span] = [Strong(", ".join([reading, *rows[0].others])), ": "]
         if known is None:
             sentences.append(
@@ -138,7 +142,7 @@ def _extent(setting: Setting, row: BoundaryRow, engines: bool) -> _Extent | None
         return None
     variant = variant_of(row)
     passed = main.of(variant, main.summary).sort("length")["tokens_per_s_median"].drop_nulls().to_list()
-    details = [short(row.draft)] if row.draft is not None else []
+    details = [setting.names.target(row.draft)] if row.draft is not None else []
     details += [setting.engine] if engines else []
     name = f"{row.mode} ({', '.join(details)})" if details else row.mode
     return _Extent(row, variant.injected is not None, row.last_ok or 0, passed[-1] if passed else 0.0, name)

@@ -6,7 +6,7 @@ from orchestrator import axes
 from orchestrator.axes import Role
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Section, Table
-from orchestrator.report.setting import Setting, Variant, short, tell_apart, variant_of
+from orchestrator.report.setting import Setting, Variant, tell_apart, variant_of
 from orchestrator.tables.boundary_rows import BoundaryRow
 
 _PHASES = {
@@ -24,7 +24,7 @@ def card_tables(settings: Sequence[Setting]) -> list[Table]:
     for setting in settings:
         for row in setting.boundaries:
             if setting.main.asks(row):
-                key = setting.model, setting.device_kind, row.phase, row.axis
+                key = setting.called, setting.device_kind, row.phase, row.axis
                 groups.setdefault(key, []).append((setting, row))
     return [_cards(*key, pairs) for key, pairs in groups.items()]
 
@@ -50,7 +50,7 @@ def _cards(
         for (engine, variant), found in sorted(lines.items(), key=_order)
     ]
     unit = "sequences of the largest batch" if axis == "batch_size" else _PHASES[phase]
-    caption = f"Which card holds how much: {short(model)} on {kind}, {unit}"
+    caption = f"Which card holds how much: {model} on {kind}, {unit}"
     return Table(columns, rows, caption, frozenset(columns[1:]))
 
 
@@ -110,7 +110,7 @@ def boundaries(settings: Sequence[Setting]) -> Section | None:
 def _line(setting: Setting, row: BoundaryRow) -> list[str]:
     return [
         setting.words(engine=True),
-        row.mode + (f" · {short(row.draft)}" if row.draft else ""),
+        row.mode + (f" · {setting.names.target(row.draft)}" if row.draft else ""),
         _grows(row),
         _bracket(row),
         f"{row.confirmed_ok} ok, {row.confirmed_oom} oom",

@@ -10,6 +10,7 @@ from orchestrator.axes import Role
 from orchestrator.explain.breakdown import explain
 from orchestrator.explain.devices import devices_needed
 from orchestrator.journal.journal import View
+from orchestrator.names import Names
 from orchestrator.report import formats
 from orchestrator.report.document import (
     Attachment,
@@ -23,7 +24,6 @@ from orchestrator.report.document import (
     Verbatim,
 )
 from orchestrator.report.pictures.last_seconds import last_seconds
-from orchestrator.report.setting import short
 from workers.attempt import Attempt
 from workers.outcome import Outcome
 
@@ -38,7 +38,7 @@ _EXPECTED = [outcome.value for outcome in Outcome if outcome.is_expected]
 _IN_FULL, _PICTURED = 30, 8
 
 
-def failures(attempts: pl.DataFrame, view: View) -> Section:
+def failures(attempts: pl.DataFrame, view: View, names: Names) -> Section:
     ended = attempts.filter(pl.col("final") & (pl.col("outcome") != Outcome.OK))
     retried = attempts.filter(~pl.col("final") & (pl.col("outcome") != Outcome.OK))
     if ended.is_empty() and retried.is_empty():
@@ -51,12 +51,14 @@ def failures(attempts: pl.DataFrame, view: View) -> Section:
         pl.col(_FOR_SIZE).max(),
     )
     groups = groups.sort(pl.col("outcome").is_in(_EXPECTED), *_SAME, nulls_last=True)
-    blocks: list[Block] = [_counts(ended), _table(groups)] if ended.height else []
+    blocks: list[Block] = [_counts(ended), _table(groups, names)] if ended.height else []
     # Surprises in full, and of each mode that ran out of memory its first case.
     shown = groups.filter(pl.col("outcome") != Outcome.PRUNED).head(_IN_FULL)
     whole = view.whole(shown["row"].to_list())
     blocks += [
-        block for place, row in enumerate(shown["row"]) for block in _evidence(whole[row], place < _PICTURED)
+        block
+        for place, row in enumerate(shown["row"])
+        for block in _evidence(whole[row], place < _PICTURED, names)
     ]
     if retried.height:
         blocks.append(_retries(retried))
@@ -71,13 +73,13 @@ def _counts(ended: pl.DataFrame) -> Paragraph:
     )
 
 
-def _table(groups: pl.DataFrame) -> Table:
+def _table(groups: pl.DataFrame, names: Names) -> Table:
     columns = ["on", "outcome", "mode", "kind", "prompt", "batch", "lengths", "cells", "message"]
     rows = [
         [
-            f"{short(row['model'])} on {row['device_kind'] or 'no device'}, {formats.card(row['budget_bytes'])}, {row['engine']} engine",
+            f"{names.row(row)} on {row['device_kind'] or 'no device'}, {formats.card(row['budget_bytes'])}, {row['engine']} engine",
             row["outcome"].replace("_", " "),
-            row["mode"] + (f" · {short(row['draft'])}" if row["draft"] else ""),
+            row["mode"] + (f" · {names.target(row['draft'])}" if row["draft"] else ""),
             "probe" if row["purpose"] == "probe" else row["workload"],
             f"{row['prompt_tokens']:,}",
             str(row["batch_size"]),
@@ -116,7 +118,7 @@ def _brief(text: str, most: int = 160) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def _evidence(attempt: Attempt, pictured: bool) -> list[Block]:
+def _evidence(attempt: Attempt, pictured: bool, names: Names) -> list[Block]:
     cell, failure = attempt.cell, attempt.failure
     inner: list[Block] = []
     explained = explain(attempt)
@@ -143,7 +145,7 @@ def _evidence(attempt: Attempt, pictured: bool) -> list[Block]:
             inner.append(
                 Attachment(name, failure.memory_snapshot, "Memory snapshot, for pytorch.org/memory_viz")
             )
-    where = f"{short(cell.model.target)} {cell.mode} ({cell.engine}), {cell.prompt_tokens:,} + {cell.length:,} tokens"
+    where = f"{names.model(cell.model.target, cell.model.dtype)} {cell.mode} ({cell.engine}), {cell.prompt_tokens:,} + {cell.length:,} tokens"
     title = (
         f"{str(attempt.outcome).replace('_', ' ')}: {where}, {formats.card(cell.budget)}, cell {cell.cell_id}"
     )

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from orchestrator.names import Names
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table, Verbatim
 from orchestrator.report.longest_runs import LongestRun
 from orchestrator.report.pictures.curves import ChartAxis, Curve, Dash, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
-from orchestrator.report.setting import Setting, equal_rows, short
+from orchestrator.report.setting import Setting, equal_rows
 from orchestrator.tables.quality import QualityBoundary, quality_boundaries
 from workers.modes import MODES, CachePolicy
 
@@ -18,7 +19,7 @@ from workers.modes import MODES, CachePolicy
 _CONTROLS = {CachePolicy.WINDOW: Dash(5, 10, 0), CachePolicy.RECOMPUTE: Dash(5, 10, 5)}
 
 
-def quality(table: pl.DataFrame) -> Section | None:
+def quality(table: pl.DataFrame, names: Names) -> Section | None:
     """Of the `quality` table; None without scoring runs."""
     if table.is_empty():
         return None
@@ -27,13 +28,13 @@ def quality(table: pl.DataFrame) -> Section | None:
     peers: dict[tuple[object, ...], list[QualityBoundary]] = {}
     for row in found:
         peers.setdefault(row.peers, []).append(row)
-    blocks += [_picture(rows, table) for rows in peers.values()]
+    blocks += [_picture(rows, table, names) for rows in peers.values()]
     columns = [
         "model", "mode", "engine", "perplexity in context", "after it", "departs at", "scored to", "tokens/s",
     ]  # fmt: skip
     lines = [
         [
-            ", ".join([short(row.model), *row.others]), row.mode, row.engine, formats.number(row.in_context, 2), formats.number(row.beyond, 2),
+            ", ".join([names.row(dict(row.identity)), *row.others]), row.mode, row.engine, formats.number(row.in_context, 2), formats.number(row.beyond, 2),
             formats.NOTHING if row.in_context is None else "never" if row.departs_at is None else f"{row.departs_at:,}",
             formats.count(row.scored_to), formats.number(row.tokens_per_s, 1),
         ]
@@ -54,7 +55,7 @@ def quality(table: pl.DataFrame) -> Section | None:
     return Section("Does the model still understand? Perplexity along the text", blocks)
 
 
-def _picture(peers: Sequence[QualityBoundary], table: pl.DataFrame) -> Picture:
+def _picture(peers: Sequence[QualityBoundary], table: pl.DataFrame, names: Names) -> Picture:
     """The curves of one model, engine and condition, a curve for each of `peers`."""
     curves, contexts = [], []
     for row in peers:
@@ -68,15 +69,15 @@ def _picture(peers: Sequence[QualityBoundary], table: pl.DataFrame) -> Picture:
                 dash=_CONTROLS.get(policy),
             )
         )  # fmt: skip
-    model, engine, others = peers[0].model, peers[0].engine, peers[0].others
+    model, engine, others = names.row(dict(peers[0].identity)), peers[0].engine, peers[0].others
     limits = [Limit(f"trained context {max(contexts):,}", x=float(max(contexts)))] if contexts else []
     panel = Panel(
-        ", ".join([f"Perplexity along the text: {short(model)}, {engine} engine", *others]), ChartAxis("position in the text (tokens)"),
+        ", ".join([f"Perplexity along the text: {model}, {engine} engine", *others]), ChartAxis("position in the text (tokens)"),
         ChartAxis("perplexity (log scale)", log=True), curves, limits,
     )  # fmt: skip
     return picture(
-        "-".join(["quality", short(model), engine, *others]), draw(panel), "Lower is better; a bucket of positions per point. The controls, window and recompute, are dashed.",
-        f"Perplexity against position for {short(model)}",
+        "-".join(["quality", model, engine, *others]), draw(panel), "Lower is better; a bucket of positions per point. The controls, window and recompute, are dashed.",
+        f"Perplexity against position for {model}",
     )  # fmt: skip
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import polars as pl
 
+from orchestrator.names import Names
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Paragraph, Section, Table
-from orchestrator.report.setting import short
 from orchestrator.report.speculation_costs import Speculated, speculated
 
 _COLUMNS = (
@@ -15,7 +15,7 @@ _COLUMNS = (
 )
 
 
-def speculation(summary: pl.DataFrame) -> Section | None:
+def speculation(summary: pl.DataFrame, names: Names) -> Section | None:
     found = speculated(summary)
     if not found:
         return None
@@ -26,7 +26,7 @@ def speculation(summary: pl.DataFrame) -> Section | None:
             "(its excess over gamma·c + v is overhead). Above the break-even acceptance speculation pays; “never”: a "
             "round costs more than it could ever yield. Same text: the output equals the plain twin's, token for token."
         ]),
-        Table(_COLUMNS, [_line(item) for item in found], "", frozenset(_COLUMNS[2:-1]), group="on"),
+        Table(_COLUMNS, [_line(item, names) for item in found], "", frozenset(_COLUMNS[2:-1]), group="on"),
     ]  # fmt: skip
     if any(item.row["acceptance_injected"] is not None for item in found):
         blocks.append(
@@ -38,12 +38,12 @@ def speculation(summary: pl.DataFrame) -> Section | None:
     return Section("Speculation", blocks)
 
 
-def _line(item: Speculated) -> list[str]:
+def _line(item: Speculated, names: Names) -> list[str]:
     row = item.row
     injected = "" if row["acceptance_injected"] is None else f" (injected {row['acceptance_injected']:.2g})"
-    draft = f" · {short(row['draft'])}" if row["draft"] else ""
+    draft = f" · {names.target(row['draft'])}" if row["draft"] else ""
     return [
-        f"{short(row['model'])} on {row['device_kind']}, {formats.card(row['budget_bytes'])}, {row['engine']} engine",
+        f"{names.row(row)} on {row['device_kind']}, {formats.card(row['budget_bytes'])}, {row['engine']} engine",
         f"{row['mode']}{draft}{injected}",
         formats.count(row["length"]),
         formats.count(row["gamma"]),

@@ -8,7 +8,7 @@ from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table
 from orchestrator.report.longest_runs import LongestRun
 from orchestrator.report.pictures.runs import memory_by_time, speed_along_the_run, speed_by_length
-from orchestrator.report.setting import Condition, Setting, short
+from orchestrator.report.setting import Condition, Setting
 from workers.outcome import Outcome
 
 _MARK = "†"
@@ -68,7 +68,7 @@ def _beyond(row: dict[str, int | None]) -> bool:
 
 def _trained_on(settings: Sequence[Setting]) -> str | None:
     contexts = {
-        setting.model: row["max_positions"]
+        setting.names.target(setting.model): row["max_positions"]
         for setting in settings
         for condition in setting.conditions
         for row in condition.summary.iter_rows(named=True)
@@ -76,7 +76,7 @@ def _trained_on(settings: Sequence[Setting]) -> str | None:
     }
     if not contexts:
         return None
-    models = formats.listing([f"{short(model)} ({context:,})" for model, context in contexts.items()])
+    models = formats.listing([f"{model} ({context:,})" for model, context in contexts.items()])
     return f"{_MARK} longer than the positions that the model was trained on: {models}."
 
 

@@ -70,6 +70,38 @@ def test_every_picture_named_is_there_and_the_page_needs_no_network(tmp_path: Pa
     assert not re.search(r"<(script|link|iframe|img|object)\b|@import|url\(", page)
 
 
+def test_models_of_one_name_and_of_one_model_two_dtypes_are_told_apart(tmp_path: Path) -> None:
+    models = [
+        ModelSpec(target="/data/one/hf", dtype="float32"),
+        ModelSpec(target="/data/two/hf", dtype="float32"),
+        ModelSpec(target="/data/two/hf", dtype="bfloat16"),
+    ]
+    spec = demo_spec(models=models, modes=["baseline"], lengths=[500, 4000], budgets=[64 * MiB, 80 * MiB])
+    text = _run(tmp_path, spec, demo_attempts(spec), cells=12)
+
+    names = ["one/hf", "two/hf (bfloat16)", "two/hf (float32)"]
+    answer = text.split("## ")[1]
+    for name in names:
+        assert f"**{name} on cpu, 64 MiB**: " in answer
+        assert f"Which card holds how much: {name} on cpu, new tokens" in answer
+        assert text.count(f"{name} on cpu, 80 MiB") > 3, "in every table and picture"
+    assert "**hf on" not in text
+    pictures = re.findall(r"\]\((plots/.*?\.svg)\)", text)
+    assert len(pictures) == len(set(pictures)) == len(list((tmp_path / "plots").glob("*.svg")))
+    by_length = [name for name in pictures if "speed-by-length" in name]
+    assert len(by_length) == 6
+
+
+def test_names_that_differ_in_what_no_file_name_holds_have_files_of_their_own(tmp_path: Path) -> None:
+    models = [ModelSpec(target=target, dtype="float32") for target in ("/x/a b", "/x/a:b", "/x/A-B")]
+    spec = demo_spec(models=models, modes=["baseline"], lengths=[500])
+    text = _run(tmp_path, spec, demo_attempts(spec), cells=3)
+    pictures = [name for name in re.findall(r"\]\((plots/.*?\.svg)\)", text) if "speed-by-length" in name]
+    assert len({name.lower() for name in pictures}) == 3
+    drawn = [(tmp_path / name).read_text() for name in pictures]
+    assert all(sum(name in svg for svg in drawn) == 1 for name in ("a b on cpu", "a:b on cpu", "A-B on cpu"))
+
+
 def test_lengths_beyond_the_trained_context_are_marked(tmp_path: Path) -> None:
     spec = demo_spec(lengths=[400, 500], modes=["streaming"])  # behind 64 prompt tokens; 512 were learned
     text = _run(tmp_path, spec, demo_attempts(spec), cells=2)

@@ -168,3 +168,33 @@ def test_a_terminal_survives_markup_in_messages_and_devices_beyond_its_height() 
         watcher.see(event)
     watcher.close()
     assert "[red]went" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["[/]", "[bold]x", "[/bold]", "[red", "[link=x]y", ":smile:", "x\x1b[2Jy"])
+def test_a_name_that_is_markup_is_shown_as_it_is(name: str) -> None:
+    console = Console(file=io.StringIO(), width=200, height=24, force_terminal=True, color_system=None)
+    watcher, out = LiveWatcher(console), io.StringIO()
+    plain = PlainWatcher(out)
+    cell = dataclasses.replace(CELL, model=dataclasses.replace(CELL.model, target=f"/models/it{name}"))
+    card = dataclasses.replace(CARD, kind=f"H100 {name}")
+    lost = dataclasses.replace(finished(Outcome.LOAD_ERROR, error_message=f"no {name}"), cell=cell)
+    story: list[SweepEvent] = [
+        SweepStarted(run_id=name, name=name, cells=1, searches=0, reused=0, models=[cell.model]),
+        DeviceJoined(f"{name}/gpu0", card),
+        CellStarted(f"{name}/gpu0", card, cell, 1),
+    ]
+    for event in story:
+        watcher.see(event)
+        plain.see(event)
+    shown = drawn(watcher, 200).replace("\x1b", "?")
+    for event in [CellFinished(f"{name}/gpu0", lost, True), Notice(name)]:
+        watcher.see(event)
+        plain.see(event)
+    watcher.close()
+    told = name.replace("\x1b", "?")
+    assert f"{told.rpartition('/')[2]} graph" in shown.replace("\x1b", "?")
+    for text in (console.file.getvalue(), out.getvalue()):  # type: ignore[attr-defined]
+        assert f"H100 {told}" in text
+        assert f"{told.rpartition('/')[2]} baseline" in text
+        assert f"no {told}" in text
+    assert "\x1b[2J" not in out.getvalue()

@@ -1,0 +1,66 @@
+"""`oomline plan` and `oomline status` for a person: names are shown as they are."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from jobs.plan_view import print_plan
+from jobs.status_view import print_status
+from orchestrator.forecast import forecast
+from orchestrator.journal.folder import open_run
+from orchestrator.spec import ModelSpec, SweepSpec
+from orchestrator.status import DeviceStatus, read_status
+from tests.orchestrator.fake_run import demo_spec
+from tests.workers.host.cells import gpt_neox
+
+NAMES = ["[/]", "[bold]x", "[red", "[link=x]y"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plan_shows_a_name_that_is_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+    target = gpt_neox(Path(name) / "model")
+    spec = SweepSpec(
+        name="marked",
+        models=[ModelSpec(target=target, draft=target, dtype=dtype) for dtype in ("float32", "bfloat16")],
+        modes=["baseline+spec"],
+        lengths=[500],
+    )
+    print_plan(spec, forecast(spec, f"X {name}:80GiB"))
+    said = capsys.readouterr().out
+    assert f" X {name}" in said
+    assert f"baseline+spec ({target})" in said
+    assert f"{target} was trained on 128 positions" in said
+    for dtype in ("float32", "bfloat16"):
+        assert f"{target} ({dtype}) on " in said
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_status_shows_a_name_that_is_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    open_run(tmp_path, demo_spec()).close()
+    device = DeviceStatus(uuid=f"u{name}", kind=f"k{name}", node=f"n{name}", attempts=1, last_ended_s_ago=1.0)
+    status = dataclasses.replace(
+        read_status(str(tmp_path)),
+        name=name,
+        note=f"stopped: {name}",
+        devices=(device,),
+        set_aside=(f"part{name}",),
+    )
+    print_status(status)
+    said = capsys.readouterr().out
+    for words in (
+        f"{name} is ",
+        f"stopped: {name}",
+        f"u{name}",
+        f"k{name}",
+        f"n{name}",
+        f"aside: part{name}",
+    ):
+        assert words in said
