@@ -1,12 +1,17 @@
-"""`oomline run` interrupted, as a person or a cluster would: Ctrl-C on a laptop, and a head that dies under the driver."""
+"""`oomline run` interrupted: by Ctrl-C, by a terminal that closes, and by a head that dies under the driver."""
 
+import fcntl
 import os
+import pty
+import re
 import secrets
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +54,17 @@ class Command:
             self._words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._environment,
             process_group=0,
         )  # fmt: skip
+
+    def start_in_terminal(self) -> int:
+        """Under a shell that leads a terminal's session. Returns the other end of the terminal."""
+        master, slave = pty.openpty()
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
+        self.process = subprocess.Popen(
+            ["setsid", "--ctty", "sh", "-c", '"$@"; :', "sh", *self._words],
+            stdin=slave, stdout=slave, stderr=slave, text=True, env=self._environment,
+        )  # fmt: skip
+        os.close(slave)
+        return master
 
     def read_until_ok(self, cells: int) -> None:
         assert self.process.stdout is not None
@@ -135,6 +151,30 @@ def test_ctrl_c_ends_the_children_writes_the_report_and_the_same_command_goes_on
     check_goes_on(command, reused=stopped[Outcome.OK])
     check_each_cell_once(command)
     wait_gone(token)
+
+
+@pytest.mark.timeout(240)
+def test_a_closed_terminal_ends_a_run_as_sigterm_does(tmp_path: Path, token: str) -> None:
+    """The shell dies of its SIGHUP, and then everything that it started gets one."""
+    command = Command(tmp_path, token, 6)
+    terminal = command.start_in_terminal()
+    text = b""
+    while text.count(b" ok ") < 2:
+        text += os.read(terminal, 4096)
+    [server] = marked(token, "gcs_server")
+    [ray_folder] = {Path(found) for found in re.findall(r"/tmp/oom-\w+", " ".join(server.cmdline()))}
+    assert ray_folder.is_dir()
+    os.close(terminal)
+    assert command.process.wait(30) == -signal.SIGHUP
+    wait_gone(token)
+    assert not ray_folder.exists()
+    stopped = command.outcomes()
+    assert stopped[Outcome.OK] >= 2
+    assert stopped[Outcome.CANCELLED] == 1
+    assert "stopped by SIGHUP" in (command.out / "report.md").read_text()
+    manifest = read_run(command.out).manifest
+    assert manifest is not None
+    assert manifest.state == "stopped"
 
 
 class Head:
