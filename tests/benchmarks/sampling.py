@@ -24,7 +24,7 @@ from workers.attempt import Attempt
 from workers.cell import Cell, Lease, ModelRef, Streaming
 from workers.host import processes
 from workers.host.device_host import DeviceHost
-from workers.meters import Meter, Reading
+from workers.meters import Meter, MeterReading
 from workers.outcome import Outcome
 
 GiB = 2**30
@@ -38,7 +38,7 @@ class HeldMeter:
         self.released = threading.Event()
         self.released.set()
 
-    def read(self) -> Reading:
+    def read(self) -> MeterReading:
         self.released.wait()
         return self._meter.read()
 

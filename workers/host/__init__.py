@@ -1,1 +1,1 @@
-"""What stands between a device and the processes that use it up: a fork server, a watch, the evidence."""
+"""Runs cells on one device, each in a process of its own: a fork server, a supervisor, the evidence of a failure."""

@@ -1,53 +1,45 @@
-"""From what was seen of a child to its attempt. Pure but for the sampler's record."""
+"""Builds the attempt of a child that has ended, from what was observed of it and from the sampler's record."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from workers.attempt import Attempt, Failure, Measured, Phase, Sample
 from workers.cell import Lease
 from workers.host import error_kinds
 from workers.host.devices import Slot
-from workers.host.supervisor import Seen
+from workers.host.supervisor import Observations
 from workers.meters.sampler import Sampler, Window
 from workers.outcome import Outcome
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """`received_s`, `started_s`, `ended_s`: `time.monotonic()`; `started_at`: since the epoch."""
+def build_attempt(
+    lease: Lease, slot: Slot, seen: Observations, sampler: Sampler, *, received_s: float, started_at: float
+) -> Attempt:
+    """Build the attempt of `lease` from what was observed of its child, which has ended.
 
-    lease: Lease
-    slot: Slot
-    seen: Seen
-    received_s: float
-    started_s: float
-    started_at: float
-    ended_s: float
-    last_output: str
-    kernel_oom_kill: bool
-
-
-def conclude(record: Record, sampler: Sampler) -> Attempt:
-    seen, finished = record.seen, record.seen.finished
-    outcome, failure = judge(seen, record.last_output, kernel_oom_kill=record.kernel_oom_kill)
-    samples, window = _samples(record, sampler)
-    peak_device_bytes, peak_process_bytes = _peaks(record, samples)
+    `received_s`: `time.monotonic()` when the host got the lease. `started_at`: the child's start, since the epoch.
+    """
+    finished = seen.finished
+    assert seen.ended_s is not None
+    outcome, failure = outcome_and_failure(seen)
+    samples, window = _samples(slot, seen, sampler)
+    peak_device_bytes, peak_process_bytes = _peaks(seen, samples)
     return Attempt(
-        lease_id=record.lease.lease_id,
-        cell=record.lease.cell,
-        attempt=record.lease.attempt,
+        lease_id=lease.lease_id,
+        cell=lease.cell,
+        attempt=lease.attempt,
         outcome=outcome,
         phase=seen.phase,
-        device=record.slot.device,
-        started_at=record.started_at,
-        duration_s=record.ended_s - record.received_s,
-        measured=finished.measured if finished is not None else _partly(seen),
+        device=slot.device,
+        started_at=started_at,
+        duration_s=seen.ended_s - received_s,
+        measured=finished.measured if finished is not None else _measured_so_far(seen),
         failure=failure,
         peak_device_bytes=peak_device_bytes,
         peak_process_bytes=peak_process_bytes,
         context_bytes=seen.context_bytes,
         sample_interval_p50_s=window.interval_p50_s,
         sample_interval_p99_s=window.interval_p99_s,
-        first_model_call_s=seen.opened_s - record.received_s if seen.opened_s is not None else None,
+        first_model_call_s=seen.opened_s - received_s if seen.opened_s is not None else None,
         samples=samples,
         steps=tuple(seen.steps),
         scores=finished.scores if finished is not None else (),
@@ -55,39 +47,39 @@ def conclude(record: Record, sampler: Sampler) -> Attempt:
     )
 
 
-def judge(seen: Seen, last_output: str, *, kernel_oom_kill: bool) -> tuple[Outcome, Failure | None]:
-    """The child's own word counts first, then why the host ended it, then how it died."""
+def outcome_and_failure(seen: Observations) -> tuple[Outcome, Failure | None]:
+    """The child's own last event counts first, then why the host ended it, then how it died."""
     if seen.finished is not None:
         failure = seen.finished.failure
         return seen.finished.outcome, replace(
-            failure, last_output=last_output
+            failure, last_output=seen.last_output
         ) if failure is not None else None
     if seen.ended_by_us is not None:
         ours = seen.ended_by_us
         failure = Failure(
             error_type="EndedByHost",
             error_message=ours.message,
-            last_output=last_output,
+            last_output=seen.last_output,
             stack_dump=ours.stack_dump,
         )
         return ours.outcome, _with_memory(failure, seen) if ours.outcome.is_device_oom else failure
     if seen.ended is None:
         message = f"the fork server went away: {seen.server_died}"
         return Outcome.INFRA_ERROR, Failure(
-            error_type="ForkServerError", error_message=message, last_output=last_output
+            error_type="ForkServerError", error_message=message, last_output=seen.last_output
         )
-    outcome, signal, exit_code = error_kinds.of_death(seen.ended.status, kernel_oom_kill=kernel_oom_kill)
+    outcome, signal, exit_code = error_kinds.of_death(seen.ended.status, kernel_oom_kill=seen.kernel_oom_kill)
     how = f"killed by signal {signal}" if signal is not None else f"exit code {exit_code} without a result"
     return outcome, Failure(
         error_type="ProcessDied",
         error_message=f"{how} ({seen.phase}, {seen.produced} tokens)",
         signal=signal,
         exit_code=exit_code,
-        last_output=last_output,
+        last_output=seen.last_output,
     )
 
 
-def _with_memory(failure: Failure, seen: Seen) -> Failure:
+def _with_memory(failure: Failure, seen: Observations) -> Failure:
     last = seen.steps[-1] if seen.steps else None
     return replace(
         failure,
@@ -97,25 +89,25 @@ def _with_memory(failure: Failure, seen: Seen) -> Failure:
     )
 
 
-def _partly(seen: Seen) -> Measured:
+def _measured_so_far(seen: Observations) -> Measured:
     kv_cache_bytes = seen.steps[-1].kv_cache_bytes if seen.steps else None
     return Measured(new_tokens=seen.produced, kv_cache_bytes=kv_cache_bytes)
 
 
-def _samples(record: Record, sampler: Sampler) -> tuple[tuple[Sample, ...], Window]:
-    """From the moment the limits were in force to the end of the run; what comes after it counts nowhere."""
-    seen = record.seen
-    if seen.limited is None:
+def _samples(slot: Slot, seen: Observations, sampler: Sampler) -> tuple[tuple[Sample, ...], Window]:
+    """Return what was sampled from the moment the limits were in force to the end of the run. What comes after it
+    counts nowhere."""
+    if seen.limited is None or seen.ended_s is None:
         return (), Window((), None, None)
-    ended_s = seen.finished.ended_s if seen.finished is not None else record.ended_s
+    ended_s = seen.finished.ended_s if seen.finished is not None else seen.ended_s
     window = sampler.window(seen.limited.at_s, ended_s)
     at_start = seen.limited.data_bytes
     samples = tuple(
         Sample(
-            t_s=reading.t_s - record.started_s,
+            t_s=reading.t_s - seen.started_s,
             device_used_bytes=None
             if reading.device_bytes is None
-            else record.slot.used_bytes(reading.device_bytes, at_start),
+            else slot.used_bytes(reading.device_bytes, at_start),
             process_used_bytes=reading.process_bytes,
         )
         for reading in window.readings
@@ -123,14 +115,14 @@ def _samples(record: Record, sampler: Sampler) -> tuple[tuple[Sample, ...], Wind
     return samples, window
 
 
-def _peaks(record: Record, samples: tuple[Sample, ...]) -> tuple[int | None, int | None]:
-    """Of the run: device, process. A load may hold more for an instant, seen by one run and missed by the next.
+def _peaks(seen: Observations, samples: tuple[Sample, ...]) -> tuple[int | None, int | None]:
+    """Return the peaks of the run, of the device and of the process.
 
-    A child that never came to its run: of whatever it did. The child's own exact figure overrides the samples.
+    The load does not count: it may hold more for an instant, which one run sees and the next misses. Of a child that
+    never came to its run, everything counts. The child's own exact figure overrides the samples.
     """
-    seen = record.seen
     if seen.prefill_s is not None:
-        begun_s = seen.prefill_s - record.started_s
+        begun_s = seen.prefill_s - seen.started_s
         # Only changes are kept: what was in force when the run began is the last sample before it.
         before = tuple(s for s in samples if s.t_s < begun_s)[-1:]
         samples = before + tuple(s for s in samples if s.t_s >= begun_s)

@@ -1,4 +1,4 @@
-"""`DeviceHost`: owns one device; runs one lease at a time in a fresh process and says what came of it.
+"""Owns one device: runs one lease at a time in a fresh process, and returns what came of it.
 
 It never creates a CUDA context and holds no state of a cell, so a cell can take down only its own process.
 """
@@ -12,7 +12,7 @@ from dataclasses import replace
 from workers.attempt import Attempt, Device, Failure, Phase
 from workers.cell import Lease
 from workers.host import processes
-from workers.host.build_attempt import Record, conclude
+from workers.host.build_attempt import build_attempt
 from workers.host.devices import DeviceDirty, open_slot
 from workers.host.events import Request, encode_request
 from workers.host.evidence import StackDump
@@ -23,7 +23,7 @@ from workers.meters.sampler import Sampler
 from workers.outcome import Outcome
 from workers.progress import Progress
 
-#: What every cell needs, imported once. Ends with the room that runs it.
+#: What every cell needs, imported once. The last one runs the cell.
 PRELOAD = (
     "torch",
     "transformers.generation.utils",
@@ -66,13 +66,14 @@ class DeviceHost:
         self._sampler = Sampler(self._slot.meter)
 
     def describe(self) -> Device:
-        """Once the device can take a lease. Raises `ForkServerError`, `DeviceDirty`."""
+        """Return the device, once it can take a lease. Raises `ForkServerError`, `DeviceDirty`."""
         self._refuse_if_dirty()
         self._server.wait_ready()
         return self._slot.device
 
     def run(self, lease: Lease, report: Callable[[Progress], None] = _unheard) -> Attempt:
-        """Blocks until the cell's process is gone and the device is clean, or known not to be (`device_dirty`).
+        """Run the lease. Returns when the cell's process is gone and the device is clean, or known not to be
+        (`device_dirty`).
 
         `report` is called about once a second. Raises `DeviceDirty` when the device is not clean to begin with.
         """
@@ -136,7 +137,7 @@ class DeviceHost:
                 events.close_write()
                 output.close_write()
                 self._slot.follow(pid)
-                watch = Supervisor(
+                supervisor = Supervisor(
                     lease,
                     self._slot,
                     self._sampler,
@@ -146,25 +147,17 @@ class DeviceHost:
                     limit_below_ray(os.environ),
                     report,
                 )
-                seen = watch.until_ended(events.read, output.read, dump)
+                seen = supervisor.until_ended(events.read, output.read, dump)
         finally:
             self._slot.leave()
             dump.close()
         self._lingering = pid if seen.lingers else None
         if seen.lingers:
             self._server.close()
-        record = Record(
-            lease=lease,
-            slot=self._slot,
-            seen=seen,
-            received_s=received_s,
-            started_s=started_s,
-            started_at=started_at,
-            ended_s=time.monotonic(),
-            last_output=watch.output.text(),
-            kernel_oom_kill=kernel_oom_kills() > kills_before,
+        seen.kernel_oom_kill = kernel_oom_kills() > kills_before
+        return build_attempt(
+            lease, self._slot, seen, self._sampler, received_s=received_s, started_at=started_at
         )
-        return conclude(record, self._sampler)
 
     def _request(self, lease: Lease, started_s: float) -> bytes:
         device = self._slot.device

@@ -1,4 +1,7 @@
-"""What a host owns: a CPU slot or a card. How to describe it, meter it, and see that it is clean."""
+"""Describes and meters what a host owns, a CPU slot or a card, and proves that it is clean.
+
+`workers.host.child.device` is the same device inside a cell's process.
+"""
 
 import contextlib
 import os
@@ -26,6 +29,8 @@ class DeviceDirty(Exception):
 
 
 class Slot(Protocol):
+    """The device of one host. `is_cpu`: for the fork server, which prepares its processes for one kind of device."""
+
     @property
     def is_cpu(self) -> bool: ...
 
@@ -37,7 +42,7 @@ class Slot(Protocol):
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """For the processes that use the device."""
+        """Variables for the processes that use the device."""
 
     @property
     def idle_bytes(self) -> int:
@@ -49,10 +54,13 @@ class Slot(Protocol):
     def leave(self) -> None: ...
 
     def used_bytes(self, device_bytes: int, at_start: int) -> int:
-        """A meter's reading as what counts against a budget. `at_start`: the child's own first figure."""
+        """Return what counts against a budget, from a meter's reading. `at_start`: the child's own first figure."""
+
+    def over_budget(self, used_bytes: int, budget: int) -> str | None:
+        """Return why the child is to be ended for its memory, None while it is not."""
 
     def what_is_left(self) -> str | None:
-        """Why the device is not clean, after waiting for it to become so; None when it is."""
+        """Return why the device is not clean, after waiting for it to become so. None when it is."""
 
 
 class CpuSlot:
@@ -87,6 +95,9 @@ class CpuSlot:
 
     def used_bytes(self, device_bytes: int, at_start: int) -> int:
         return max(0, device_bytes - at_start)
+
+    def over_budget(self, used_bytes: int, budget: int) -> None:
+        """The kernel holds the child to its data limit."""
 
     def what_is_left(self) -> str | None:
         return None
@@ -127,6 +138,16 @@ class CardSlot:
     def used_bytes(self, device_bytes: int, at_start: int) -> int:
         return max(0, device_bytes - self.idle_bytes)
 
+    def over_budget(self, used_bytes: int, budget: int) -> str | None:
+        """Memory beside torch's allocator may exceed the emulated card. The child cannot see that."""
+        used_bytes += self.device.reserve_bytes
+        if used_bytes <= budget:
+            return None
+        return (
+            f"{size_text(used_bytes)} of the card in use, the driver's reserve included; "
+            f"the budget is {size_text(budget)}"
+        )
+
     def what_is_left(self) -> str | None:
         return _wait_clean(lambda: self._foreign_processes() or self._foreign_memory())
 
@@ -147,7 +168,7 @@ class CardSlot:
 
 
 def open_slot(slot: str, cpu_total_bytes: int | None) -> Slot:
-    """A CPU slot where its share of memory is given, else a card."""
+    """Return a CPU slot where its share of memory is given, else a card."""
     return CardSlot() if cpu_total_bytes is None else CpuSlot(slot, cpu_total_bytes)
 
 
@@ -159,5 +180,5 @@ def _wait_clean(look: Callable[[], str | None]) -> str | None:
 
 
 def _sees_pids() -> bool:
-    """NVML counts processes by the pids of the initial namespace; in another, ours are not among them."""
+    """NVML names processes by the pids of the initial namespace. In another, ours are not among them."""
     return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE

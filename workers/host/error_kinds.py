@@ -1,6 +1,7 @@
-"""From what was raised, or how the process died, to an outcome. Pure; never by grepping logs.
+"""Finds the outcome from the exception that was raised, or from how the process died. Pure. Logs are never searched.
 
-An out-of-memory comes in several coats; the list is kept here and nowhere else.
+CUDA, cuBLAS, cuDNN, glibc and oneDNN report out-of-memory with different exceptions and messages. All patterns are in
+this file.
 """
 
 import math
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 from workers.attempt import Phase
 from workers.outcome import Outcome
 
-#: Messages of RuntimeErrors that mean: the device has no memory left.
-_DEVICE_COATS = (
+#: Parts of the messages of errors by which the device has no memory left.
+_DEVICE_MESSAGES = (
     "CUDA out of memory",
     "CUDA error: out of memory",
     "CUDA_ERROR_OUT_OF_MEMORY",
@@ -22,17 +23,17 @@ _DEVICE_COATS = (
     "cudaErrorMemoryAllocation",
 )
 #: The same for the process's own memory, which is the device of a CPU cell.
-_HOST_COATS = (
+_HOST_MESSAGES = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "std::bad_alloc",
     "Cannot allocate memory",
     "unable to mmap",
 )
-#: oneDNN has its kernel's description by then and finds no memory for its code. As the whole message: what goes on
-#: ("... descriptor for ...") is an operation that it does not know.
+#: The whole message of oneDNN when it has no memory for a kernel's code. A longer one ("... descriptor for ...") is
+#: about an operation that oneDNN does not know.
 _NO_PRIMITIVE = "could not create a primitive"
-#: Anything else that CUDA reports has poisoned the context.
+#: Everything else that CUDA reports makes the context unusable.
 _GPU_FAULT = re.compile(
     r"CUDA error: |CUBLAS_STATUS_|CUDNN_STATUS_|cudaError|device-side assert|uncorrectable ECC"
 )
@@ -49,14 +50,14 @@ class Raised:
     def of(cls, error: BaseException) -> "Raised":
         try:
             message = str(error)
-        except Exception as failed:  # a message that cannot be had must not hide the error
+        except Exception as failed:  # an error whose message cannot be read is still an error
             message = f"<no message: {type(failed).__name__}>"
         return cls(tuple(t.__name__ for t in type(error).__mro__), message)
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
-    """What an out-of-memory message says, in bytes; None where it does not."""
+    """What an out-of-memory message says, in bytes. None: it does not say."""
 
     requested: int | None = None
     free: int | None = None
@@ -69,7 +70,8 @@ def is_memory_error(raised: Raised) -> bool:
 
 
 def of_exception(raised: Raised, phase: Phase, *, is_cpu: bool) -> Outcome:
-    """`is_cpu`: the process's own memory is the device. Otherwise running out of it is `oom_host`."""
+    """Return the outcome of a cell that ended in an exception. `is_cpu`: the process's own memory is the device's.
+    Elsewhere running out of it is `oom_host`."""
     if _has_no_device_memory(raised) or (is_cpu and _has_no_host_memory(raised)):
         return oom_of(phase)
     if _has_no_host_memory(raised):
@@ -86,7 +88,7 @@ def of_exception(raised: Raised, phase: Phase, *, is_cpu: bool) -> Outcome:
 
 
 def of_death(wait_status: int, *, kernel_oom_kill: bool) -> tuple[Outcome, int | None, int | None]:
-    """A process that ended without a result and that nobody here ended: outcome, signal, exit code.
+    """Return outcome, signal and exit code of a process that ended without a result, and that its host did not end.
 
     `kernel_oom_kill`: the kernel's OOM killer struck on this machine meanwhile.
     """
@@ -99,14 +101,14 @@ def of_death(wait_status: int, *, kernel_oom_kill: bool) -> tuple[Outcome, int |
 
 
 def oom_of(phase: Phase) -> Outcome:
-    """Setting up, capture and warm-up come before the first token and count as load."""
+    """Return the out-of-memory outcome of a phase. Set-up, capture and warm-up count as load."""
     if phase is Phase.PREFILL:
         return Outcome.OOM_PREFILL
     return Outcome.OOM_DECODE if phase in (Phase.DECODE, Phase.DONE) else Outcome.OOM_LOAD
 
 
 def memory_report(message: str) -> MemoryReport:
-    """Read torch's messages, CUDA's (several wordings since 1.x) and the CPU allocator's."""
+    """Read the sizes in a message of torch (in the wordings since 1.x), of CUDA or of the CPU allocator."""
     requested = _amount(r"Tried to allocate (?P<n>{size})", message)
     if requested is None:
         found = re.search(r"tried to allocate (\d{1,25}) bytes", message, re.IGNORECASE)
@@ -138,10 +140,10 @@ def _amount(pattern: str, message: str) -> int | None:
 def _has_no_device_memory(raised: Raised) -> bool:
     if "OutOfMemoryError" in raised.types:
         return True
-    return "Error" in "".join(raised.types) and any(coat in raised.message for coat in _DEVICE_COATS)
+    return "Error" in "".join(raised.types) and any(text in raised.message for text in _DEVICE_MESSAGES)
 
 
 def _has_no_host_memory(raised: Raised) -> bool:
     if "MemoryError" in raised.types:
         return True
-    return raised.message == _NO_PRIMITIVE or any(coat in raised.message for coat in _HOST_COATS)
+    return raised.message == _NO_PRIMITIVE or any(text in raised.message for text in _HOST_MESSAGES)

@@ -1,7 +1,7 @@
-"""What a child and its host say to each other: JSON lines, so that nothing a child sends can run code.
+"""Defines the messages between a child and its host, as lines of JSON: nothing that a child sends can run code.
 
-The host asks once (`Request`, through the fork server); the child answers with a stream of events that ends in
-`Finished` unless the process dies first. Times are `time.monotonic()`, which all processes of a machine share.
+The host sends one `Request`, through the fork server. The child answers with events. The last one is `Finished`,
+unless the process dies first. Times are `time.monotonic()`, which all processes of a machine share.
 """
 
 import base64
@@ -37,7 +37,7 @@ class Limited:
 
 @dataclass(frozen=True, slots=True)
 class ContextReady:
-    """Libraries are set up on the device, nothing is loaded: what that alone holds of the device."""
+    """The libraries are set up on the device, and nothing is loaded. `context_bytes`: what they hold of the device."""
 
     context_bytes: int
 
@@ -88,18 +88,18 @@ _KINDS: dict[str, type] = {
 
 
 class BadLine(Exception):
-    """Not an event: a child that went wild wrote to the wrong descriptor."""
+    """A line that is no event. A faulty child may write to any descriptor."""
 
 
 def encode(event: Event) -> bytes:
-    """One line, with its newline."""
+    """Return one line, with its newline."""
     return (
         json.dumps([type(event).__name__, dataclasses.asdict(event)], default=_bytes_to_text).encode() + b"\n"
     )
 
 
 def decode(line: bytes) -> Event:
-    """Raises `BadLine`."""
+    """Return the event of a line. Raises `BadLine`."""
     try:
         name, fields = json.loads(line)
         return _build(_KINDS[name], fields)

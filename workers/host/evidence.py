@@ -1,4 +1,4 @@
-"""What a process that is about to be ended, or has died, leaves behind."""
+"""Keeps what a process leaves behind: the end of its output, and its stacks before it is ended."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ _PY_SPY_LIMIT_S = 5.0
 
 
 class LastOutput:
-    """The end of what a process printed, however much it prints."""
+    """Keeps the last bytes that a process printed."""
 
     def __init__(self, limit: int = _OUTPUT_BYTES) -> None:
         self._limit = limit
@@ -31,13 +31,14 @@ class LastOutput:
 
 
 class StackDump:
-    """A file in memory that a child's faulthandler writes to on SIGUSR1, also while it holds the GIL for ever."""
+    """A file in memory, to which a child's faulthandler writes on SIGUSR1, even while a thread never releases the GIL."""
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("stacks")
 
     def take(self, pid: int) -> str | None:
-        """Every thread's stack and the process's state. py-spy, where installed, answers for one that cannot."""
+        """Return the process's state and every thread's stack. py-spy, where installed, reads them of a process that
+        does not answer."""
         state = processes.state(pid)
         dump = self._ask(pid) if state not in "TD" else ""
         if not dump:
@@ -55,7 +56,7 @@ class StackDump:
             return ""
         deadline = time.monotonic() + _DUMP_WAIT_S
         size = -1
-        # Whole once it has stopped growing.
+        # The dump is whole once it has stopped growing.
         while time.monotonic() < deadline and (size <= 0 or size != os.fstat(self.fd).st_size):
             size = os.fstat(self.fd).st_size
             time.sleep(0.05)
@@ -63,8 +64,8 @@ class StackDump:
 
 
 def _py_spy(pid: int) -> str:
-    """Without pausing the process, which may be stopped already."""
-    beside_us = os.path.dirname(sys.executable)  # of a virtual environment that nobody activated
+    """Does not pause the process, which may be stopped already."""
+    beside_us = os.path.dirname(sys.executable)  # a virtual environment may not be on PATH
     found = shutil.which("py-spy", path=os.pathsep.join([beside_us, os.environ.get("PATH", os.defpath)]))
     if found is None:
         return ""

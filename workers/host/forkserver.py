@@ -1,7 +1,7 @@
-"""The host's side of the fork server: a warm process that forks one process per cell.
+"""Starts the fork server and speaks to it: a warm process that forks one process for each cell.
 
-Not `multiprocessing.forkserver`: that one imports the parent's `__main__` again (Ray's worker script), gives no
-death signal, no process group, no captured output, and turns a wait status into an exit code.
+`multiprocessing.forkserver` does not serve here. It imports the parent's `__main__` again (Ray's worker script), gives
+no death signal, no process group and no captured output, and turns a wait status into an exit code.
 """
 
 import json
@@ -31,18 +31,18 @@ class ForkServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """`status` as wait(2) gives it. `left_over`: processes that the cell had started and left behind; they are dead."""
+    """`status`: as wait(2) gives it. `left_over`: how many processes the cell had left behind. They have been ended."""
 
     status: int
     left_over: int
 
 
 class ForkServer:
-    """Starts at once, warms up in the background; `wait_ready` waits for that. Use from one thread that outlives it:
-    the kernel ends the server when the thread that started it ends.
+    """Starts at once and warms up in the background; `wait_ready` waits for that. Use it from one thread, which must
+    outlive it: the kernel ends the server when that thread ends.
 
-    `preload`: modules to import before the first fork. `is_cpu`: what cells run on, to prepare their processes for.
-    `environ`: on top of our own.
+    `preload`: modules to import before the first fork. `is_cpu`: what to prepare the cells' processes for.
+    `environ`: variables in addition to this process's.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class ForkServer:
         return self._process.poll() is None
 
     def wait_ready(self, limit_s: float = _START_LIMIT_S) -> None:
-        """Raises `ForkServerError` when a module cannot be imported, starts threads or touches CUDA."""
+        """Wait until the server can fork. Raises `ForkServerError` when a module cannot be imported, starts threads or
+        touches CUDA."""
         if self._ready:
             return
         reply = self._reply(limit_s)
@@ -82,7 +83,7 @@ class ForkServer:
         self._ready = True
 
     def spawn(self, request: bytes, events_fd: int, output_fd: int, dump_fd: int) -> int:
-        """Give `request` to a process of its own; returns its pid, which is its process group's too."""
+        """Give `request` to a process of its own. Returns its pid, which is its process group's too."""
         self.wait_ready()
         try:
             socket.send_fds(self.control, [request], [events_fd, output_fd, dump_fd])
@@ -91,11 +92,11 @@ class ForkServer:
         return int(self._reply(_REPLY_LIMIT_S)["pid"])
 
     def ended(self) -> Ended:
-        """How the process ended. Call when `control` is readable."""
+        """Return how the process ended. Call when `control` is readable."""
         return Ended(**self._reply(0.0)["ended"])
 
     def close(self) -> None:
-        """End the server and whatever it started; bounded by about a second."""
+        """End the server and whatever it started, within about a second."""
         self.control.close()
         try:
             self._process.wait(1.0)
@@ -119,7 +120,8 @@ class ForkServer:
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Ours, and what keeps a preloaded library from starting threads or probing CUDA before the fork."""
+    """Return this process's variables, with those that keep a preloaded library from starting threads or touching CUDA
+    before the fork."""
     environ = without_allocators(os.environ)
     paths = [_ROOT, *filter(None, [environ.get("PYTHONPATH")])]
     tunables = [*filter(None, [environ.get("GLIBC_TUNABLES")]), "glibc.malloc.hugetlb=1"]

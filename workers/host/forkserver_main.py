@@ -1,14 +1,14 @@
-"""The fork server's process: `python -m workers.host.forkserver_main FD HOST_PID cpu|cuda MODULE...`.
+"""Is the fork server's process: `python -m workers.host.forkserver_main FD HOST_PID cpu|cuda MODULE...`.
 
-Imports MODULEs once, then gives each request a process of its own and reports how it ended. Stays single-threaded
-and never touches CUDA: a fork copies one thread only, and a CUDA context not at all. Requests and replies are JSON on
-a SOCK_SEQPACKET socket, one message each; a request carries three descriptors (events, output, stack dumps).
+It imports the MODULEs once, then gives each request a process of its own and reports how that ended. It stays
+single-threaded and never touches CUDA: a fork copies one thread only, and no CUDA context. Requests and replies are
+JSON on a SOCK_SEQPACKET socket, one message each. A request carries three descriptors: events, output, stack dumps.
 
-The next cell's process is forked as soon as the last one has ended, takes what every cell needs and waits: it has no
-context, no thread and no cell until a request is handed to it. No other cell runs while that happens.
+The process of the next cell is forked as soon as the last one has ended. It takes what every cell needs and waits. It
+has no context, no thread and no cell until it gets a request. No other cell runs while that happens.
 
-Nothing that it starts outlives it: it adopts orphaned descendants and kills them with the cell's process; when the
-host's end of the socket closes (the host died, however) it does the same and ends. Should it die itself, its
+Nothing that the server starts outlives it. It adopts orphaned descendants and kills them with the cell's process. When
+the host's end of the socket closes, because the host died, it kills them and ends. When the server itself dies, its
 children get SIGKILL from the kernel.
 """
 
@@ -51,7 +51,7 @@ def main() -> NoReturn:
     except BaseException:
         control.send(json.dumps({"failed": traceback.format_exc()[-8192:]}).encode())
         sys.exit(1)
-    # What is alive now lives on in every cell: out of the collector's way, and out of the measured run's.
+    # What is alive now stays alive in every cell. The collector need not visit it, least of all in a measured run.
     gc.collect()
     gc.freeze()
     control.send(json.dumps({"ready": _report()}).encode())
@@ -85,7 +85,7 @@ def _fork(control: socket.socket, wake_write: int) -> _Waiting:
         ours.close()
         _become_cell(server, theirs)
     theirs.close()
-    # From both sides, so that whoever comes first finds the group in place.
+    # The child does it too: whichever comes first, the group is there for what follows.
     with contextlib.suppress(PermissionError, ProcessLookupError):
         os.setpgid(pid, pid)
     return _Waiting(pid, ours)
@@ -109,7 +109,7 @@ def _serve_request(waiting: _Waiting, control: socket.socket, wake_write: int) -
 
 
 def _follow(pid: int, control: socket.socket, wake_read: int) -> None:
-    """Until the cell's process has ended and nothing it started is left."""
+    """Return when the cell's process has ended and nothing that it started is left."""
     while True:
         ready, _, _ = select.select([control.fileno(), wake_read], [], [])
         if control.fileno() in ready:  # nothing is asked while a cell runs: the host has gone
@@ -128,7 +128,7 @@ def _follow(pid: int, control: socket.socket, wake_read: int) -> None:
 
 
 def _clear(pid: int | None) -> int:
-    """Kill what is left of a cell: its group, then every descendant that we have inherited. Returns how many."""
+    """Kill what is left of a cell: its group, then every descendant that this process has adopted. Returns how many."""
     if pid is not None:
         processes.kill_group(pid)
     ended = 0
@@ -178,7 +178,7 @@ def _become_cell(server: int, channel: socket.socket) -> NoReturn:
         faulthandler.enable(file=2, all_threads=True)
         faulthandler.register(signal.SIGUSR1, file=dump_fd, all_threads=True)
         if isinstance(device, Exception):
-            raise device  # where the cell's output goes
+            raise device  # it is told where the cell's output goes
         run_cell(decode_request(request), events_fd, device)
         status = 0
     except BaseException:

@@ -1,4 +1,4 @@
-"""Linux process control that Python does not offer: death signals, sub-reapers, names, states."""
+"""Controls processes as Linux can and Python does not offer: death signals, sub-reapers, names, states."""
 
 import contextlib
 import ctypes
@@ -10,35 +10,36 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
 
 def die_with(parent: int, number: signal.Signals) -> None:
-    """Send ourselves `number` when the *thread* that created us ends. Ends now when `parent` is gone already."""
+    """Let the kernel send this process `number` when the thread that created it ends. End now when `parent` is gone
+    already."""
     _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parent dies become our children, wherever they moved their session or group."""
+    """Descendants whose parent dies become children of this process, in whatever session or group they are."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def set_name(name: str) -> None:
-    """At most 15 bytes; shows in /proc/PID/comm and in `top`."""
+    """Set the name that /proc/PID/comm and `top` show. At most 15 bytes."""
     _prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode()))
 
 
 def kill_group(pid: int) -> None:
-    """SIGKILL the process group that `pid` leads; also ends stopped processes."""
+    """Send SIGKILL to the process group that `pid` leads. It ends stopped processes, too."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
 
 def children(pid: int) -> list[int]:
-    """Children of `pid`'s main thread, zombies included."""
+    """Return the children of `pid`'s main thread, zombies included."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def state(pid: int) -> str:
-    """One letter as in `ps`: R running, S sleeping, D waiting for a device, T stopped, Z dead. "?" when gone."""
+    """Return one letter as in `ps`: R running, S sleeping, D waiting for a device, T stopped, Z dead. "?" when gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Watching one child until it has ended: drains what it says and prints, and ends it when it may not go on."""
+"""Supervises one child until it has ended: reads its events and its output, and ends it when it exceeds a limit."""
 
 import os
 import selectors
@@ -54,9 +54,13 @@ class EndedByUs:
 
 
 @dataclass
-class Seen:
-    """Everything that was learned of one child."""
+class Observations:
+    """Everything that the host observed of one child. Times are `time.monotonic()`."""
 
+    started_s: float
+    ended_s: float | None = None
+    last_output: str = ""
+    kernel_oom_kill: bool = False  # the kernel's OOM killer struck on this machine meanwhile
     phase: Phase = Phase.SPAWN
     produced: int = 0
     opened_s: float | None = None
@@ -72,7 +76,7 @@ class Seen:
 
 
 class Supervisor:
-    """One child of `server`, from its start to its end. All times are `time.monotonic()`."""
+    """Supervises one child of `server`, from its start to its end. All times are `time.monotonic()`."""
 
     def __init__(
         self,
@@ -95,11 +99,12 @@ class Supervisor:
         self._last_report = (started_s, 0)
         self._next_look_s = started_s
         self._must_end_by: float | None = None
-        self.seen = Seen()
-        self.output = LastOutput()
+        self.seen = Observations(started_s)
+        self._output = LastOutput()
 
-    def until_ended(self, events_fd: int, output_fd: int, dump: StackDump) -> Seen:
-        """Blocks. Takes over neither descriptor; both must be non-blocking."""
+    def until_ended(self, events_fd: int, output_fd: int, dump: StackDump) -> Observations:
+        """Block until the child has ended, and return what was observed. The caller keeps both descriptors, which must
+        be non-blocking."""
         with selectors.DefaultSelector() as selector:
             selector.register(events_fd, selectors.EVENT_READ, self._take_events)
             selector.register(output_fd, selectors.EVENT_READ, self._take_output)
@@ -112,17 +117,19 @@ class Supervisor:
                         selector.unregister(key.fd)
                 if (now := time.monotonic()) >= self._next_look_s:
                     self._next_look_s = now + _TICK_S
-                    self._judge(now, dump)
+                    self._end_if_over_a_limit(now, dump)
         for fd, take in ((events_fd, self._take_events), (output_fd, self._take_output)):
             for _ in range(_LAST_READS):
                 if not self._read(fd, take):
                     break
+        self.seen.ended_s = time.monotonic()
+        self.seen.last_output = self._output.text()
         return self.seen
 
     # -- what the child says ----------------------------------------------------------------------------------
 
     def _read(self, fd: int, take: Callable[[bytes], None]) -> bool:
-        """Whether there was something."""
+        """Returns whether there was something to read."""
         try:
             chunk = os.read(fd, _READ_BYTES)
         except BlockingIOError:
@@ -138,7 +145,7 @@ class Supervisor:
             self._take(bytes(line))
 
     def _take_output(self, chunk: bytes) -> None:
-        self.output.add(chunk)
+        self._output.add(chunk)
 
     def _take(self, line: bytes) -> None:
         try:
@@ -174,9 +181,9 @@ class Supervisor:
             processes.kill_group(self._pid)
             self.seen.server_died = str(error)
 
-    # -- what the host thinks of it ---------------------------------------------------------------------------
+    # -- its limits -------------------------------------------------------------------------------------------
 
-    def _judge(self, now: float, dump: StackDump) -> None:
+    def _end_if_over_a_limit(self, now: float, dump: StackDump) -> None:
         if self._must_end_by is not None:
             if now > self._must_end_by:
                 processes.kill_group(self._pid)
@@ -187,7 +194,7 @@ class Supervisor:
         used = self._used_bytes()
         self._notice_movement(now, used)
         if now - self._last_report[0] >= _PROGRESS_S:
-            self._tell(now, used)
+            self._report_progress(now, used)
         cause = (
             self._over_budget(used)
             or self._over_host_memory()
@@ -211,7 +218,7 @@ class Supervisor:
                 self._moved_s = now
             self._last_used = used
 
-    def _tell(self, now: float, used: int | None) -> None:
+    def _report_progress(self, now: float, used: int | None) -> None:
         before_s, before = self._last_report
         produced = self.seen.produced
         self._last_report = (now, produced)
@@ -228,17 +235,11 @@ class Supervisor:
         )
 
     def _over_budget(self, used: int | None) -> EndedByUs | None:
-        """Memory beside torch's allocator passed the emulated card. A CPU's data limit needs no such help."""
         budget = self._lease.cell.budget
-        if self._slot.is_cpu or budget is None or used is None:
+        if budget is None or used is None:
             return None
-        used += self._slot.device.reserve_bytes
-        if used <= budget:
-            return None
-        return EndedByUs(
-            error_kinds.oom_of(self.seen.phase),
-            f"{size_text(used)} of the card in use, the driver's reserve included; the budget is {size_text(budget)}",
-        )
+        over = self._slot.over_budget(used, budget)
+        return EndedByUs(error_kinds.oom_of(self.seen.phase), over) if over is not None else None
 
     def _over_host_memory(self) -> EndedByUs | None:
         memory = host_memory()

@@ -1,7 +1,7 @@
-"""How full this machine, or the container around us, is: the figure by which Ray's memory monitor kills.
+"""Reads how full this machine, or the container around this process, is. Ray's memory monitor acts on this figure.
 
-Ray ends workers at 95 % of the smaller of the two (`RAY_memory_usage_threshold`), innocent neighbours among them: it
-looks at the workers, and what a cell holds is in a child of its own.
+Ray ends workers at 95 % of the smaller of the two (`RAY_memory_usage_threshold`). It may end an innocent neighbour: it
+compares the workers, and the memory of a cell is in a child of its own.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _RAY_THRESHOLD = 0.95
-_MARGIN = 0.05  # what a cell may take between two looks at it
+_MARGIN = 0.05  # what a cell may take between two readings
 
 CELL_NAME = "oomline-cell"  #: the name of child processes in /proc/PID/comm
 
@@ -25,18 +25,19 @@ class HostMemory:
 
 
 def limit_below_ray(environ: Mapping[str, str]) -> float:
-    """The fraction in use beyond which the largest cell is to end, so that Ray's monitor has no cause to act."""
+    """Return the fraction in use beyond which the largest cell is ended, so that Ray's monitor need not act."""
     return max(0.0, float(environ.get("RAY_memory_usage_threshold", _RAY_THRESHOLD)) - _MARGIN)
 
 
 def host_memory(root: Path = Path("/")) -> HostMemory:
-    """The fuller of the system and the memory cgroup (v2, then v1) that bounds us. Page cache counts as free."""
+    """Return the fuller of the system and the memory cgroup (v2, then v1) around this process. Page cache counts as
+    free."""
     candidates = [_system(root), _cgroup_v2(root), _cgroup_v1(root)]
     return max((c for c in candidates if c is not None), key=lambda memory: memory.fraction)
 
 
 def kernel_oom_kills() -> int:
-    """Processes that the kernel's OOM killer has ended since boot, machine wide."""
+    """Return how many processes the kernel's OOM killer has ended on this machine since boot."""
     for line in Path("/proc/vmstat").read_text().splitlines():
         if line.startswith("oom_kill "):
             return int(line.split()[1])
@@ -44,7 +45,7 @@ def kernel_oom_kills() -> int:
 
 
 def is_largest_cell(pid: int, resident_bytes: int) -> bool:
-    """Whether no other cell's process on this machine holds more: the largest is the one to end."""
+    """Return whether no other cell's process on this machine holds more."""
     for comm in Path("/proc").glob("[0-9]*/comm"):
         try:
             if int(comm.parent.name) == pid or comm.read_text().strip() != CELL_NAME:

@@ -1,4 +1,4 @@
-"""The driver's view of one card, through NVML: no CUDA context, no memory of its own.
+"""Reads one card through NVML, which needs no CUDA context and takes no device memory.
 
 NVML numbers cards in PCI order and ignores CUDA_VISIBLE_DEVICES, so everything here goes by UUID.
 """
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import pynvml
 
-from workers.meters import Reading
+from workers.meters import MeterReading
 from workers.meters.host_memory import host_memory
 
 #: What NVML raises for a call that this driver or this card does not have.
@@ -52,7 +52,7 @@ class CardProcess:
 
 
 def resolve(visible: str, uuids: Sequence[str]) -> str:
-    """One entry of CUDA_VISIBLE_DEVICES -> a full UUID. `uuids`: the cards in PCI order.
+    """Return the full UUID of one entry of CUDA_VISIBLE_DEVICES. `uuids`: the cards in PCI order.
 
     An entry is an index, a `GPU-` or `MIG-` UUID, or a prefix of one that fits one card only. A MIG UUID is
     not among the cards' own and is taken as it is. Raises `NoDevice`.
@@ -89,12 +89,12 @@ class Card:
 
     @classmethod
     def visible(cls, environ: "os._Environ[str] | dict[str, str] | None" = None) -> "Card":
-        """The first card of CUDA_VISIBLE_DEVICES, or of the machine when that is not set. Raises `NoDevice`."""
+        """Return the first card of CUDA_VISIBLE_DEVICES, or of the machine when that is not set. Raises `NoDevice`."""
         wanted = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         return cls(resolve(wanted.strip(), list_uuids()))
 
     def memory(self) -> CardMemory:
-        """Raises `NoDevice` when the card no longer answers."""
+        """Return the card's memory. Raises `NoDevice` when the card no longer answers."""
         try:
             return self._read_memory(self.memory_source)
         except pynvml.NVMLError as error:
@@ -122,7 +122,7 @@ class Card:
         return CardMemory(info.total, info.reserved, info.used)
 
     def processes(self) -> list[CardProcess] | None:
-        """Compute processes on the card. None where the driver does not say."""
+        """Return the compute processes on the card. None where the driver does not say."""
         try:
             found = pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         except pynvml.NVMLError:
@@ -130,25 +130,25 @@ class Card:
         return [CardProcess(process.pid, process.usedGpuMemory) for process in found]
 
     def follow(self, pid: int) -> None:
-        """Read this process's part as well, where the driver shows it."""
+        """From now on read this process's part as well, where the driver shows it."""
         self._followed = pid
 
     def leave(self) -> None:
         self._followed = None
 
-    def read(self) -> Reading:
+    def read(self) -> MeterReading:
         followed = self._followed
         used = None
         if followed is not None:
             used = next((p.used_bytes for p in self.processes() or () if p.pid == followed), None)
         try:
-            return Reading(self.memory().used_bytes, used)
+            return MeterReading(self.memory().used_bytes, used)
         except NoDevice:  # the sampler goes on: what the card does not say is unknown, and may come back
-            return Reading(None, used)
+            return MeterReading(None, used)
 
 
 def list_uuids() -> list[str]:
-    """Every card's UUID in PCI order. Raises `NoDevice` where there is no driver."""
+    """Return every card's UUID in PCI order. Raises `NoDevice` where there is no driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:

@@ -1,4 +1,4 @@
-"""One process's memory, from /proc.
+"""Reads one process's memory, from /proc.
 
 `data`: the private writable mappings, which is what RLIMIT_DATA limits (VmData). `resident`: pages in memory (RSS).
 """
@@ -9,10 +9,10 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.meters import Reading
+from workers.meters import MeterReading
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_NOTHING = Reading(None, None)
+_NOTHING = MeterReading(None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ def own_memory() -> ProcessMemory:
 
 
 class DataPeak:
-    """The exact high-water mark of this process's own `data` from now on, free of sampling.
+    """Measures the exact high-water mark of this process's own `data` from now on, without sampling.
 
     Linux keeps no mark of `data`, but one of `virtual`. What is virtual but not data (files, code, stack) hardly
-    moves while a model runs; a mapping that nobody may touch fills the room below the mark, so that it moves with
-    the next byte.
+    changes while a model runs. A mapping that cannot be touched fills the distance to the mark, so that the mark
+    moves with the next byte.
     """
 
     def __init__(self) -> None:
@@ -47,14 +47,14 @@ class DataPeak:
         self._ballast = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)
 
     def read(self) -> int:
-        """In bytes. Ends the watch."""
+        """Return the mark in bytes. Ends the measurement."""
         memory = own_memory()
         self._ballast.close()
         return memory.peak_virtual - (memory.virtual - memory.data)
 
 
 def unshared_resident_bytes(pid: int) -> int:
-    """Resident pages that are not of files or shared memory. 0 once the process is gone."""
+    """Return the bytes of resident pages that are not of files or shared memory. 0 once the process is gone."""
     try:
         fields = Path(f"/proc/{pid}/statm").read_bytes().split()
     except (FileNotFoundError, ProcessLookupError):
@@ -63,7 +63,7 @@ def unshared_resident_bytes(pid: int) -> int:
 
 
 class ProcessMeter:
-    """Reads data (with the stack: statm does not split them) and RSS of the process it follows. About 4 us."""
+    """Reads data (with the stack: statm does not split them) and RSS of the process that it follows, in about 4 us."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
@@ -80,7 +80,7 @@ class ProcessMeter:
                 os.close(self._fd)
             self._fd = None
 
-    def read(self) -> Reading:
+    def read(self) -> MeterReading:
         with self._lock:
             if self._fd is None:
                 return _NOTHING
@@ -90,9 +90,9 @@ class ProcessMeter:
                 return _NOTHING
         if len(fields) < 6 or fields[0] == b"0":
             return _NOTHING  # a zombie
-        return Reading(int(fields[5]) * _PAGE, int(fields[1]) * _PAGE)
+        return MeterReading(int(fields[5]) * _PAGE, int(fields[1]) * _PAGE)
 
 
 def own_data_and_stack() -> int:
-    """What a `ProcessMeter` that follows this process reads as its data, now."""
+    """Return what a `ProcessMeter` that follows this process reads as its data now."""
     return int(Path("/proc/self/statm").read_bytes().split()[5]) * _PAGE

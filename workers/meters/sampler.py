@@ -1,7 +1,7 @@
-"""One sampler per device for its whole life: a thread that reads a meter 200 times a second.
+"""Samples a meter 200 times a second, in one thread for each device for its whole life.
 
-It keeps every change of value and a heartbeat. Memory is a step function, so this is lossless and small; only
-a record of more than `MAX_SAMPLES` changes is thinned, by halving its resolution in time and keeping the maxima.
+Every change of value and a heartbeat are kept. Memory is a step function, so this is lossless and small. Only a record
+of more than `MAX_SAMPLES` changes is thinned: its resolution in time is halved and the maxima are kept.
 """
 
 import math
@@ -10,11 +10,11 @@ import time
 from array import array
 from dataclasses import dataclass
 
-from workers.meters import Meter, Reading
+from workers.meters import Meter, MeterReading
 
 #: 50 kB pickled: an attempt of 8,000 tokens stays below the 100 kB that Ray hands back inline.
 MAX_SAMPLES = 1536
-#: Smaller moves are a process's noise (a driver counts device memory in 2 MiB): seen, not kept, unless a maximum.
+#: Smaller changes are a process's noise (a driver counts device memory in 2 MiB). They are kept only at a maximum.
 GRAIN_BYTES = 65536
 HEARTBEAT_S = 1.0
 INTERVAL_S = 1 / 200
@@ -29,7 +29,7 @@ class TimedReading:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What was read between two moments. Intervals: between readings, as achieved."""
+    """What was read between two moments. The intervals are those achieved between readings."""
 
     readings: tuple[TimedReading, ...]
     interval_p50_s: float | None
@@ -37,17 +37,17 @@ class Window:
 
 
 class Trace:
-    """The changes of one value pair over time, bounded."""
+    """Keeps the changes of one pair of values over time, at most `max_samples` of them."""
 
     def __init__(self, max_samples: int = MAX_SAMPLES) -> None:
         self._max_samples = max_samples
         self._readings: list[TimedReading] = []
-        self._pending: tuple[float, Reading] | None = None  # the latest, not kept: the end of a plateau
-        self._kept_s, self._kept = -math.inf, Reading(None, None)
+        self._pending: tuple[float, MeterReading] | None = None  # the latest, not kept: the end of a plateau
+        self._kept_s, self._kept = -math.inf, MeterReading(None, None)
         self._device_peak = self._process_peak = -1
         self._bucket_s = 0.0
 
-    def add(self, t_s: float, reading: Reading) -> None:
+    def add(self, t_s: float, reading: MeterReading) -> None:
         if not self._is_news(t_s, *reading):
             self._pending = (t_s, reading)
             return
@@ -81,7 +81,7 @@ class Trace:
         )
 
     def _thin(self) -> None:
-        """One reading per bucket of time, its maxima; buckets widen until half of the room is free."""
+        """Keep one reading per bucket of time, its maxima. Buckets widen until half of the samples are free."""
         span = self._readings[-1].t_s - self._readings[0].t_s
         self._bucket_s = max(self._bucket_s, span / self._max_samples)
         while True:
@@ -103,7 +103,7 @@ def _moved(before: int | None, after: int | None) -> bool:
 
 
 def _maxima(a: TimedReading, b: TimedReading) -> TimedReading:
-    """At the time of the higher device reading, so that a peak keeps its moment."""
+    """Return the maxima, at the time of the higher device reading: a peak keeps its moment."""
     at = b.t_s if (b.device_bytes or 0) > (a.device_bytes or 0) else a.t_s
     return TimedReading(
         at, _larger(a.device_bytes, b.device_bytes), _larger(a.process_bytes, b.process_bytes)
@@ -115,7 +115,7 @@ def _larger(a: int | None, b: int | None) -> int | None:
 
 
 class Intervals:
-    """Percentiles of any number of durations in a fixed 8 kB: logarithmic bins of 2 %, from 10 us up."""
+    """Gives percentiles of any number of durations from a fixed 8 kB: logarithmic bins of 2 %, from 10 us up."""
 
     _FLOOR_S, _GROWTH, _BINS = 1e-5, math.log(1.02), 1024
 
@@ -145,7 +145,7 @@ class Sampler:
         self._lock = threading.Lock()
         self._trace = Trace()
         self._intervals = Intervals()
-        self._latest = Reading(None, None)
+        self._latest = MeterReading(None, None)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._thread.start()
@@ -156,11 +156,11 @@ class Sampler:
             self._trace = Trace()
             self._intervals = Intervals()
 
-    def latest(self) -> Reading:
+    def latest(self) -> MeterReading:
         return self._latest
 
     def window(self, start_s: float, end_s: float) -> Window:
-        """Since the last `begin`, within two moments of `time.monotonic()`."""
+        """Return what was read since the last `begin` between two moments of `time.monotonic()`."""
         with self._lock:
             readings = self._trace.between(start_s, end_s)
             return Window(readings, self._intervals.percentile(0.5), self._intervals.percentile(0.99))

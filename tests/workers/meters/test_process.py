@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 
-from workers.meters import Reading
+from workers.meters import MeterReading
 from workers.meters.process import (
     DataPeak,
     ProcessMeter,
@@ -48,7 +48,7 @@ def test_peak_of_data_leaves_out_what_is_not_data():
 
 def test_meter_follows_a_process_until_it_is_gone():
     meter = ProcessMeter()
-    assert meter.read() == Reading(None, None)
+    assert meter.read() == MeterReading(None, None)
     meter.follow(os.getpid())
     data, resident = meter.read()
     assert abs(data - own_data_and_stack()) < MiB
@@ -60,9 +60,9 @@ def test_meter_follows_a_process_until_it_is_gone():
     assert unshared_resident_bytes(child.pid) > 0
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert meter.read() == Reading(None, None)  # a zombie
+    assert meter.read() == MeterReading(None, None)  # a zombie
     child.communicate()
-    assert meter.read() == Reading(None, None)
+    assert meter.read() == MeterReading(None, None)
     assert unshared_resident_bytes(child.pid) == 0
     meter.leave()
-    assert meter.read() == Reading(None, None)
+    assert meter.read() == MeterReading(None, None)

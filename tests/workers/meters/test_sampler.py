@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.meters import Reading
+from workers.meters import MeterReading
 from workers.meters.sampler import GRAIN_BYTES, HEARTBEAT_S, Intervals, Sampler, Trace
 
 KiB64 = GRAIN_BYTES
@@ -15,7 +15,7 @@ values = st.integers(0, 40).map(lambda n: n * KiB64)
 def traced(readings, **options) -> Trace:
     trace = Trace(**options)
     for index, reading in enumerate(readings):
-        trace.add(index * 0.005, Reading(*reading))
+        trace.add(index * 0.005, MeterReading(*reading))
     return trace
 
 
@@ -84,9 +84,9 @@ class Ramp:
     def __init__(self) -> None:
         self.reads = 0
 
-    def read(self) -> Reading:
+    def read(self) -> MeterReading:
         self.reads += 1
-        return Reading(self.reads * KiB64, None)
+        return MeterReading(self.reads * KiB64, None)
 
 
 def test_sampler_records_windows_and_forgets():

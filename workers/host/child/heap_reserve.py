@@ -1,12 +1,11 @@
-"""Room for small objects, taken at once: what comes and goes in it moves the process's memory no more.
+"""Takes memory for small objects in advance, so that small allocations do not change the process's memory later.
 
-Blocks of less than 128 KiB share glibc's heap, which grows by 2 MiB where it may use huge pages; Python's objects
-share arenas of 1 MiB. A run that needs a few KiB more than the next one would hold a whole step more, or would not, by
-where it happened to stand. So both are given room beforehand. It counts against the budget, as a context does on a
-card.
+Blocks of less than 128 KiB share glibc's heap, which grows by 2 MiB where it may use huge pages. Python's objects
+share arenas of 1 MiB. Without a reserve, a run that needs a few KiB more than another one may hold a whole step more,
+or may not, depending on how full the heap was. The reserve counts against the budget, as a context does on a card.
 
-The heap's room is kept in pieces too small for a block that malloc would map by itself: no tensor that counts by the
-page can settle in it.
+The heap's reserve is kept in pieces too small for a block that malloc would map by itself: a tensor that counts by the
+page cannot lie in it.
 """
 
 import ctypes
@@ -18,14 +17,14 @@ import sys
 from workers.meters.process import ProcessMeter, own_memory
 
 MiB = 2**20
-#: Requests from here on are mapped, and given back, one by one.
+#: Blocks of this size and more are mapped, and returned, one by one.
 MAPPED_FROM = 128 * 2**10
 HEAP_BYTES = 4 * MiB
 PYTHON_BYTES = 3 * MiB
 
 _PIECE = MAPPED_FROM - 64
 _PIN = 16
-#: The largest object that lies in Python's arenas; of `_APART` such one at least lies in each arena of 1 MiB.
+#: The largest object that lies in Python's arenas. Of `_APART` such objects at least one lies in each arena.
 _LARGEST = 512 - sys.getsizeof(b"")
 _APART, _TOGETHER = 1024, 256
 
@@ -33,8 +32,8 @@ _pins: list[bytes] = []
 
 
 def take_heap_reserve(since: int) -> None:
-    """Once per process, which has held `since` bytes of data. Raises `MemoryError`."""
-    meter = ProcessMeter()  # read a hundred times, so from where it costs least
+    """Take the reserve, once per process. `since`: bytes of data that the process held before. Raises `MemoryError`."""
+    meter = ProcessMeter()  # the cheapest way to read: it is read a hundred times
     meter.follow(os.getpid())
     since += _data_and_stack(meter) - own_memory().data
     _take_heap(meter, since + HEAP_BYTES)
@@ -51,15 +50,15 @@ def _data_and_stack(meter: ProcessMeter) -> int:
 def _take_heap(meter: ProcessMeter, until: int) -> None:
     libc = _libc()
     pieces = []
-    # To the end of what the heap grew by, so that its top is no larger than a piece, too.
+    # Also to the end of what the heap grew by: its top is then no larger than a piece.
     while _data_and_stack(meter) < until or libc.mallinfo().keepcost >= _PIECE:
         piece = libc.malloc(_PIECE)
         if piece is None:
-            raise MemoryError(f"no room for {HEAP_BYTES} bytes of small blocks")
+            raise MemoryError(f"no memory for {HEAP_BYTES} bytes of small blocks")
         pieces.append(piece)
     for piece, following in itertools.pairwise(sorted(pieces)):
-        if following - piece <= MAPPED_FROM:  # nothing free lies between them
-            libc.realloc(piece, _PIN)  # frees the rest; what stays keeps two pieces from becoming one
+        if following - piece <= MAPPED_FROM:  # no free block lies between them
+            libc.realloc(piece, _PIN)  # frees the rest. What stays keeps two pieces from being merged
 
 
 def _take_python(meter: ProcessMeter, until: int) -> None:

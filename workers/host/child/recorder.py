@@ -1,4 +1,4 @@
-"""What a session reports to inside the child: decides what to keep, what to send, and does the arithmetic of time."""
+"""Records a run inside the child: decides which steps to keep and to send, and computes the times per token."""
 
 import math
 import time
@@ -32,7 +32,7 @@ class Timing:
 
 
 class RunRecorder:
-    """Implements `workers.engines.session.Recorder`. Its room is taken before the run, so that it does not grow with it.
+    """Implements `workers.engines.session.Recorder`. Its memory is taken before the run and does not grow with it.
 
     Steps: at most `_MAX_STEPS` evenly spaced token indices, the first and the last new token among them.
     """
@@ -93,7 +93,7 @@ class RunRecorder:
         self._kv_cache_bytes = kv_cache_bytes
 
     def finish(self) -> None:
-        """The state after the last token."""
+        """Send the state after the last token."""
         if self._last_step < self.produced:
             self._checkpoint(time.monotonic())
 
@@ -143,6 +143,6 @@ class RunRecorder:
 
 
 def _per_token(counts: array, times: array) -> np.ndarray:
-    """Seconds of each token after the first mark; the tokens of one round share its time evenly."""
+    """Return the seconds of each token after the first mark. The tokens of one round share its time evenly."""
     produced = np.diff(np.asarray(counts))
     return np.repeat(np.diff(np.asarray(times)) / np.maximum(produced, 1), produced)

@@ -1,4 +1,4 @@
-"""The ids a cell reads: mapped where this node keeps them, else fetched by a process of their own while the cell loads.
+"""Gets the ids that a cell reads: from this node's cache, else from a process of their own while the cell loads.
 
 Reading a corpus may ask a hub, load a tokenizer and tokenise the whole text. Its memory must count against no budget,
 and must not depend on whether this node's cache was warm.
@@ -28,10 +28,10 @@ _BEAT_S = 1.0
 def reading_ids(
     cell: Cell, beat: Callable[[], None]
 ) -> contextlib.AbstractContextManager[Callable[[], torch.Tensor]]:
-    """Starts the reader if one is needed; what it enters with gives the ids, int64 [tokens]: the prompt, or for a score
-    its tokens and the one they are predicted from. To be entered before a limit is set and a thread is started.
+    """Start the reader if one is needed. The context gives a function that returns the ids, int64 [tokens]: the
+    prompt, or for a score its tokens and the one before them. Enter it before a limit is set and a thread is started.
 
-    `beat` is called about once a second while the ids are waited for. That raises `CorpusError` and `LoadError`.
+    The function calls `beat` about once a second while it waits. It raises `CorpusError` and `LoadError`.
     """
     count = cell.length + 1 if cell.workload == "score" else cell.prompt_tokens
     kept = _kept(cell, count)
@@ -41,7 +41,7 @@ def reading_ids(
 
 
 def _kept(cell: Cell, count: int) -> KeptIds | None:
-    """Without asking for anything that is not on this node. What is wrong is the reader's to tell, in its time."""
+    """Return the ids if everything that they need is on this node. Errors are left for the reader to report."""
     if not is_here(cell.model.target):
         return None
     try:
@@ -88,7 +88,7 @@ def _understood(cell: Cell, status: int, answer: bytes) -> torch.Tensor:
     if status == 0:
         return _tensor(np.frombuffer(answer, dtype=np.int32))
     if os.WIFSIGNALED(status):
-        # Not the corpus's fault. The cell ends as its reader did, so that the host sees a crash, or the kernel's hand.
+        # The cell ends by the signal that its reader got, so that the host sees a crash, or the kernel's OOM killer.
         os.kill(os.getpid(), os.WTERMSIG(status))
     types, message = json.loads(answer)
     if "LoadError" in types:

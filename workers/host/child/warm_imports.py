@@ -1,11 +1,11 @@
-"""Imported once, by the fork server: a small model is loaded and its tokenizer used, as every cell does with its own.
+"""Loads a small model and uses its tokenizer when it is imported. The fork server imports it once.
 
-What torch and transformers import, compile (a thousand patterns of weight conversions, one for each tensor's name)
-and remember at a process's first load is there for every cell then: it is half of a small model's load. The fork
-server's environment keeps it to one thread, as a fork asks for.
+At a process's first load torch and transformers import modules and compile a thousand patterns of weight conversions.
+That is half of a small model's load. Done here, every cell has it already. The fork server's environment keeps it to
+one thread, as a fork requires.
 
-More than once, since CPython rewrites a function for the types it meets only when it has run a few times: done here,
-the next cell neither waits for that nor gets copies of the pages that it is written to.
+It is done several times. CPython specialises a function for the types of its arguments only after it has run a few
+times. Done here, no cell waits for that, nor copies the pages that it is written to.
 """
 
 import torch
@@ -19,7 +19,7 @@ _SMALL = "pocket"
 _TIMES = 8
 
 
-def _rehearse() -> None:
+def _load_once() -> None:
     ref = ModelRef(target=_SMALL, dtype="float32")
     load_model(_SMALL, ref, torch.device("cpu"))
     tokenizer = load_tokenizer(_SMALL, ref)
@@ -29,4 +29,4 @@ def _rehearse() -> None:
 
 
 for _ in range(_TIMES):
-    _rehearse()
+    _load_once()
