@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from orchestrator import strict_yaml
+from orchestrator.strict_yaml import Surprise
 from workers.modes import MODES
 from workers.units import GiB
 
@@ -212,11 +214,17 @@ class SweepSpec(_Strict):
 def load_spec(text: str, overrides: list[str] | None = None) -> SweepSpec:
     """Parse a sweep file. `overrides`: `key.path=yaml` from `--set`. Raises `SpecError`, nothing else."""
     try:
-        raw = yaml.safe_load(text)
+        raw = strict_yaml.load(text)
+    except Surprise as surprise:
+        raise SpecError(str(surprise)) from None
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
         raise SpecError(f"not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise SpecError(f"a sweep file is a mapping of keys to values, not {type(raw).__name__}")
+    paths = [override.partition("=")[0] for override in overrides or []]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise SpecError(f"--set {path}: given twice: keep one")
     for override in overrides or []:
         _apply_override(raw, override)
     return parse_spec(raw)
@@ -253,8 +261,10 @@ def _apply_override(raw: dict[Any, Any], override: str) -> None:
             f"--set {override!r}: write key=value, e.g. --set lengths=[500,1000] or --set streaming.window=256"
         )
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = strict_yaml.load(text)
+    except Surprise as surprise:
+        raise SpecError(f"--set {path}: {str(surprise).removeprefix('line 1: ')}") from None
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
         raise SpecError(f"--set {path}: {text!r} is not YAML: {' '.join(str(error).split())}") from None
     *parents, last = path.split(".")
     node: Any = raw

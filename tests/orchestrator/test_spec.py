@@ -5,6 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator import strict_yaml
 from orchestrator.spec import (
     SpecError,
     SweepSpec,
@@ -44,7 +45,6 @@ def test_minimal_has_the_documented_defaults() -> None:
         ("modes: [recompute]", ["recompute", "generate"]),
         ("engines: [graph]\nworkload: score\nmodes: [recompute]", ["graph", "recompute"]),
         ("speculation: {gamma: 4, acceptance: [0.5]}", ["acceptance", "gamma"]),
-        ("name: ../escape", ["name", "../escape"]),
     ],
 )
 def test_refusals_name_key_value_and_remedy(line: str, words: list[str]) -> None:
@@ -54,6 +54,81 @@ def test_refusals_name_key_value_and_remedy(line: str, words: list[str]) -> None
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "lengths: [500]\nseed: 1\nlengths: [100]",
+            "line 5: key 'lengths' is given twice (first in line 3): keep one",
+        ),
+        ("streaming: {window: 512, sinks: 4, window: 64}", "line 3: key 'window' is given twice: keep one"),
+        (
+            "streaming:\n  sinks: 4\n  sinks: 2",
+            "line 5: key 'sinks' is given twice (first in line 4): keep one",
+        ),
+        ("lengths: [0100]", "line 3: 0100 starts with 0, which YAML reads as octal (64): write 100"),
+        ("seed: -010", "line 3: -010 starts with 0, which YAML reads as octal (-8): write 10"),
+        ("corpus: 007", "line 3: 007 starts with 0, which YAML reads as octal (7): write 7, or quote it"),
+        ('corpus: "a\\0b"', r"line 3: 'a\x00b' holds a character that no name can hold"),
+        ('corpus: "\\ud800"', r"line 3: '\ud800' holds a character that no name can hold"),
+        ("lengths: [1:30]", "lengths: ['1:30'] is not valid"),
+        ("lengths: [09]", "lengths: ['09'] is not valid"),
+        ("time_limit_s: 1:30", "time_limit_s: '1:30' is not valid"),
+        ("seed: 2024-01-01", "seed: '2024-01-01' is not valid"),
+        ("corpus: true", "corpus: True is not valid"),
+        ("seed: yes", "seed: 'yes' is not valid"),
+    ],
+)
+def test_what_yaml_would_read_as_something_else_is_refused_with_its_line(text: str, words: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        load_spec(MINIMAL + text)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (["streaming={window: 9, window: 8}"], "--set streaming: key 'window' is given twice: keep one"),
+        (["lengths=[0100]"], "--set lengths: 0100 starts with 0, which YAML reads as octal (64): write 100"),
+        (["seed=1", "seed=2"], "--set seed: given twice: keep one"),
+        (["corpus=\udcff"], "--set corpus: '\\udcff' is not YAML"),
+    ],
+)
+def test_what_yaml_would_read_as_something_else_is_refused_in_an_override(
+    override: list[str], words: str
+) -> None:
+    with pytest.raises(SpecError) as refused:
+        load_spec(MINIMAL, override)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["no", "yes", "on", "off", "2024-01-01", "y", "09", "1e5", "0o17"])
+def test_plain_text_that_yaml_takes_for_something_else_is_the_text_that_was_written(name: str) -> None:
+    spec = load_spec(f"name: {name}\nmodels: [{{target: {name}, trust_remote_code: yes}}]\ncorpus: {name}")
+    assert (spec.name, spec.models[0].target, spec.corpus) == (name, name, name)
+    assert spec.models[0].trust_remote_code is True
+    assert load_spec(dump_spec(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1_000", 1000), ("0x10", 16), ("0b11", 3), ("0", 0), ("-5", -5), ("0.5", 0.5), ("-1.5e+3", -1500.0),
+        (".5", 0.5), ("true", True), ("False", False), ("~", None), ("null", None), ("8GiB", "8GiB"),
+        ("500-8000*2", "500-8000*2"), (".inf", float("inf")), ("{a: &x [1], b: *x}", {"a": [1], "b": [1]}),
+        ("{<<: {a: 1}, b: 2}", {"a": 1, "b": 2}),
+    ],
+)  # fmt: skip
+def test_what_has_no_surprise_is_read_as_yaml_reads_it(text: str, value: object) -> None:
+    assert strict_yaml.load(text) == yaml.safe_load(text) == value
+    assert type(strict_yaml.load(text)) is type(value)
+
+
+def test_a_name_that_leads_elsewhere_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"name: '\.\./escape' is not valid"):
+        load_spec(MINIMAL.replace("name: t", "name: ../escape"))
 
 
 def test_a_speculative_mode_needs_a_draft() -> None:
