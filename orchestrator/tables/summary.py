@@ -25,6 +25,43 @@ _T95 = (
 )
 _NORMAL95 = 1.96
 
+_OK = pl.col("outcome") == Outcome.OK
+_OUTCOMES = (
+    pl.len().alias("n"),
+    _OK.sum().alias("n_ok"),
+    pl.coalesce(pl.col("outcome").filter(~_OK).mode().sort().first(), pl.lit(Outcome.OK.value)).alias(
+        "outcome"
+    ),
+)
+#: Of the repeats that ended ok.
+_MEDIANS = (
+    *(
+        pl.col(name).filter(_OK).median().alias(f"{name}_median")
+        for name in (
+            *("tokens_per_s", "tokens_per_step", "acceptance_rate", "duration_s", "ttft_s", "decode_s"),
+            *("tpot_p50_s", "tpot_p95_s", "tpot_p99_s", "draft_step_s", "verify_step_s"),
+        )
+    ),
+    (pl.col("prefill_s") + pl.col("decode_s")).filter(_OK).median().alias("generation_s_median"),
+    pl.col("tokens_per_s").filter(_OK).drop_nulls().alias("speeds"),
+)
+_EXTREMES = (
+    *(
+        pl.col(name).max().alias(f"{name}_max")
+        for name in (
+            *("peak_device_bytes", "peak_process_bytes", "peak_allocated_bytes", "peak_reserved_bytes"),
+            *("kv_cache_bytes", "predicted_peak_bytes", "new_tokens"),
+        )
+    ),
+    pl.col("peak_device_bytes").min().alias("peak_device_bytes_min"),
+    pl.col("oom_token_index").min().alias("oom_token_index_min"),
+    pl.col("first_divergence").min().alias("first_divergence_min"),
+    pl.col("compared_tokens").max().alias("compared_tokens_max"),
+    pl.col("first_divergence_plain").min().alias("first_divergence_plain_min"),
+    pl.col("compared_tokens_plain").max().alias("compared_tokens_plain_max"),
+    pl.col("max_positions").max(),
+)
+
 
 def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
     """One row for all measured generation cells that differ in their repeats only, on one kind of device.
@@ -35,54 +72,11 @@ def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
     at most), null for one. `speedup`: against the baseline of the same engine and conditions, null where that
     did not pass; `speedup_eager`: against the eager baseline. `outcome`: ok, or the most frequent other one.
     """
-    ok = pl.col("outcome") == Outcome.OK
+    measured = pl.col("final") & (pl.col("purpose") == "measure") & (pl.col("workload") == "generate")
     groups = (
-        attempts.filter(
-            pl.col("final") & (pl.col("purpose") == "measure") & (pl.col("workload") == "generate")
-        )
+        attempts.filter(measured)
         .group_by(KEY)
-        .agg(
-            n=pl.len(),
-            n_ok=ok.sum(),
-            outcome=pl.coalesce(
-                pl.col("outcome").filter(~ok).mode().sort().first(), pl.lit(Outcome.OK.value)
-            ),
-            **{
-                f"{name}_median": pl.col(name).filter(ok).median()
-                for name in (
-                    *(
-                        "tokens_per_s",
-                        "tokens_per_step",
-                        "acceptance_rate",
-                        "duration_s",
-                        "ttft_s",
-                        "decode_s",
-                    ),
-                    *("tpot_p50_s", "tpot_p95_s", "tpot_p99_s", "draft_step_s", "verify_step_s"),
-                )
-            },
-            generation_s_median=(pl.col("prefill_s") + pl.col("decode_s")).filter(ok).median(),
-            speeds=pl.col("tokens_per_s").filter(ok).drop_nulls(),
-            **{
-                f"{name}_max": pl.col(name).max()
-                for name in (
-                    *(
-                        "peak_device_bytes",
-                        "peak_process_bytes",
-                        "peak_allocated_bytes",
-                        "peak_reserved_bytes",
-                    ),
-                    *("kv_cache_bytes", "predicted_peak_bytes", "new_tokens"),
-                )
-            },
-            peak_device_bytes_min=pl.col("peak_device_bytes").min(),
-            oom_token_index_min=pl.col("oom_token_index").min(),
-            first_divergence_min=pl.col("first_divergence").min(),
-            compared_tokens_max=pl.col("compared_tokens").max(),
-            first_divergence_plain_min=pl.col("first_divergence_plain").min(),
-            compared_tokens_plain_max=pl.col("compared_tokens_plain").max(),
-            max_positions=pl.col("max_positions").max(),
-        )
+        .agg(*_OUTCOMES, *_MEDIANS, *_EXTREMES)
         .with_columns(_interval("speeds"))
         .drop("speeds")
     )

@@ -34,7 +34,7 @@ SEED_TOKENS_PER_STEP, SEED_SPEEDUPS = (1.14, 1.61), (0.70, 1.03)
 
 
 @dataclass
-class Heard:
+class TimesHeard:
     """A recorder: token times from the device where an engine gives them, else from progress; reserved memory."""
 
     times_s: list[float] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Bench:
 
     def run(
         self, engine: str, mode: str, length: int, warm_up: bool = True, **fields: Any
-    ) -> tuple[Heard, Generated]:
+    ) -> tuple[TimesHeard, Generated]:
         """One cell, warmed up at its own shape; an engine that times on the device sets itself up in any case."""
         cell = Cell(
             model=ModelRef(target=self.args.model, draft=self.args.draft, dtype=self.args.dtype),
@@ -105,7 +105,7 @@ class Bench:
         if warm_up:
             session.warm_up(prompt)
         warm_up_s = time.perf_counter() - started
-        heard = Heard()
+        heard = TimesHeard()
         generated = session.generate(prompt, length, heard)
         assert generated.ids_BT.shape[1] == length
         self.row("run", f"{engine} {mode} warm-up", warm_up_s, "s", ttft_s=heard.ttft_s)
@@ -296,7 +296,7 @@ class Reserved:
         while torch.cuda.is_available() and not self._over.wait(0.01):
             self._seen.append((time.perf_counter(), torch.cuda.memory_reserved()))
 
-    def since_prefill(self, heard: Heard, settled_s: float = 0.5) -> list[int]:
+    def since_prefill(self, heard: TimesHeard, settled_s: float = 0.5) -> list[int]:
         """From about token 1,000 of the prompt on."""
         return [size for at_s, size in self._seen if at_s > heard.prefill_started + settled_s]
 

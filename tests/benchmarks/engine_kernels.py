@@ -129,6 +129,11 @@ def graph_seconds(function: Callable[[], Any], repeats: int = 20) -> float:
 
 
 @torch.inference_mode()
+def total(*matrices: Any) -> int:
+    """Bytes of the weights."""
+    return sum(matrix.weight_OI.nbytes for matrix in matrices)
+
+
 def tiles(weights: Weights, row: Callable[..., None]) -> None:
     """Each kernel over all layers in one graph, so that no weight is found in the L2 cache; per layer."""
     if weights.device.type != "cuda":
@@ -138,9 +143,6 @@ def tiles(weights: Weights, row: Callable[..., None]) -> None:
     def timed(name: str, function: Callable[[], Any], nbytes: int, calls: int, **more: Any) -> None:
         took = graph_seconds(function)
         row("kernels", name, took / calls * 1e6, "us", TBps=round(nbytes / took / 1e12, 3), **more)
-
-    def total(*matrices: Any) -> int:
-        return sum(matrix.weight_OI.nbytes for matrix in matrices)
 
     for M in (1, 5):
         x = torch.randn(M, E, device=weights.device, dtype=weights.dtype)

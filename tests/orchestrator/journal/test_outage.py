@@ -40,7 +40,7 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class Driver:
+class LeaseHolder:
     """One that holds the folder under a short lease, and journals."""
 
     def __init__(self, bucket: str, endpoint: str, patch: pytest.MonkeyPatch, run_id: str = "demo-1") -> None:
@@ -66,7 +66,7 @@ def test_a_driver_that_nobody_passed_wins_its_lease_back_and_sends_what_it_kept(
     server: str, relay: Relay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bucket = new_bucket(server)
-    driver = Driver(bucket, relay.url, monkeypatch)
+    driver = LeaseHolder(bucket, relay.url, monkeypatch)
     driver.append(0)
     relay.cut()
     driver.append(1)
@@ -93,12 +93,12 @@ def test_a_driver_that_was_passed_stops_and_its_results_come_in_later(
     use(server, monkeypatch)
     with open_run(bucket, demo_spec()) as folder:
         run_id = folder.run_id
-    first = Driver(bucket, relay.url, monkeypatch, run_id)
+    first = LeaseHolder(bucket, relay.url, monkeypatch, run_id)
     first.append(0)
     relay.cut()
     first.append(1)
     time.sleep(STALE_S)
-    second = Driver(bucket, server, monkeypatch, "not the same machine")
+    second = LeaseHolder(bucket, server, monkeypatch, "not the same machine")
     second.append(2)
 
     relay.mend()
@@ -112,7 +112,7 @@ def test_a_driver_that_was_passed_stops_and_its_results_come_in_later(
     assert f"kept in {first.kept.folder}" in told
     first.lock.release()
     with pytest.raises(FolderInUse):
-        Driver(bucket, server, monkeypatch)
+        LeaseHolder(bucket, server, monkeypatch)
     second.lock.release()
 
     with open_run(bucket, demo_spec()) as folder:
@@ -126,10 +126,10 @@ def test_a_driver_notices_one_that_came_and_went(
     server: str, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = new_bucket(server)
-    first = Driver(bucket, relay.url, monkeypatch)
+    first = LeaseHolder(bucket, relay.url, monkeypatch)
     relay.cut()
     time.sleep(STALE_S)
-    Driver(bucket, server, monkeypatch).lock.release()
+    LeaseHolder(bucket, server, monkeypatch).lock.release()
     relay.mend()
     until(lambda: first.lock.lost)
 
@@ -138,12 +138,12 @@ def test_a_part_that_arrives_after_its_writer_was_passed_does_not_count(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = new_bucket(server)
-    first = Driver(bucket, server, monkeypatch)
+    first = LeaseHolder(bucket, server, monkeypatch)
     first.append(0)
     first.lock._stop.set()  # as a process that is suspended with a part under way
     first.lock._thread.join()
     time.sleep(STALE_S)
-    second = Driver(bucket, server, monkeypatch)
+    second = LeaseHolder(bucket, server, monkeypatch)
     monkeypatch.setattr(first.lock, "check", lambda: None)
     first.append(1)
     assert leases(bucket, server, monkeypatch) == [ATTEMPTS[0].lease_id, ATTEMPTS[1].lease_id]

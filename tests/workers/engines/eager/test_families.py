@@ -129,7 +129,7 @@ def test_every_byte_of_every_kind_of_layer_is_counted(family: str, batch: int) -
 def test_parts_of_quantised_layers_and_of_nested_states_count_once() -> None:
     codes, scale, shared = torch.zeros(8, dtype=torch.uint8), torch.zeros(2), torch.zeros(100)
 
-    class Layer:
+    class QuantisedLayer:
         def __init__(self) -> None:
             self._quantized_keys = (codes, {"scale": scale, "axis": 0})
             self.conv_states = {0: shared[:10], 1: None}
@@ -137,5 +137,5 @@ def test_parts_of_quantised_layers_and_of_nested_states_count_once() -> None:
             self.cumulative_length = torch.tensor(7)
             self.module = torch.nn.Linear(4, 4)
 
-    assert {tensor.numel() for tensor in cache_tensors(Layer())} == {8, 2, 10, 50}
-    assert cache_bytes(Layer(), [shared]) == 8 + 2 * 4 + 100 * 4
+    assert {tensor.numel() for tensor in cache_tensors(QuantisedLayer())} == {8, 2, 10, 50}
+    assert cache_bytes(QuantisedLayer(), [shared]) == 8 + 2 * 4 + 100 * 4
