@@ -63,8 +63,9 @@ def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
         key = tuple(conditions.values())
         if key not in tables:
             tables[key] = _table(forecast, names)
+        mode = f"{cell.mode} ({cell.model.draft})" if cell.model.draft else cell.mode
         tables[key].add_row(
-            Text(f"{cell.mode} ({cell.model.draft})" if cell.model.draft else cell.mode),
+            Text(", ".join([mode, *axes.unusual(axes.read(cell), Role.POLICY)])),
             cell.engine,
             size_text(forecast.peak_bytes),
             f"{forecast.bytes_per_token:,}",

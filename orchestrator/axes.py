@@ -35,10 +35,12 @@ DEVICE_KIND = "device_kind"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """`hint`: type of the values; the column's type follows from it. `usual`: the value that a caption leaves out.
+    """`hint`: type of the values; the column's type follows from it. `usual`: the value that a caption leaves out, and
+    that of cells which were recorded before there was the axis.
 
     `words`: how a caption says any other value; default: the axis's name and the value. `changes_tokens`: whether
-    equal prompts may give other tokens at another value.
+    equal prompts may give other tokens at another value. `of_mode`: the mode brings the value with it, so a caption
+    says it only where curves of one mode differ in it.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Axis:
     usual: Any = None
     words: Callable[[Any], str] | None = None
     changes_tokens: bool = True
+    of_mode: bool = False
 
     def caption(self, value: Any) -> str:
         return self.words(value) if self.words is not None else f"{self.name.replace('_', ' ')} {value}"
@@ -113,18 +116,21 @@ AXES: tuple[Axis, ...] = (
         role=Role.POLICY,
         read=lambda cell: str(cell.mode_spec.policy),
         usual="full",
+        of_mode=True,
     ),
     Axis(
         name="sinks",
         hint=int | None,
         role=Role.POLICY,
         read=lambda cell: cell.streaming.sinks if cell.streaming else None,
+        of_mode=True,
     ),
     Axis(
         name="window",
         hint=int | None,
         role=Role.POLICY,
         read=lambda cell: cell.streaming.window if cell.streaming else None,
+        of_mode=True,
     ),
     Axis(
         name="decoder",
@@ -132,15 +138,23 @@ AXES: tuple[Axis, ...] = (
         role=Role.DECODER,
         read=lambda cell: str(cell.mode_spec.decoder),
         usual="plain",
+        of_mode=True,
     ),
-    Axis(name="draft", hint=str | None, role=Role.DECODER, read=lambda cell: cell.model.draft),
+    Axis(name="draft", hint=str | None, role=Role.DECODER, read=lambda cell: cell.model.draft, of_mode=True),
     Axis(
         name="gamma",
         hint=int | None,
         role=Role.DECODER,
         read=lambda cell: cell.speculation.gamma if cell.speculation else None,
+        of_mode=True,
     ),
-    Axis(name="acceptance_injected", hint=float | None, role=Role.DECODER, read=_injected),
+    Axis(
+        name="acceptance_injected",
+        hint=float | None,
+        role=Role.DECODER,
+        read=_injected,
+        words=lambda rate: f"injected {rate:.2g}",
+    ),
     _field("repeat", int, Role.REPEAT, usual=0),
     _field("seed", int, Role.REPEAT, usual=0),
 )
@@ -174,5 +188,7 @@ def unusual(values: Mapping[str, Any], *roles: Role, but: Iterable[str] = ()) ->
     return [
         axis.caption(value)
         for axis in axes(*roles)
-        if axis.name not in but and (value := values.get(axis.name)) is not None and value != axis.usual
+        if not (axis.of_mode or axis.name in but)
+        and (value := values.get(axis.name)) is not None
+        and value != axis.usual
     ]

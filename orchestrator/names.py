@@ -1,6 +1,6 @@
 """What models are called where there is no room for a path: as short as can be, while two that differ are told apart."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,6 @@ class Names:
     def model(self, target: str, dtype: str) -> str:
         return f"{self.target(target)} ({dtype})" if target in self.several else self.target(target)
 
-    def row(self, row: dict[str, Any]) -> str:
+    def row(self, row: Mapping[str, Any]) -> str:
         """Of a table's row with the columns `model` and `dtype`."""
         return self.model(row["model"], row["dtype"])

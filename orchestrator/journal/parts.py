@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from orchestrator.axes import AXES
 from orchestrator.journal.errors import SchemaTooNew
 from orchestrator.journal.record import SCHEMA, SCHEMA_VERSION
 
@@ -106,9 +107,15 @@ def check(name: str, path: Path) -> Part | BadPart:
 
 
 def scan(parts: Sequence[Part], migrations: Migrations = MIGRATIONS) -> pl.LazyFrame:
-    """All rows of `parts`, in order, columns `SCHEMA`; a column that a part lacks is null."""
+    """All rows of `parts`, in order, columns `SCHEMA`; a column that a part lacks is null.
+
+    A part without an axis is older than that axis: its cells have the usual value.
+    """
+    usual = [pl.col(axis.name).fill_null(axis.usual) for axis in AXES if axis.usual is not None]
     frames = [
-        _scan_version([part for part in parts if part.version == version], version, migrations)
+        _scan_version([part for part in parts if part.version == version], version, migrations).with_columns(
+            usual
+        )
         for version in sorted({part.version for part in parts})
     ]
     if not frames:

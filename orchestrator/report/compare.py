@@ -16,6 +16,7 @@ from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Document, Paragraph, Section, Span, Table
 from orchestrator.report.markdown import to_markdown
 from orchestrator.report.sections.cards import longest
+from orchestrator.report.setting import mode_words
 from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.summary import KEY
 from orchestrator.tables.write import derive
@@ -160,11 +161,11 @@ def _section(
 
 
 def _boundary_words(names: Names, row: BoundaryRow) -> str:
-    draft = f" · {names.target(row.draft)}" if row.draft else ""
     others = axes.unusual(row.identity, Role.CONDITION, but=["prompt_tokens"])
+    about = f"{names.row(dict(row.identity))} {mode_words(names, row.identity)}, {row.engine}"
     return ", ".join(
         [
-            f"{names.row(dict(row.identity))} {row.mode}{draft}, {row.engine}, {formats.card(row.budget_bytes)}, {row.phase}",
+            f"{about}, {formats.card(row.budget_bytes)}, {row.phase}",
             *others,
         ]
     )
@@ -181,11 +182,9 @@ def _boundaries_differ(one: BoundaryRow, other: BoundaryRow) -> str:
 
 
 def _cell_words(names: Names, row: dict[str, Any]) -> str:
-    draft = f" · {names.target(row['draft'])}" if row["draft"] else ""
-    injected = "" if row["acceptance_injected"] is None else f", injected {row['acceptance_injected']:.2g}"
     return ", ".join(
         [
-            f"{names.row(row)} {row['mode']}{draft}{injected}, {row['engine']}",
+            f"{names.row(row)} {mode_words(names, row)}, {row['engine']}",
             formats.card(row["budget_bytes"]),
             f"{row['prompt_tokens']:,} + {row['length']:,}",
             *axes.unusual(row, Role.CONDITION, but=["prompt_tokens"]),

@@ -203,18 +203,23 @@ def variant_of(row: BoundaryRow) -> Variant:
 
 
 def tell_apart(variant: Variant, others: Iterable[Variant]) -> str:
-    """The mode, and whatever else tells it from the others of that mode. An injected acceptance is always told."""
+    """The mode, what is unusual about it, and whatever else tells it from the others of that mode."""
     same = [other for other in others if other.mode == variant.mode]
     drafts = short_names(other.draft for other in same if other.draft is not None)
     told = [
-        f" · {drafts.get(value, value) if axis.name == 'draft' else axis.caption(value)}"
+        drafts.get(value, value) if axis.name == "draft" else axis.caption(value)
         for axis in axes.axes(Role.POLICY, Role.DECODER)
         if (value := variant[axis.name]) is not None
-        and axis.name != "acceptance_injected"
-        and len({other[axis.name] for other in same}) > 1
+        and value != axis.usual
+        and (not axis.of_mode or len({other[axis.name] for other in same}) > 1)
     ]
-    injected = [] if variant.injected is None else [f" · injected {variant.injected:.2g}"]
-    return "".join([variant.mode, *told, *injected])
+    return " · ".join([variant.mode, *told])
+
+
+def mode_words(names: Names, values: Mapping[str, Any]) -> str:
+    """The mode with its draft, and what is unusual about it: of a row that stands alone."""
+    draft = [names.target(values["draft"])] if values["draft"] else []
+    return " · ".join([values["mode"], *draft, *axes.unusual(values, Role.POLICY, Role.DECODER)])
 
 
 def _conditions(rows: pl.DataFrame, attempts: pl.DataFrame) -> list[Condition]:

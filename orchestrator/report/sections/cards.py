@@ -6,7 +6,7 @@ from orchestrator import axes
 from orchestrator.axes import Role
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Section, Table
-from orchestrator.report.setting import Setting, Variant, tell_apart, variant_of
+from orchestrator.report.setting import Setting, Variant, mode_words, tell_apart, variant_of
 from orchestrator.tables.boundary_rows import BoundaryRow
 
 _PHASES = {
@@ -110,7 +110,7 @@ def boundaries(settings: Sequence[Setting]) -> Section | None:
 def _line(setting: Setting, row: BoundaryRow) -> list[str]:
     return [
         setting.words(engine=True),
-        row.mode + (f" · {setting.names.target(row.draft)}" if row.draft else ""),
+        mode_words(setting.names, row.identity),
         _grows(row),
         _bracket(row),
         f"{row.confirmed_ok} ok, {row.confirmed_oom} oom",

@@ -24,6 +24,7 @@ from orchestrator.report.document import (
     Verbatim,
 )
 from orchestrator.report.pictures.last_seconds import last_seconds
+from orchestrator.report.setting import mode_words
 from workers.attempt import Attempt
 from workers.outcome import Outcome
 
@@ -79,7 +80,7 @@ def _table(groups: pl.DataFrame, names: Names) -> Table:
         [
             f"{names.row(row)} on {row['device_kind'] or 'no device'}, {formats.card(row['budget_bytes'])}, {row['engine']} engine",
             row["outcome"].replace("_", " "),
-            row["mode"] + (f" · {names.target(row['draft'])}" if row["draft"] else ""),
+            mode_words(names, row),
             "probe" if row["purpose"] == "probe" else row["workload"],
             f"{row['prompt_tokens']:,}",
             str(row["batch_size"]),

@@ -7,6 +7,7 @@ import polars as pl
 from orchestrator.names import Names
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Paragraph, Section, Table
+from orchestrator.report.setting import mode_words
 from orchestrator.report.speculation_costs import Speculated, speculated
 
 _COLUMNS = (
@@ -40,11 +41,9 @@ def speculation(summary: pl.DataFrame, names: Names) -> Section | None:
 
 def _line(item: Speculated, names: Names) -> list[str]:
     row = item.row
-    injected = "" if row["acceptance_injected"] is None else f" (injected {row['acceptance_injected']:.2g})"
-    draft = f" · {names.target(row['draft'])}" if row["draft"] else ""
     return [
         f"{names.row(row)} on {row['device_kind']}, {formats.card(row['budget_bytes'])}, {row['engine']} engine",
-        f"{row['mode']}{draft}{injected}",
+        mode_words(names, row),
         formats.count(row["length"]),
         formats.count(row["gamma"]),
         formats.number(item.acceptance, 2),

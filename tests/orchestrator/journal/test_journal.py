@@ -180,7 +180,7 @@ def test_a_part_without_a_newer_column_reads_it_as_null(tmp_path: Path) -> None:
 
 
 def test_an_older_part_goes_through_its_migrations(tmp_path: Path) -> None:
-    old = to_frame(_records(ATTEMPTS[:2])).rename({"duration_s": "seconds"}).drop("corpus")
+    old = to_frame(_records(ATTEMPTS[:2])).rename({"duration_s": "seconds"}).drop("corpus", "text_head")
     data = parts.encode(old, version=SCHEMA_VERSION - 1)
     name = parts.name_of(data, 1)
     path = tmp_path / name
@@ -193,7 +193,8 @@ def test_an_older_part_goes_through_its_migrations(tmp_path: Path) -> None:
     ).collect()
 
     assert rows["duration_s"].to_list() == [attempt.duration_s for attempt in ATTEMPTS[:2]]
-    assert rows["corpus"].to_list() == [None, None]
+    assert rows["corpus"].to_list() == ["builtin", "builtin"], "a part older than an axis: the usual value"
+    assert rows["text_head"].to_list() == [None, None]
 
 
 _FILL = """
