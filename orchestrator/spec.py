@@ -89,7 +89,9 @@ class ModelSpec(_Strict):
     target: Annotated[str, Field(min_length=1, max_length=500)]
     draft: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    attn_implementation: Literal[
+        "auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
+    ] = "auto"
     trust_remote_code: bool = False
     allow_pickle: bool = False
 

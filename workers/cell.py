@@ -30,12 +30,13 @@ class ModelRef:
     """One target, with its draft where the mode speculates.
 
     `target`, `draft`: hub id | local folder | file.gguf | `pocket`, `pocket-draft` | `random:NAME` or `random:FOLDER`.
+    `attn_implementation`: of the eager engine, by transformers' name; `auto` leaves the choice to transformers.
     """
 
     target: str
     draft: str | None = None
     dtype: str = "bfloat16"
-    attn_implementation: str = "sdpa"
+    attn_implementation: str = "auto"
     trust_remote_code: bool = False
     allow_pickle: bool = False
 

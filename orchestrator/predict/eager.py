@@ -10,6 +10,7 @@ from orchestrator.predict.device import Allocator
 from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
+from workers.models.build import AUTO
 from workers.modes import CachePolicy
 
 #: Kernels that load when they are first called, outside torch's allocator. On a CPU the math library writes
@@ -123,7 +124,8 @@ def _scores(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> list[Live]
         # Near and far scores of every slot, their sum with the mask, its softmax.
         return [Live("scores of the ring, float32", scores * _FLOAT32, 4)]
     live = []
-    eager = cell.model.attn_implementation == "eager"
+    asked = cell.model.attn_implementation
+    eager = (shape.chosen_attention if asked == AUTO else asked) == "eager"
     if eager:
         # Raw and masked scores, or scores and their float32 softmax: 8 bytes each way.
         live.append(

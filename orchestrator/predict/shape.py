@@ -1,11 +1,11 @@
 """What of a model's config decides its memory: layers, heads, windows, and the exact size of its weights."""
 
-import functools
-import json
+import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from workers.cell import ModelRef
+from workers.models.config import one_line
 
 #: mha: as many key heads as query heads. gqa: fewer. mqa: one. mla: one latent per token (DeepSeek-V2,
 #: arXiv:2405.04434).
@@ -52,6 +52,7 @@ class ModelShape:
     weight_numels: tuple[tuple[int, int], ...] | None
     fixed_bytes: int | None
     stored_dtype: str | None  # of the weight files, by the config's own word
+    chosen_attention: str = "sdpa"  # what transformers takes where the sweep file leaves it to `auto`
 
     @property
     def parameters(self) -> int | None:
@@ -90,7 +91,13 @@ def shape_for(name: str, ref: ModelRef) -> ModelShape:
     """The shape of a model by its name in a sweep file. Raises `LoadError`, `ShapeError`."""
     from workers.models.load import read_config
 
-    return shape_of(read_config(name, ref))
+    config = read_config(name, ref)
+    try:
+        return shape_of(config)
+    except ShapeError:
+        raise
+    except Exception as error:  # anything may be wrong with a file that a person names
+        raise ShapeError(f"no prediction: {one_line(error)}") from error
 
 
 def shape_of(config: Any) -> ModelShape:
@@ -106,7 +113,7 @@ def shape_of(config: Any) -> ModelShape:
     if hidden is None or heads is None or layers is None:
         raise ShapeError("the config names no hidden size, heads or layers")
     attention, kv_heads, key_dim, value_dim = _attention(text, hidden, heads)
-    weights, fixed, learned = _weights(config)
+    built = _built(config)
     return ModelShape(
         model_type=_read(text, "model_type") or "unknown",
         attention=attention,
@@ -123,10 +130,11 @@ def shape_of(config: Any) -> ModelShape:
         vocab=_read(text, "vocab_size", "padded_vocab_size") or 0,
         tied_embeddings=bool(_read(text, "tie_word_embeddings")),
         max_positions=_read(text, "max_position_embeddings", "n_positions", "seq_length", "max_seq_len"),
-        learned_positions=learned,
-        weight_numels=weights,
-        fixed_bytes=fixed,
+        learned_positions=built.learned_positions,
+        weight_numels=built.weight_numels,
+        fixed_bytes=built.fixed_bytes,
         stored_dtype=_stored_dtype(config),
+        chosen_attention=built.chosen_attention,
     )
 
 
@@ -188,25 +196,45 @@ def _stored_dtype(config: Any) -> str | None:
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
-def _weights(config: Any) -> tuple[tuple[tuple[int, int], ...] | None, int | None, bool]:
-    """(`weight_numels`, `fixed_bytes`, `learned_positions`), counted on the built model."""
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """What only the built model tells. None: transformers has no class for it."""
+
+    weight_numels: tuple[tuple[int, int], ...] | None = None
+    fixed_bytes: int | None = None
+    learned_positions: bool = False
+    chosen_attention: str = "sdpa"
+
+
+#: By the config's content: to build a model again takes 40 ms and more.
+_BUILT: dict[str, _Built] = {}
+
+
+def _built(config: Any) -> _Built:
+    from workers.models import LoadError
+    from workers.models.build import model_class
+
     if isinstance(config, dict):
-        return None, None, False
-    return _count(config.to_json_string(use_diff=False))
+        return _Built()
+    try:
+        if model_class(config) is None:
+            return _Built()
+    except LoadError:
+        return _Built()
+    content = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+    if content not in _BUILT:
+        _BUILT[content] = _count(config)
+    return _BUILT[content]
 
 
-@functools.lru_cache(maxsize=64)
-def _count(content: str) -> tuple[tuple[tuple[int, int], ...] | None, int | None, bool]:
+def _count(config: Any) -> _Built:
     """Builds the model on the meta device, where tensors have a shape and no bytes: about 40 ms."""
     import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-    config = _as_config(json.loads(content))
-    if isinstance(config, dict) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return None, None, False
+    from workers.models.build import from_config
+
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.tie_weights()
+        model = from_config(copy.deepcopy(config), torch.bfloat16)
     numels: dict[int, int] = {}
     fixed = 0
     for tensor in {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}.values():
@@ -218,4 +246,5 @@ def _count(content: str) -> tuple[tuple[tuple[int, int], ...] | None, int | None
         isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in ("wpe", "embed_positions")
         for name, module in model.named_modules()
     )
-    return tuple(sorted(numels.items())), fixed, learned
+    attention = model.config.get_text_config(decoder=True)._attn_implementation
+    return _Built(tuple(sorted(numels.items())), fixed, learned, attention)

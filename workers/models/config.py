@@ -7,6 +7,7 @@ from workers.cell import ModelRef
 from workers.models import LoadError
 from workers.models.shapes import nearest, shapes
 from workers.models.source import RANDOM, locate
+from workers.models.weight_files import refuse_pointer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -23,6 +24,8 @@ def read_config(name: str, ref: ModelRef) -> "PreTrainedConfig":
         if name.startswith(RANDOM):
             return _random_config(name.removeprefix(RANDOM), ref)
         files = locate(name, ref, weights=False)
+        if files.gguf is None:
+            _check_file(name, files.folder / "config.json")
         return AutoConfig.from_pretrained(
             files.folder, gguf_file=files.gguf, trust_remote_code=ref.trust_remote_code, local_files_only=True
         )
@@ -55,6 +58,12 @@ def max_positions(config: "PreTrainedConfig") -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+def _check_file(name: str, path: Path) -> None:
+    if not path.is_file():
+        raise LoadError(f"{name}: has no config.json: it is no folder of a model in transformers' format")
+    refuse_pointer(name, path)
+
+
 def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
@@ -67,6 +76,7 @@ def _random_config(name: str, ref: ModelRef) -> "PreTrainedConfig":
         return AutoConfig.for_model(shape.pop("model_type"), **shape)
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
+        _check_file(f"{RANDOM}{name}", folder / "config.json")
         return AutoConfig.from_pretrained(
             folder, trust_remote_code=ref.trust_remote_code, local_files_only=True
         )

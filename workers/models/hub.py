@@ -1,6 +1,5 @@
 """Models of the Hugging Face hub: a snapshot on this node, and a clear word when the hub cannot be reached."""
 
-import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from huggingface_hub import constants, errors
 
 from workers.models import LoadError, shapes
 from workers.models.node_cache import cannot_be_written
-from workers.models.wanted import SAFETENSORS, Wanted, matching
+from workers.models.wanted import Wanted
+from workers.models.weight_files import weight_names
 
 #: How long the hub may take to say what a repository holds. Downloads themselves are not limited.
 _ANSWER_S = 8.0
@@ -36,7 +36,13 @@ def snapshot(repo_id: str, wanted: Wanted) -> Path:
         raise LoadError(f"{repo_id}: neither a folder here nor a hub id; {_choices(repo_id)}") from error
     try:
         info = describe(repo_id, "model")
-        names = wanted.choose(repo_id, [file.rfilename for file in info.siblings])
+        names = wanted.choose(
+            repo_id,
+            [file.rfilename for file in info.siblings],
+            lambda name: Path(
+                huggingface_hub.hf_hub_download(repo_id, name, revision=info.sha, etag_timeout=5)
+            ).read_bytes(),
+        )
         return Path(
             huggingface_hub.snapshot_download(
                 repo_id, revision=info.sha, allow_patterns=names, etag_timeout=5
@@ -103,11 +109,12 @@ def _complete(folder: Path, wanted: Wanted) -> bool:
         return False
     if not wanted.weights:
         return True
-    for index in folder.glob("*.index.json"):
-        shards = set(json.loads(index.read_text())["weight_map"].values())
-        return all((folder / shard).is_file() for shard in shards)
-    names = [path.name for path in folder.iterdir()]
-    return bool(matching(names, SAFETENSORS)) or (wanted.pickles and (folder / "pytorch_model.bin").is_file())
+    listing = [path.name for path in folder.iterdir()]
+    try:
+        weight_names(str(folder), listing, lambda name: (folder / name).read_bytes(), pickles=wanted.pickles)
+    except LoadError:
+        return False
+    return True
 
 
 def _choices(repo_id: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
@@ -14,10 +14,12 @@ from workers.attempt import Phase
 from workers.cell import ModelRef
 from workers.host.error_kinds import Raised, of_exception
 from workers.models import LoadError
+from workers.models.build import attention_options, check_attention, from_config, from_files
 from workers.models.config import check_draft, max_positions, one_line, read_config, vocab_size
 from workers.models.page_cache import resident_fraction
 from workers.models.source import RANDOM, locate
 from workers.models.tokenizer import load_tokenizer
+from workers.models.weight_files import check_whole
 from workers.outcome import Outcome
 
 __all__ = ["LoadError", "LoadedModel", "check_draft", "load_model", "load_tokenizer", "read_config"]
@@ -83,11 +85,11 @@ def _build_random(
     """The architecture's own initialisation, drawn on the device in the dtype."""
     config = read_config(name, ref)
     cuda = [device] if device.type == "cuda" else []
-    with _load_errors(name), torch.random.fork_rng(cuda), torch.device(device):
+    with _load_errors(name, config), torch.random.fork_rng(cuda), torch.device(device):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(
+        return from_config(
             config,
-            dtype=dtype,
+            dtype,
             attn_implementation=ref.attn_implementation,
             trust_remote_code=ref.trust_remote_code,
         )
@@ -97,35 +99,57 @@ def _load_files(
     name: str, ref: ModelRef, dtype: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, bool | None]:
     files = locate(name, ref, weights=True)
+    config = read_config(name, ref)
+    check_whole(name, files.weights)
     disable_progress_bar()  # nobody sees it, and a thread with a stack of its own watches it
     # What its constructors would draw is overwritten or, where the files lack it, refused.
-    with _load_errors(name), no_init_weights():
-        resident = resident_fraction(files.weights())
-        model, found = AutoModelForCausalLM.from_pretrained(
+    with _load_errors(name, config), no_init_weights():
+        check_attention(config, ref.attn_implementation, trust_remote_code=ref.trust_remote_code)
+        resident = resident_fraction(files.weights)
+        model, found = from_files(
+            config,
             files.folder,
+            trust_remote_code=ref.trust_remote_code,
             gguf_file=files.gguf,
             dtype=dtype if files.gguf else "auto",
-            attn_implementation=ref.attn_implementation,
-            trust_remote_code=ref.trust_remote_code,
             use_safetensors=None if ref.allow_pickle else True,
             local_files_only=True,
-            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **attention_options(ref.attn_implementation),
         )
     if missing := sorted(found["missing_keys"]):
         raise LoadError(f"{name}: its files lack {len(missing)} of its tensors, {missing[0]} among them")
+    if other := sorted(found["mismatched_keys"]):
+        tensor, in_files, in_config = other[0]
+        raise LoadError(
+            f"{name}: {len(other)} of its tensors have other shapes in the files than in config.json: {tensor} is "
+            f"{list(in_files)} there, {list(in_config)} here; the two do not belong together"
+        )
     _place(model, dtype, device)
     return model, None if resident is None else resident >= _WARM
 
 
 @contextlib.contextmanager
-def _load_errors(name: str) -> Iterator[None]:
+def _load_errors(name: str, config: PreTrainedConfig) -> Iterator[None]:
     """Whatever is wrong with a model becomes a `LoadError`; memory errors and GPU faults stay what they are."""
     try:
         yield
+    except LoadError as error:
+        raise LoadError(f"{name}: {error}") from error
     except Exception as error:
         if of_exception(Raised.of(error), Phase.LOAD, is_cpu=True) is not Outcome.LOAD_ERROR:
             raise
-        raise LoadError(f"{name}: does not load: {one_line(error)}") from error
+        raise LoadError(f"{name}: does not load: {_package(error, config)}{one_line(error)}") from error
+
+
+def _package(error: Exception, config: PreTrainedConfig) -> str:
+    """What to install, where that is what is missing, in front of the error's own words."""
+    if not isinstance(error, ImportError):
+        return ""
+    quantization = getattr(config, "quantization_config", None)
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    quantised = f"quantised with {method}; " if method else ""
+    return f"{quantised}a package is missing{f': pip install {error.name}' if error.name else ''}: "
 
 
 def _place(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
@@ -159,8 +183,11 @@ def _convert(parameters: Sequence[torch.nn.Parameter], dtype: torch.dtype) -> No
 
 
 def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
-    eos = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
-    return frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
+    """Those of the vocabulary. Others cannot occur: -1 says that there is none, and some files name one too many."""
+    told = model.generation_config or model.config.get_text_config(decoder=True)
+    eos = getattr(told, "eos_token_id", None)
+    ids = eos if isinstance(eos, list | tuple) else [] if eos is None else [eos]
+    return frozenset(int(i) for i in ids if 0 <= i < vocab_size(model.config))
 
 
 def _tensors(model: PreTrainedModel) -> Iterator[torch.Tensor]:

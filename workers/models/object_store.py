@@ -29,7 +29,12 @@ def fetch(url: str, wanted: Wanted) -> Path:
     listing = {PurePosixPath(path).name: (path, info) for path, info in found.items()}
     if not listing:
         raise LoadError(f"{url}: nothing there")
-    names = list(listing) if url.endswith(".gguf") else wanted.choose(url, listing)
+
+    def read(name: str) -> bytes:
+        content: bytes = filesystem.cat_file(listing[name][0])
+        return content
+
+    names = list(listing) if url.endswith(".gguf") else wanted.choose(url, listing, read)
 
     def copy(folder: Path) -> None:
         for name in names:

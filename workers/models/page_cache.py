@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -13,7 +14,7 @@ _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
 _FAILED = ctypes.c_void_p(-1).value
 
 
-def resident_fraction(paths: list[Path]) -> float | None:
+def resident_fraction(paths: Sequence[Path]) -> float | None:
     """The share of the pages of `paths` that are in memory, by mincore(2), which reads nothing itself.
 
     None for a file that this user may not write: of such the kernel tells nothing (it says that all is resident).

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from workers.cell import ModelRef
 from workers.models import LoadError, hub, object_store
-from workers.models.wanted import PICKLED, SAFETENSORS, Wanted, matching
+from workers.models.wanted import Wanted
+from workers.models.weight_files import weight_names
 
 RANDOM = "random:"
 _POCKETS = Path(__file__).parent / "data"
@@ -22,16 +23,14 @@ _POCKETS = Path(__file__).parent / "data"
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """A model on this node: `folder`, and the one `.gguf` file in it that counts, if any."""
+    """A model on this node: `folder`, and the one `.gguf` file in it that counts, if any.
+
+    `weights`: the files that hold the weights, an index among them; empty where they were not asked for.
+    """
 
     folder: Path
     gguf: str | None = None
-
-    def weights(self) -> list[Path]:
-        """The files that hold the weights; pickled ones only where there are no others."""
-        names = sorted(path.name for path in self.folder.iterdir())
-        chosen = [self.gguf] if self.gguf else matching(names, SAFETENSORS) or matching(names, PICKLED)
-        return [self.folder / name for name in chosen]
+    weights: tuple[Path, ...] = ()
 
 
 def locate(name: str, ref: ModelRef, *, weights: bool) -> Files:
@@ -44,21 +43,33 @@ def locate(name: str, ref: ModelRef, *, weights: bool) -> Files:
         if not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
             raise LoadError(f"{name}: GGUF files need an extra package: pip install oomline[gguf]")
         file = object_store.fetch(name, wanted) if "://" in name else _gguf(name)
-        return Files(file.parent, file.name)
+        return Files(file.parent, file.name, (file,) if weights else ())
     if "://" in name:
-        return Files(object_store.fetch(name, wanted))
+        return _files(name, object_store.fetch(name, wanted), wanted)
     folder = _folder(name)
     if folder.is_dir():
-        wanted.choose(name, [path.name for path in folder.iterdir()])
-        return Files(folder)
+        return _files(name, folder, wanted)
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise LoadError(f"{name}: no such folder; name an existing one, a hub id, random:NAME or pocket")
-    return Files(hub.snapshot(name, wanted))
+    return _files(name, hub.snapshot(name, wanted), wanted)
 
 
 def is_here(name: str) -> bool:
     """Whether what describes `name` lies on this node as it is named, so that nothing has to be asked for it."""
     return name.startswith(RANDOM) or _folder(name).is_dir() or Path(name).expanduser().is_file()
+
+
+def _files(name: str, folder: Path, wanted: Wanted) -> Files:
+    listing = [path.name for path in folder.iterdir()]
+
+    def read(file: str) -> bytes:
+        return (folder / file).read_bytes()
+
+    if not wanted.weights:
+        return Files(folder)
+    return Files(
+        folder, weights=tuple(folder / w for w in weight_names(name, listing, read, pickles=wanted.pickles))
+    )
 
 
 def _folder(name: str) -> Path:

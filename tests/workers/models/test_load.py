@@ -14,6 +14,7 @@ from workers.cell import ModelRef
 from workers.models.load import LoadedModel, LoadError, load_model, load_tokenizer, read_config
 
 CPU = torch.device("cpu")
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 8388608\n"
 
 
 def load(name: str | Path, seed: int = 0, **options: object) -> LoadedModel:
@@ -134,11 +135,16 @@ def test_remote_code_does_not_run_unless_trusted(tmp_path: Path) -> None:
     ("damage", "message"),
     [
         (lambda folder: (folder / "config.json").write_text("{"), "config"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "t5", "vocab_size": 8}'), "does not load"),
-        (lambda folder: (folder / "config.json").unlink(), "does not load"),
-        (lambda folder: [p.write_bytes(b"") for p in folder.glob("*.safetensors")], "does not load"),
-        (lambda folder: [p.write_bytes(p.read_bytes()[:-9]) for p in folder.glob("*.safetensors")], "does not load"),
-        (lambda folder: [p.unlink() for p in folder.glob("*.safetensors")], "no weights in safetensors"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "t5", "vocab_size": 8}'), "'t5' is no causal language model"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (lambda folder: [p.write_bytes(b"") for p in folder.glob("*.safetensors")], "cut short .* download it again"),
+        (lambda folder: [p.write_bytes(p.read_bytes()[:-9]) for p in folder.glob("*.safetensors")], "short: 9 bytes are missing; download it again"),
+        (lambda folder: [p.unlink() for p in folder.glob("*.safetensors")], r"names (\d+) files, \1 of which are not there"),
+        (lambda folder: [p.unlink() for p in folder.glob("*.safetensors*")], "no weights in safetensors"),
+        (lambda folder: [p.write_text(LFS_POINTER) for p in folder.glob("*.safetensors")], "Git LFS pointer, not the file: run `git lfs pull`"),
+        (lambda folder: (folder / "config.json").write_text(LFS_POINTER), "config.json is a Git LFS pointer"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "is not an index of weights"),
+        (lambda folder: (folder / "config.json").write_text((folder / "config.json").read_text().replace('"hidden_size": 32', '"hidden_size": 64')), r"of its tensors have other shapes in the files than in config.json: .* is \[\d+.*32.*\] there"),
     ],
 )  # fmt: skip
 def test_a_broken_folder_is_a_load_error_in_one_line(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -28,9 +28,7 @@ def test_shapes() -> None:
 
 
 def test_together_at_most_12_mb() -> None:
-    files = [
-        path for name in ("pocket", "pocket-draft") for path in locate(name, REF, weights=True).weights()
-    ]
+    files = [path for name in ("pocket", "pocket-draft") for path in locate(name, REF, weights=True).weights]
     assert sum(path.stat().st_size for path in files) <= 12e6
 
 

@@ -27,7 +27,7 @@ class RecomputeSession:
     def in_effect(self) -> InEffect:
         return InEffect(
             cache_class="none",
-            attn_implementation=self._model.config._attn_implementation,
+            attn_implementation=self._model.config.get_text_config(decoder=True)._attn_implementation,
             dtype=str(self._model.dtype).removeprefix("torch."),
             sinks=0,
             window=self._context - 1,

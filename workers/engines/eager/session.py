@@ -58,7 +58,7 @@ class CachedSession:
             slots = cache.slots if isinstance(cache, StreamingCache) else None
             return InEffect(
                 cache_class=type(cache).__name__ if cache is not None else "the model's own",
-                attn_implementation=self._target.config._attn_implementation,
+                attn_implementation=self._target.config.get_text_config(decoder=True)._attn_implementation,
                 dtype=str(self._target.dtype).removeprefix("torch."),
                 sinks=slots.sinks if slots else None,
                 window=slots.window if slots else None,

@@ -5,6 +5,7 @@ import torch
 from workers.attempt import Failure, InEffect
 from workers.cell import Cell
 from workers.models import LoadError
+from workers.models.build import AUTO
 from workers.models.load import LoadedModel
 from workers.modes import CachePolicy
 from workers.outcome import Outcome
@@ -18,7 +19,7 @@ def check_in_effect(cell: Cell, found: InEffect) -> None:
     """Raise `LoadError` that names every setting in which the live objects differ from the cell."""
     policy = cell.mode_spec.policy
     asked: dict[str, object] = {"dtype": cell.model.dtype, "repetition_penalty": cell.repetition_penalty}
-    if policy is CachePolicy.FULL and cell.engine == "eager":
+    if policy is CachePolicy.FULL and cell.engine == "eager" and cell.model.attn_implementation != AUTO:
         asked["attn_implementation"] = cell.model.attn_implementation
     if policy is CachePolicy.STREAMING and cell.streaming is not None:
         asked |= {"sinks": cell.streaming.sinks, "window": cell.streaming.window}
