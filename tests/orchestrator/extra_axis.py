@@ -27,7 +27,7 @@ from orchestrator.journal.folder import open_run, read_run  # noqa: E402
 from orchestrator.journal.record import Record  # noqa: E402
 from orchestrator.report import compare  # noqa: E402
 from orchestrator.report.sections import failures  # noqa: E402
-from orchestrator.report.setting import settings  # noqa: E402
+from orchestrator.report.setting import names_of, settings  # noqa: E402
 from orchestrator.report.speculation_costs import speculated  # noqa: E402
 from orchestrator.spec import SweepSpec  # noqa: E402
 from orchestrator.sweep.work.item import Key, rank_plan  # noqa: E402
@@ -72,7 +72,7 @@ with write_tables(read_run(folder)) as tables:
         "settings": len(found),
         "conditions": [condition.words() for setting in found for condition in setting.conditions],
         "variants": [condition.name(v) for setting in found for condition in setting.conditions for v in condition.variants()],
-        "failures": str(failures.failures(tables.attempts, tables.view)).count("oom decode: "),
+        "failures": str(failures.failures(tables.attempts, tables.view, names_of(tables.attempts))).count("oom decode: "),
         "ranks": len(ranks),
     }  # fmt: skip
 facts["compared"] = compare([folder, folder]).count("| pocket")
