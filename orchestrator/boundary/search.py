@@ -10,7 +10,7 @@ How it chooses the next value, after the floor, first rule that applies:
    twice before that.
 2. A failed run told how far it came (its *account*): try the two values that the account names, or cut the interval
    that it names. An account is a hint; only runs at the values themselves count as evidence.
-3. Just beyond and just below the prediction.
+3. Just beyond and just below the prediction, where a bisection would need more than `_FEW_CUTS` cuts.
 4. Cut the interval between the largest pass and the smallest failure in k + 1 equal parts, for k devices.
 
 Rules 2 and 3 may be wrong, so each is followed only while the search stays within `_DETOURS` probes of a plain
@@ -27,6 +27,8 @@ MARGINS = (0.03, 0.1)
 _GALLOP = 4
 #: Resolutions by which an account may miss and still point at the next value: it counts what it held when it failed.
 _NEARBY = 2
+#: Where a bisection needs no more cuts, the prediction is no hint: it may cost one more than it saves.
+_FEW_CUTS = 3
 #: Probes that wrong hints may add to a plain bisection.
 _DETOURS = 2
 
@@ -199,8 +201,10 @@ class Search:
             below = [self._grid(int(self.predicted / (1 + margin))) for margin in MARGINS]
             rungs = [*beyond, *below]
         within = [rung for rung in rungs if low < rung and (high is None or rung < high)]
-        if high is not None:  # the nearest to the failure: what lies below it is cut off by one pass
-            within.sort(reverse=True)
+        if high is not None:
+            if self._bisections(high - low) <= _FEW_CUTS:
+                return named
+            within.sort(reverse=True)  # the nearest to the failure: what lies below it is cut off by one pass
         return named or within[:1]
 
     def _named_by_accounts(self, low: int, high: int) -> list[int]:

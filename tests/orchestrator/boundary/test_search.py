@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.boundary.search import Bracket, Probe, Search
@@ -45,6 +45,8 @@ def test_the_bracket_holds_the_threshold_even_when_the_prediction_is_wrong_by_te
     chunk=st.sampled_from([None, 0.25, 1, 2, 8]),
     confirm=confirms,
 )
+@example(threshold=105_420, error=-0.0213, resolution=1024, chunk=8, confirm=1)
+@example(threshold=12_442, error=0.02998, resolution=1, chunk=8, confirm=1)
 def test_three_probes_beyond_the_confirmations_within_three_percent_four_within_ten(
     threshold: int, error: float, resolution: int, chunk: float | None, confirm: int
 ) -> None:
