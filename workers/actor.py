@@ -1,7 +1,8 @@
-"""The Ray actor of one device: a `DeviceHost` that can be called from afar. The fleet adds Ray's options.
+"""Defines the Ray actor of one device: a `DeviceHost` that is called through Ray. The fleet adds Ray's options.
 
-A plain class, so that importing it does not need a Ray that runs. `num_gpus=1` (or a CPU slot), `max_restarts=0`,
-`max_task_retries=0`, no concurrency groups: `run` must stay on the main thread, with which its processes end.
+It is a plain class, so that importing it needs no running Ray. The options are `num_gpus=1` (or a CPU slot),
+`max_restarts=0`, `max_task_retries=0`, and no concurrency groups: `run` must stay on the main thread, with which its
+processes end.
 """
 
 import os
@@ -13,7 +14,7 @@ from workers.host.device_host import DeviceHost
 
 
 class DeviceActor:
-    """`board`: a handle of an actor with `post(slot, progress)`; news goes there once a second, unheeded.
+    """`board`: a handle of an actor with `post(slot, progress)`. Progress is posted once a second; no answer is awaited.
 
     Torch gets as many threads per cell as OMP_NUM_THREADS says where this actor runs, else one.
     Raises in `__init__` when the device is missing or in use by others.

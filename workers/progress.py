@@ -1,4 +1,4 @@
-"""How far a running cell has come: news for people who watch, never part of a result."""
+"""Defines how far a running cell has come: news for people, never part of a result."""
 
 from dataclasses import dataclass
 

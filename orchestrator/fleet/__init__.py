@@ -1,6 +1,6 @@
-"""Devices as the driver sees them: slots that take one lease at a time and hand back attempts.
+"""Defines devices as the driver sees them: slots that take one lease at a time and hand back attempts.
 
-`ray_fleet` is the real one; the driver loop knows only this seam, so that a simulated fleet can stand in.
+`ray_fleet` implements it on Ray. The driver's loop knows only this protocol, so that tests can simulate a fleet.
 """
 
 import os
@@ -11,8 +11,8 @@ from workers.attempt import Attempt, Device
 from workers.cell import Lease
 from workers.progress import Progress
 
-# Ray prints a lost node's log into the driver's stdout, pages of it; the driver says in a line what it lost. Read
-# when Ray is imported, so it stands before any module here that does.
+# Ray prints pages of a lost node's log to the driver's stdout. The driver says in one line what it lost. Ray reads
+# the variable when it is imported, so it is set before any module here imports Ray.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
 SlotId = str
@@ -36,15 +36,17 @@ class AttemptReturned:
 
 @dataclass(frozen=True, slots=True)
 class SlotLost:
-    """The actor or its node is gone. `lease`: what it was running; it may have finished, unseen."""
+    """The actor or its node is gone. `lease`: what it was running. It may have finished, and its result be lost."""
 
     slot: SlotId
     lease: Lease | None
     reason: str
     device: Device | None
-    host_oom_victim: bool = False  # Ray's memory monitor ended it: the culprit may be a neighbour
+    host_oom_victim: bool = False  # Ray's memory monitor ended it; a neighbour may be the cause
     preempted: bool = False
-    node_lost: bool = False  # the whole node went, or cannot be reached: no blame on the cell or the device
+    node_lost: bool = (
+        False  # the whole node is gone or cannot be reached: neither cell nor device is to blame
+    )
     gone_for_good: bool = False  # it failed to start so often that the fleet gave it up
 
 
@@ -61,34 +63,34 @@ FleetEvent = SlotReady | AttemptReturned | SlotLost | Progressed
 
 class Fleet(Protocol):
     def poll(self, timeout_s: float, linger_s: float = 0.0) -> list[FleetEvent]:
-        """Wait for the first event at most `timeout_s`, then all that come within `linger_s` of it.
+        """Wait at most `timeout_s` for the first event. Return it with all that come within `linger_s` of it.
 
-        Finds new nodes and restarts lost actors on the way.
+        Finds new nodes and restarts lost actors meanwhile.
         """
 
     def submit(self, slot: SlotId, lease: Lease) -> None:
         """Run `lease` on an idle slot. One lease in flight per slot."""
 
     def demand(self, devices: int) -> None:
-        """How many devices there is work for, those at work included: an autoscaling cluster may grow to that."""
+        """Tell for how many devices there is work, busy ones included. An autoscaling cluster may grow to that."""
 
     def release(self, slot: SlotId) -> None:
-        """Let an idle slot go: its node may scale down. It comes back only after `recall`."""
+        """Let an idle slot go, so that its node may scale down. It comes back only after `recall`."""
 
     def recall(self) -> None:
-        """There is work again: start released slots anew."""
+        """Start released slots again."""
 
     def retire(self, slot: SlotId, reason: str) -> None:
-        """Take a device out of the fleet for good (quarantine) and release it."""
+        """Take a device out of the fleet for good and release it."""
 
     def starting(self) -> int:
-        """Slots that may become ready without anything new joining: starting, or waiting to be started again."""
+        """Return how many slots are starting, or wait to be started again."""
 
     def undescribed(self) -> int:
-        """Those of `starting` whose device nobody has seen yet: they may be of a kind that has work to do."""
+        """Return how many of `starting` have no known device yet. They may be of a kind that has work to do."""
 
     def waiting_for(self) -> str | None:
-        """What the fleet lacks, in words, while it has no slot at all (e.g. no device of the named kinds)."""
+        """Return what the fleet lacks, in words, while it has no slot (such as a device of the named kinds)."""
 
     def close(self) -> None:
-        """End every actor and so every child. Bounded by 2 s."""
+        """End every actor, and with it every child, within 2 s."""

@@ -1,7 +1,7 @@
-"""Finding Ray, or starting it here. A wrong address is a message within seconds, never a hang.
+"""Finds Ray, or starts it on this machine. A wrong address is told within seconds.
 
-`ray.init` against a dead address blocks for minutes and is deaf to SIGTERM, so the address is proved to be a
-gRPC server first.
+`ray.init` with a dead address blocks for minutes and ignores SIGTERM. So the address is first proved to be a gRPC
+server.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _TOKEN_REMEDY = (
 
 
 class ConnectError(Exception):
-    """No Ray to be had there. One line: the address, where it came from, the remedy."""
+    """Ray cannot be found or started. One line: the address, where it came from, the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Target:
 
 
 def resolve(option: str | None, environ: Mapping[str, str]) -> Target:
-    """An explicit option, else RAY_ADDRESS (which `ray job submit` sets for its drivers), else this machine.
+    """Return the explicit option, else RAY_ADDRESS (which `ray job submit` sets for its drivers), else this machine.
 
     Raises ConnectError for an address that a driver cannot use.
     """
@@ -92,7 +92,8 @@ def probe(target: Target, timeout_s: float = _PROBE_S) -> None:
 
 @contextlib.contextmanager
 def connected(option: str | None, *, cpus: int | None = None) -> Iterator[Target]:
-    """A Ray driver for the length of the block. `cpus`: CPU slots of a Ray started here (default: one per core).
+    """Make this process a Ray driver for the length of the block. `cpus`: CPU slots of a Ray started here (default: one
+    per core).
 
     Raises ConnectError within 5 s when the address is stale.
     """
@@ -174,7 +175,8 @@ def _hangups_blocked() -> Iterator[None]:
 
 
 def slices(environ: Mapping[str, str]) -> int | None:
-    """How many MIG slices CUDA_VISIBLE_DEVICES names; None when none, and Ray's own count of cards is right."""
+    """Return how many MIG slices CUDA_VISIBLE_DEVICES names. None when it names none: Ray's own count of cards is right
+    then."""
     named = [
         name for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip().startswith("MIG-")
     ]
@@ -191,7 +193,7 @@ def _running_here() -> str | None:
 
 
 def describe_cluster(option: str | None) -> dict[str, dict[str, str]]:
-    """Every node that is alive, by name: its address and what it offers. Raises `ConnectError`."""
+    """Return every node that is alive, by name: its address and what it offers. Raises `ConnectError`."""
     with connected(option):
         return {
             f"{node['NodeName']} ({node['NodeID'][:8]})": {

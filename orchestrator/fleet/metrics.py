@@ -1,7 +1,7 @@
-"""The sweep's gauges and counters through `ray.util.metrics`, for Ray's dashboard, Prometheus and Grafana.
+"""Exports the sweep's gauges and counters through `ray.util.metrics`, for Ray's dashboard, Prometheus and Grafana.
 
-Exported as `ray_oomline_...`. Series die with the process that sets them, so all of them live in the driver. Tags
-are bounded: slots, modes, outcomes; never a cell.
+Their names begin with `ray_oomline_`. A series ends with the process that sets it, so all are set in the driver. Tags
+are bounded: slots, modes, outcomes, never a cell.
 """
 
 from ray.util.metrics import Counter, Gauge
@@ -19,7 +19,7 @@ from orchestrator.watch import (
 
 
 class MeteredWatcher:
-    """Sets the metrics, and hands every event on to `inner`. Create it with any Ray or none: it needs no connection."""
+    """Sets the metrics, and passes every event on to `inner`. It can be created before Ray is connected."""
 
     def __init__(self, inner: Watcher) -> None:
         self._inner = inner

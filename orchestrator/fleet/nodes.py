@@ -1,7 +1,8 @@
-"""The cluster's nodes, as Ray's head tells them, without waiting for it.
+"""Lists the cluster's nodes, as Ray's head tells them, without waiting for it.
 
-A call to a head that is gone blocks until Ray ends the driver (60 s), deaf to signals, while the devices go on and
-their results lie at hand. So it is asked in a thread of its own, and the driver's loop takes what is known.
+A call to a head that is gone blocks until Ray ends the driver after 60 s, and no signal is handled meanwhile. The
+devices go on, and their results could be journalled. So a thread of its own asks, and the driver's loop takes what is
+known.
 """
 
 import threading
@@ -16,7 +17,7 @@ _LEAVE_S = 1.0
 
 
 class NodeList:
-    """Asked every `every_s` seconds, and at once after `hurry`. The first answer is waited for."""
+    """Asks every `every_s` seconds, and at once after `hurry`. Waits for the first answer only."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
@@ -28,7 +29,7 @@ class NodeList:
         self._thread.start()
 
     def news(self) -> Nodes | None:
-        """All nodes, dead ones too; None when there was no answer since the last call. Raises what asking raised."""
+        """Return all nodes, dead ones too. None when no answer came since the last call. Raises what asking raised."""
         if self._failure is not None:
             raise self._failure
         return self._news.pop() if self._news else None
@@ -37,7 +38,7 @@ class NodeList:
         self._wake.set()
 
     def close(self) -> None:
-        """Leaves a head that does not answer alone."""
+        """Stop asking. Does not wait for a head that does not answer."""
         self._closed = True
         self._wake.set()
         self._thread.join(_LEAVE_S)
@@ -50,6 +51,6 @@ class NodeList:
                 return
             try:
                 self._news.append(ray.nodes())
-            except Exception as error:  # for the loop that asks, as if it had asked Ray itself
+            except Exception as error:  # `news` raises it in the driver's loop
                 self._failure = error
                 return

@@ -1,8 +1,8 @@
-"""The fleet on Ray: one actor per device, one call in flight per actor, every fault turned into an event.
+"""Implements the fleet on Ray: one actor per device, one call in flight per actor. Every fault becomes an event.
 
 Slot states: STARTING -> IDLE -> RUNNING -> IDLE | BACKOFF | GONE. The device host inside the actor checks the device
 before it hands an attempt back and before it describes itself, so an idle slot is a clean one.
-Ray restarts nothing and retries nothing here: both would hide the cause. Written against Ray 2.60.
+Ray neither restarts nor retries anything here: both would hide the cause. Written for Ray 2.60.
 """
 
 import itertools
@@ -199,7 +199,7 @@ class RayFleet:
     def _find_placements(self, nodes: Nodes) -> None:
         self._names = name_nodes(nodes, self._names)
         if self._options.kinds is None and all(entry.device is None for entry in self._slots.values()):
-            # Settled by the first device: a sweep on GPUs does not go on on CPUs when the GPUs are taken away.
+            # Fixed by the first device: a sweep on GPUs does not continue on CPUs when the GPUs are taken away.
             self._with_cpu = not has_gpu(nodes)
         found = placements(nodes, self._names, with_cpu=self._with_cpu, cpu_slots=self._options.cpu_slots)
         for name, placement in found.items():
@@ -210,7 +210,7 @@ class RayFleet:
                 del self._slots[name]
 
     def _lacking(self) -> int:
-        """Devices that a node yet to come could bring. CPU slots are no reason to buy nodes."""
+        """Return how many devices new nodes could add. CPU slots are no reason to ask for nodes."""
         here = [entry for entry in self._slots.values() if entry.state is not _State.GONE]
         if any(not entry.placement.gpu or entry.state is _State.BACKOFF for entry in here):
             return 0

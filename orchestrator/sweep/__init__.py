@@ -1,1 +1,1 @@
-"""The driver of a sweep: what waits, who runs it, what an attempt means for the rest. See `run.run_sweep`."""
+"""Drives a sweep: which cell runs on which device, and what follows from its attempt. Begin at `run.run_sweep`."""

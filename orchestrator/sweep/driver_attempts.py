@@ -1,4 +1,4 @@
-"""Attempts that no device hands back: lost, cancelled, pruned, quarantined. The driver writes them itself."""
+"""Builds the attempts that no device hands back: lost, cancelled, pruned, quarantined."""
 
 from workers.attempt import Attempt, Device, Failure, Phase
 from workers.cell import Cell, Lease
@@ -9,7 +9,7 @@ from workers.units import duration_text
 def lost(
     lease: Lease, device: Device, outcome: Outcome, reason: str, started_at: float, now: float
 ) -> Attempt:
-    """The device or its host went away under `lease`; `outcome`: infra_error, or oom_host when that is proved."""
+    """The device or its host went away while it ran `lease`. `outcome`: infra_error, or oom_host when that is proved."""
     error_type = "HostOutOfMemory" if outcome is Outcome.OOM_HOST else "ActorLost"
     return _attempt(
         lease, device, outcome, Failure(error_type=error_type, error_message=reason), started_at, now
@@ -24,7 +24,7 @@ def cancelled(lease: Lease, device: Device, reason: str, started_at: float, now:
 def pruned(
     cell: Cell, cell_id: str, attempt: int, implied_by: Attempt, seconds_saved: float, now: float
 ) -> Attempt:
-    """`implied_by`: the out-of-memory that says this cell would run out of memory too, on the same kind of device."""
+    """The cell would run out of memory as `implied_by` did, on the same kind of device."""
     failure = Failure(
         error_type="Pruned",
         error_message=f"implied by {implied_by.outcome} of cell {implied_by.cell.cell_id} at length "
@@ -44,7 +44,7 @@ def pruned(
 
 
 def quarantined(last: Attempt, cell_id: str, attempt: int, crashes: int, now: float) -> Attempt:
-    """Closes a cell that takes its process down every time; the evidence is that of its last attempt."""
+    """The cell ends its process every time. The evidence is that of its last attempt."""
     evidence = last.failure
     message = (
         f"ended its process {crashes} times; last: {evidence.error_message if evidence else last.outcome}"

@@ -1,4 +1,4 @@
-"""A sweep from its journal to its end, on the Ray that is to be had."""
+"""Runs a sweep from its journal to its end, on the Ray that is found or started."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ def run_sweep(
     cpu_slots: int | None = None,
     actor_class: type = DeviceActor,
 ) -> Summary:
-    """Everything that the folder's journal does not have yet. The folder is open, and its lock is held, by the caller.
+    """Run everything that the folder's journal does not have yet. The caller has opened the folder and holds its lock.
 
     `address`: of a Ray cluster; default RAY_ADDRESS, else Ray is started here. `cpu_slots`: per node, where there is
     no GPU. Ends early, with what was finished on record, on SIGTERM, SIGINT, SIGHUP, a full disk, or when no device is left.
@@ -67,7 +67,7 @@ def run_sweep(
 
 
 def conduct(sweep: Sweep, watcher: Watcher) -> Summary:
-    """Run the loop to its end, whatever ends it that a sweep must expect."""
+    """Run the loop to its end. A journal that takes no more ends it early."""
     broken: str | None = None
     try:
         sweep.run()

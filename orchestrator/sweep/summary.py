@@ -1,4 +1,4 @@
-"""What a run of a sweep came to."""
+"""Summarises a run of a sweep."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a sweep tells those who watch it: typed events, one way. Nothing a watcher does reaches the loop."""
+"""Defines the events by which a sweep reports to its views: a terminal, a log, metrics. They go one way."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class CellFinished:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a person should know: waiting for a device, giving up a kind, a duplicate result."""
+    """A text for people: the sweep waits for a device, gives up a kind, records a duplicate."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""Events in words, the same on a terminal and in a log."""
+"""Writes events as text, the same on a terminal and in a log."""
 
 from orchestrator.names import Names
 from orchestrator.watch import Tick

@@ -1,4 +1,4 @@
-"""The view on a terminal: a row per device, the totals below, finished cells scrolling by above."""
+"""Shows a sweep on a terminal: a row per device, the totals below, finished cells above."""
 
 import time
 from collections.abc import Callable

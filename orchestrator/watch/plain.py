@@ -1,4 +1,4 @@
-"""For pipes and job logs: one line per finished cell or event, a heartbeat every 30 s, no cursor tricks.
+"""Shows a sweep in a pipe or a job log: one line per finished cell or event, and a heartbeat every 30 s.
 
 `ray job logs` has no TTY, turns each carriage return into a line, and batches by the second.
 """

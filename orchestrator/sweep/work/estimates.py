@@ -1,4 +1,4 @@
-"""The predictions as the loop asks for them: by cell and device, whatever it takes to know the model's shape."""
+"""Gives the loop its predictions by cell and device. Reads the models' configs for them."""
 
 from orchestrator.boundary.question import Question
 from orchestrator.boundary.search import Search
@@ -11,12 +11,12 @@ from workers.attempt import Device
 from workers.cell import Cell, ModelRef
 from workers.models.load import LoadError
 
-#: For a model whose config the driver cannot read: it will most likely end in a load error, soon.
+#: For a model whose config the driver cannot read. Its cells will most likely end in a load error, soon.
 _UNKNOWN_S = 60.0
 
 
 class Predictions:
-    """Implements `kind.Estimates`. Reads each model's config once."""
+    """Implements `kind_queue.Estimates`. Reads each model's config once."""
 
     def __init__(self) -> None:
         self._shapes: dict[tuple[str, ModelRef], ModelShape | None] = {}

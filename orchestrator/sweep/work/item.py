@@ -1,4 +1,4 @@
-"""The unit of work: a cell on a kind of device. Each cell runs once on every kind that the sweep uses."""
+"""Defines the unit of work: a cell on a kind of device. Each cell runs once on every kind that the sweep uses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from workers.cell import Cell
 
 
 class Key(NamedTuple):
-    """What an outcome belongs to, in the journal and in the queue."""
+    """Identifies a work item, in the journal and in the queue."""
 
     cell_id: str
     device_kind: str
@@ -20,8 +20,8 @@ class Key(NamedTuple):
 class WorkItem:
     """`seconds`: predicted. `rank`: lower runs sooner. `urgent`: a retry or a probe, before everything else.
 
-    `avoid`: devices (UUIDs) it failed on; used all the same when no other device of the kind is left.
-    `alone`: it needs its node to itself, to tell whether it or a neighbour ate the host's memory.
+    `avoid`: UUIDs of devices that it failed on. They are used when no other device of the kind is left.
+    `alone`: it needs its node to itself, which tells whether it or a neighbour took the host's memory.
     """
 
     key: Key

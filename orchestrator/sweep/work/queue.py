@@ -1,4 +1,4 @@
-"""What waits for a device of one kind: longest first, with a preference for a model that the node has warm."""
+"""Queues the items for one kind of device: longest first, with a preference for a model that the node has warm."""
 
 import bisect
 import heapq
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from orchestrator.sweep.work.item import Key, WorkItem
 from workers.attempt import Device
 
-#: A warm model may go before a colder cell that is longer, as long as it is not less than half as long.
+#: A cell of a warm model may go before a longer one, if it is at least this share as long.
 _WARM_SHARE = 0.5
 
 
 class WorkQueue:
-    """A heap per model and a short list of urgent items. Removal is lazy: a pruned sweep drops thousands at once."""
+    """A heap per model and a short list of urgent items. Removal is lazy: pruning removes thousands at once."""
 
     def __init__(self, items: Iterable[WorkItem] = ()) -> None:
         self._live: dict[Key, WorkItem] = {}
@@ -59,8 +59,8 @@ class WorkQueue:
         devices: int = 1,
         elsewhere: Callable[[WorkItem], bool] = lambda item: False,
     ) -> WorkItem | None:
-        """Remove and return the item to run on `device` next, None when nothing fits. Items that need their node
-        alone are not among them: see `alone`.
+        """Remove and return the item to run on `device` next, None when nothing fits. It is never one that needs its
+        node to itself: see `alone`.
 
         `warm`: models in the page cache of the device's node. `devices`: how many share this queue.
         `elsewhere`: whether an item that avoids this device has another one to go to.
@@ -79,7 +79,7 @@ class WorkQueue:
         return self.remove(best.key)
 
     def alone(self) -> WorkItem | None:
-        """The first item that needs its node to itself. It stays in the queue until `remove`."""
+        """Return the first item that needs its node to itself. It stays in the queue until `remove`."""
         return next((item for item in self._urgent if item.alone), None)
 
     def _heads(self) -> dict[str, WorkItem]:

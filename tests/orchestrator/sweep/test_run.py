@@ -45,7 +45,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-class Driver:
+class StoppableDriver:
     """Takes seconds to import what it needs; works from `begin` on."""
 
     def __init__(self, out: Path, spec_file: Path, address: str) -> None:
@@ -100,9 +100,9 @@ def outcomes(out: Path) -> Counter[Outcome]:
 
 
 @pytest.fixture
-def drivers(ray_head: str, spec_file: Path, out: Path) -> Iterator[list[Driver]]:
+def drivers(ray_head: str, spec_file: Path, out: Path) -> Iterator[list[StoppableDriver]]:
     """The next ones import while the one before works."""
-    made = [Driver(out, spec_file, ray_head) for _ in range(3)]
+    made = [StoppableDriver(out, spec_file, ray_head) for _ in range(3)]
     yield made
     for driver in made:
         driver.process.kill()
@@ -111,7 +111,7 @@ def drivers(ray_head: str, spec_file: Path, out: Path) -> Iterator[list[Driver]]
 
 @pytest.mark.timeout(300)
 def test_a_sweep_that_is_stopped_and_killed_goes_on_and_loses_nothing(
-    drivers: list[Driver], out: Path
+    drivers: list[StoppableDriver], out: Path
 ) -> None:
     first, second, third = drivers
     first.begin()
