@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.ma  # `np.percentile` would import it in every cell
 
 from workers.attempt import Phase, Step
 from workers.host.events import Checkpoint, Entered, Event, Produced
