@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import Any
 
 from workers.cell import Cell
+from workers.modes import BASELINE, MODES
 
 
 class Role(Enum):
@@ -109,13 +110,13 @@ AXES: tuple[Axis, ...] = (
         words=lambda _: "the model's own code",
     ),
     _field("length", int, Role.LENGTH),
-    _field("mode", str, Role.MODE, usual="baseline"),
+    _field("mode", str, Role.MODE, usual=BASELINE),
     Axis(
         name="cache_policy",
         hint=str,
         role=Role.POLICY,
-        read=lambda cell: str(cell.mode_spec.policy),
-        usual="full",
+        read=lambda cell: cell.mode_spec.policy.name,
+        usual=MODES[BASELINE].policy.name,
         of_mode=True,
     ),
     Axis(
@@ -136,8 +137,8 @@ AXES: tuple[Axis, ...] = (
         name="decoder",
         hint=str,
         role=Role.DECODER,
-        read=lambda cell: str(cell.mode_spec.decoder),
-        usual="plain",
+        read=lambda cell: cell.mode_spec.decoder.name,
+        usual=MODES[BASELINE].decoder.name,
         of_mode=True,
     ),
     Axis(name="draft", hint=str | None, role=Role.DECODER, read=lambda cell: cell.model.draft, of_mode=True),

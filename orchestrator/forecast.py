@@ -96,7 +96,7 @@ def _boundary(
     any_length: Cell, target: ModelShape, draft: ModelShape | None, profile: DeviceProfile
 ) -> int | None:
     """None where the caches are bounded: what is left to grow (8 bytes of ids per token) meets no card's end."""
-    if any_length.mode_spec.policy.bounded and fits(any_length, target, draft, profile):
+    if not any_length.mode_spec.policy.grows and fits(any_length, target, draft, profile):
         return None
     return predict_boundary(any_length, target, draft, profile)
 

@@ -7,8 +7,8 @@ two models that differ only in their draft share their plain cells.
 from itertools import product
 
 from orchestrator.spec import ModelSpec, SweepSpec
-from workers.cell import Cell, Engine, ModelRef, Speculation, Streaming
-from workers.modes import MODES, CachePolicy
+from workers.cell import Cell, Engine, ModelRef
+from workers.modes import MODES, Speculation, Streaming
 
 
 def build_cell(
@@ -26,7 +26,7 @@ def build_cell(
 ) -> Cell:
     """One cell of the sweep, normalised. Callers vary it further with `dataclasses.replace`."""
     mode = MODES[mode_name]
-    ref = model_ref(model, draft=mode.speculative)
+    ref = model_ref(model, draft=mode.decoder.needs_draft)
     scoring = spec.workload == "score"
     penalty = spec.repetition_penalty[0] if repetition_penalty is None else repetition_penalty
     return Cell(
@@ -38,11 +38,11 @@ def build_cell(
         length=length,
         batch_size=batch_size,
         prefill_chunk=spec.prefill_chunk,
-        streaming=None
-        if mode.policy is CachePolicy.FULL
-        else Streaming(sinks=spec.streaming.sinks, window=spec.streaming.window),
+        streaming=Streaming(sinks=spec.streaming.sinks, window=spec.streaming.window)
+        if mode.policy.parameters is Streaming
+        else None,
         speculation=Speculation(gamma=spec.speculation.gamma, acceptance=spec.speculation.rates())
-        if mode.speculative
+        if mode.decoder.parameters is Speculation
         else None,
         repetition_penalty=1.0 if scoring else penalty,
         corpus=spec.corpus,
@@ -67,7 +67,7 @@ def expand(spec: SweepSpec) -> list[Cell]:
         spec.modes,
     )
     for repeat, budget, model, penalty, prompt_tokens, batch_size, length, engine, mode in axes:
-        if MODES[mode].speculative and model.draft is None:
+        if MODES[mode].decoder.needs_draft and model.draft is None:
             continue
         cell = build_cell(
             spec,

@@ -204,11 +204,12 @@ class SweepSpec(_Strict):
                     raise ValueError(
                         f"engines: {engine!r} has no mode {mode!r}; it runs on {', '.join(sorted(MODES[mode].engines))}"
                     )
-            if MODES[mode].speculative and self.batch_sizes != [1]:
+            largest = MODES[mode].decoder.largest_batch
+            if largest is not None and max(self.batch_sizes) > largest:
                 raise ValueError(
-                    f"batch_sizes: {self.batch_sizes} with {mode!r}: speculation runs at batch size 1; split the sweep"
+                    f"batch_sizes: {self.batch_sizes} with {mode!r}: it runs at batch size {largest} at most; split the sweep"
                 )
-            if MODES[mode].speculative and all(model.draft is None for model in self.models):
+            if MODES[mode].decoder.needs_draft and all(model.draft is None for model in self.models):
                 raise ValueError(f"modes: {mode!r} needs a draft: give `draft:` to a model")
         return self
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from workers.modes import MODES, Mode
+from workers.modes import MODES, Mode, Speculation, Streaming
 
 Workload = Literal["generate", "score"]
 #: A measured cell is warmed up at its own shape and may be repeated; a probe of the boundary search gets no
@@ -27,7 +27,7 @@ def later(default: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRef:
-    """One target, with its draft where the mode speculates.
+    """One target, with its draft where the mode needs one.
 
     `target`, `draft`: hub id | local folder | file.gguf | `pocket`, `pocket-draft` | `random:NAME` or `random:FOLDER`.
     `attn_implementation`: of the eager engine, by transformers' name; `auto` leaves the choice to transformers.
@@ -39,32 +39,6 @@ class ModelRef:
     attn_implementation: str = "auto"
     trust_remote_code: bool = False
     allow_pickle: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Streaming:
-    """StreamingLLM's cache: a query sees `sinks` first tokens, the last `window` cached tokens, and itself."""
-
-    sinks: int
-    window: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Speculation:
-    """`gamma` drafted tokens a round; `acceptance` injects an oracle draft instead of the draft's own proposals.
-
-    `acceptance`: None (the draft proposes) | a per-token rate | per-position rates, `gamma` of them.
-    A mean number of tokens per round is turned into a rate where the sweep file is read.
-    """
-
-    gamma: int
-    acceptance: float | tuple[float, ...] | None = None
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """For each draft position, the chance that the oracle is right there. Only where `acceptance` is given."""
-        assert self.acceptance is not None
-        return self.acceptance if isinstance(self.acceptance, tuple) else (self.acceptance,) * self.gamma
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +70,11 @@ class Cell:
     @property
     def mode_spec(self) -> Mode:
         return MODES[self.mode]
+
+    @property
+    def rows(self) -> int:
+        """Tokens that one pass of the target reads while it decodes."""
+        return self.mode_spec.decoder.rows(self.speculation)
 
     @property
     def cell_id(self) -> str:

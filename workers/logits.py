@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from workers.cell import Cell, ModelRef, Streaming
+from workers.cell import Cell, ModelRef
 from workers.engines import ENGINES, open_session
 from workers.engines.session import ModeUnsupported
 from workers.models.load import LoadError, load_model
-from workers.modes import MODES, CachePolicy
+from workers.modes import MODES, Streaming
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -43,9 +43,9 @@ def write_logits(request: LogitsRequest, tokens: Path, out: Path) -> tuple[int, 
         workload="score",
         prompt_tokens=0,
         length=len(ids_T),
-        streaming=None
-        if policy is CachePolicy.FULL
-        else Streaming(sinks=request.sinks, window=request.window),
+        streaming=Streaming(sinks=request.sinks, window=request.window)
+        if policy.parameters is Streaming
+        else None,
     )
     try:
         loaded = load_model(request.model, ref, device)
@@ -61,9 +61,11 @@ def write_logits(request: LogitsRequest, tokens: Path, out: Path) -> tuple[int, 
 
 
 def _check(request: LogitsRequest) -> None:
-    if request.mode not in MODES or MODES[request.mode].speculative:
-        plain = ", ".join(name for name, mode in MODES.items() if not mode.speculative)
-        raise ValueError(f"--mode {request.mode}: one of {plain} (speculation does not change logits)")
+    plain = [name for name, mode in MODES.items() if "score" in mode.workloads]
+    if request.mode not in plain:
+        raise ValueError(
+            f"--mode {request.mode}: one of {', '.join(plain)} (a decoder does not change logits)"
+        )
     if request.engine not in ENGINES:
         raise ValueError(f"--engine {request.engine}: one of {', '.join(ENGINES)}")
     if request.engine not in MODES[request.mode].engines:

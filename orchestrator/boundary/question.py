@@ -169,7 +169,8 @@ def _asked(spec: SweepSpec, *, by_batch: bool, prefilling: bool) -> SweepSpec:
     modes = [
         name
         for name in spec.modes
-        if "generate" in MODES[name].workloads and not (by_batch and MODES[name].speculative)
+        if "generate" in MODES[name].workloads
+        and not (by_batch and MODES[name].decoder.largest_batch is not None)
     ]
     return spec.model_copy(
         update={

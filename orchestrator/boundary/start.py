@@ -35,13 +35,14 @@ def fit_to_device(
             question,
             cell=dataclasses.replace(question.cell, prompt_tokens=max(prompt, question.cell.prompt_tokens)),
         )
-    if shape.learned_positions and shape.max_positions is not None and question.axis == "length":
+    ends = shape.learned_positions and question.cell.mode_spec.policy.absolute_positions
+    if ends and shape.max_positions is not None and question.axis == "length":
         prompt = 0 if question.phase.startswith("prefill") else question.cell.prompt_tokens
         ceiling = max(shape.max_positions - prompt, 1)
         question = dataclasses.replace(question, max_value=min(question.max_value, ceiling))
     shapes = [
         shape,
-        *([draft_shape] if draft_shape is not None and question.cell.mode_spec.speculative else []),
+        *([draft_shape] if draft_shape is not None and question.cell.mode_spec.decoder.needs_draft else []),
     ]
     if all(window is None for each in shapes for window in each.windows):
         growth = bytes_per_token(question.cell, shape, draft_shape)

@@ -72,7 +72,7 @@ def diagnose(
     cell: Cell, shape: ModelShape, source: Source, measured: float, analytic: int
 ) -> tuple[str, bool]:
     """(what the slope says, whether it is as the config implies)."""
-    if analytic == 0:
+    if not cell.mode_spec.policy.grows or analytic == 0:
         unbounded = shape.kv_bytes_per_token(cell.model.dtype) * cell.batch_size
         if measured > _LEAK * unbounded:
             share = measured / unbounded

@@ -2,11 +2,12 @@
 side.
 """
 
+from orchestrator.predict.caches import token_bytes
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.eager import cached_tokens
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
-from workers.modes import CachePolicy
+from workers.modes import Layout
 
 #: Share of the memory bandwidth that decoding reaches (transformers reaches less, but is launch bound there).
 _BANDWIDTH_SHARE = 0.5
@@ -24,7 +25,7 @@ def predict_seconds(
     """Seconds from lease to result: load, prompt, and one pass per new token (none accepted, when
     speculative).
     """
-    draft = draft_shape if cell.mode_spec.speculative else None
+    draft = draft_shape if cell.mode_spec.decoder.needs_draft else None
     load_rate = device.bandwidth_bytes_per_s / 20  # from a disk or the page cache, over the bus
     load = sum(_bytes(part, cell) for part in (shape, draft) if part is not None) / load_rate
     seconds = _START_S[cell.engine] + load + _prompt_s(cell, shape, device) + _generate_s(cell, shape, device)
@@ -40,7 +41,7 @@ def predict_step_seconds(
 ) -> float:
     """Seconds of the slowest single step that reports progress: a stall is many times this."""
     step = _pass_s(cell, shape, device, cell.prompt_tokens + cell.length)
-    if cell.mode_spec.speculative and draft_shape is not None and cell.speculation is not None:
+    if cell.mode_spec.decoder.needs_draft and draft_shape is not None and cell.speculation is not None:
         step += cell.speculation.gamma * _pass_s(cell, draft_shape, device, cell.prompt_tokens + cell.length)
     return max(step, _prompt_s(cell, shape, device))
 
@@ -51,16 +52,16 @@ def _generate_s(cell: Cell, shape: ModelShape, device: DeviceProfile) -> float:
 
 
 def _pass_s(cell: Cell, shape: ModelShape, device: DeviceProfile, tokens: int) -> float:
-    kv = sum(
-        cached_tokens(cell, window, tokens, 1)
-        * (shape.key_bytes(cell.model.dtype) + shape.value_bytes(cell.model.dtype))
-        for window in shape.windows
+    policy = cell.mode_spec.policy
+    kv = sum(cached_tokens(cell, window, tokens, 1) for window in shape.windows) * sum(
+        token_bytes(cell, shape)
     )
     # The eager engine reads the cache, and copies it: read, written.
-    kv *= cell.batch_size * (3 if cell.engine == "eager" and cell.mode_spec.policy is CachePolicy.FULL else 1)
+    kv *= cell.batch_size * (3 if cell.engine == "eager" and policy.layout is Layout.APPENDED else 1)
     read = (_bytes(shape, cell) + kv) / (device.bandwidth_bytes_per_s * _BANDWIDTH_SHARE)
-    if cell.mode_spec.policy is CachePolicy.RECOMPUTE and cell.streaming is not None:
-        read += _matrix_s(cell, shape, device, cell.streaming.window)
+    context = policy.context(cell.streaming)
+    if policy.layout is Layout.NONE and context is not None:
+        read += _matrix_s(cell, shape, device, context.window)
     return read + shape.layers * _LAUNCH_S[device.allocator][cell.engine]
 
 

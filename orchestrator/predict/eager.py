@@ -6,12 +6,16 @@ old one lives until the copy is done. The streaming cache is a ring, written in 
 position's logits are computed while a prompt is read (`logits_to_keep`).
 """
 
+import dataclasses
+
+from orchestrator.predict.caches import kept_tokens, token_bytes
 from orchestrator.predict.device import Allocator
 from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
+from workers.engines.sizes import RECOMPUTE_TOKENS, eager_chunk, eager_slack
 from workers.models.build import AUTO
-from workers.modes import CachePolicy
+from workers.modes import Layout
 
 #: Kernels that load when they are first called, outside torch's allocator. On a CPU the math library writes
 #: them as it meets new shapes, 256 KiB each, and keeps scratch; verification and a draft bring many. Measured.
@@ -22,13 +26,13 @@ _INT64 = 8
 #: float32 rows of the vocabulary alive at once while a token is chosen: the copy of the logits, the
 #: processors' result (forced length, repetition penalty), and one operand in the making.
 _LOGIT_COPIES = 3
-#: Tokens per pass of a streaming prompt, unless the cell says otherwise (`workers.engines.eager.streaming`).
-_STREAMING_CHUNK = 128
 
 
 def moments(cell: Cell, shape: ModelShape, draft: ModelShape | None) -> list[Moment]:
-    """The end of the prompt's last pass, and the last step of the generation."""
-    rows = 1 if cell.speculation is None else cell.speculation.gamma + 1
+    """The end of the prompt's last pass, and the last step of the generation (or chunk of a text that is scored)."""
+    if cell.mode_spec.policy.layout is Layout.NONE:
+        return _windows(cell, shape)
+    rows = min(eager_chunk(cell) or 1, cell.length) if cell.workload == "score" else cell.rows
     found = [_moment("decode", cell, shape, draft, cell.prompt_tokens + cell.length - 1, rows)]
     if cell.prompt_tokens > 0:
         found.append(_moment("prefill", cell, shape, draft, cell.prompt_tokens, prompt_pass(cell)))
@@ -37,24 +41,19 @@ def moments(cell: Cell, shape: ModelShape, draft: ModelShape | None) -> list[Mom
 
 def kernels_bytes(cell: Cell, allocator: Allocator) -> int:
     """Beyond the context."""
-    drafted = _DRAFT_KERNELS_BYTES[allocator] if cell.mode_spec.speculative else 0
+    drafted = _DRAFT_KERNELS_BYTES[allocator] if cell.mode_spec.decoder.needs_draft else 0
     return _KERNELS_BYTES[allocator] + drafted
 
 
 def prompt_pass(cell: Cell) -> int:
     """Prompt tokens read at a time."""
-    if cell.mode_spec.policy.bounded:
-        return max(1, min(cell.prefill_chunk or _STREAMING_CHUNK, cell.prompt_tokens - 1))
-    return min(cell.prefill_chunk or cell.prompt_tokens, cell.prompt_tokens)
+    return min(eager_chunk(cell) or cell.prompt_tokens, cell.prompt_tokens)
 
 
 def cached_tokens(cell: Cell, window: int | None, tokens: int, rows: int) -> int:
     """Tokens of one layer in memory after `tokens` were read, `rows` of them in the last pass."""
-    if cell.mode_spec.policy is CachePolicy.FULL:
-        return tokens if window is None else min(tokens, window - 1 + rows)
-    assert cell.streaming is not None
-    slack = max(cell.speculation.gamma if cell.speculation else 0, prompt_pass(cell) - 1)
-    return cell.streaming.sinks + cell.streaming.window + 1 + slack
+    kept = kept_tokens(cell, window, tokens, rows)
+    return kept + eager_slack(cell) if cell.mode_spec.policy.layout is Layout.RING else kept
 
 
 def _moment(
@@ -63,19 +62,30 @@ def _moment(
     kv = _cache(cell, shape, tokens, rows, "KV cache")
     if draft is not None:
         kv = (*kv, *_cache(cell, draft, tokens, rows, "draft's KV cache"))
-    choosing = rows if name == "decode" else 1
+    choosing = rows if name == "decode" else 1  # of a prompt, only the last logits are computed
     return Moment(name, kv, (*_pass(cell, shape, tokens, rows), *_choice(cell, shape, choosing, tokens)))
 
 
+def _windows(cell: Cell, shape: ModelShape) -> list[Moment]:
+    """Without a cache: the first window, whose logits are all scored, and a batch of windows, each for its last logits."""
+    context = cell.mode_spec.policy.context(cell.streaming)
+    assert context is not None
+    tokens = context.sinks + context.window + 1
+    batch = dataclasses.replace(cell, batch_size=max(1, RECOMPUTE_TOKENS // tokens))
+    first = (*_pass(cell, shape, tokens, tokens), *_choice(cell, shape, tokens, tokens))
+    others = (*_pass(batch, shape, tokens, tokens), *_choice(batch, shape, 1, tokens))
+    return [Moment("decode", (), others), Moment("prefill", (), first)]
+
+
 def _cache(cell: Cell, shape: ModelShape, tokens: int, rows: int, what: str) -> tuple[Live, ...]:
-    dtype = cell.model.dtype
+    key_bytes, value_bytes = token_bytes(cell, shape)
     live: list[Live] = []
     for window in sorted(set(shape.windows), key=lambda window: window or 0):
         layers = shape.windows.count(window)
         kept = cached_tokens(cell, window, tokens, rows) * cell.batch_size
         live += [
-            Live(f"{what}, keys", kept * shape.key_bytes(dtype), layers),
-            Live(f"{what}, values", kept * shape.value_bytes(dtype), layers),
+            Live(f"{what}, keys", kept * key_bytes, layers),
+            Live(f"{what}, values", kept * value_bytes, layers),
         ]
     return tuple(live)
 
@@ -88,7 +98,7 @@ def _pass(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> tuple[Live, 
     # While keys are rotated (after the queries; three temporaries), this layer's are not in the cache yet.
     rotation = max(4 * queries + 2 * keys, 2 * queries + 5 * keys) - 2 * keys
     if (
-        cell.mode_spec.policy.bounded
+        cell.mode_spec.policy.own_attention
     ):  # queries twice, keys once, in one tensor, and three of its size to rotate it
         rotation = queries + 2 * keys + 4 * (2 * queries + keys)
     projections = Live("attention: queries, keys, values", row * (2 * queries + 2 * keys))
@@ -108,17 +118,16 @@ def _copy(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> tuple[Live, 
     """The old tensor beside its longer copy, of one layer's K or V at a time; a first pass has nothing to
     copy.
     """
-    if cell.mode_spec.policy.bounded or rows >= tokens:
+    if cell.mode_spec.policy.layout is not Layout.APPENDED or rows >= tokens:
         return ()
     kept = max(cached_tokens(cell, window, tokens, rows) for window in set(shape.windows)) * cell.batch_size
-    largest = max(shape.key_bytes(cell.model.dtype), shape.value_bytes(cell.model.dtype))
-    return (Live("concatenation copy of one layer", kept * largest),)
+    return (Live("concatenation copy of one layer", kept * max(token_bytes(cell, shape))),)
 
 
 def _scores(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> list[Live]:
     """What the attention itself takes, by implementation."""
     width = dtype_bytes(cell.model.dtype)
-    if cell.mode_spec.policy.bounded:
+    if cell.mode_spec.policy.own_attention:
         slots = cached_tokens(cell, None, tokens, rows)
         scores = cell.batch_size * shape.heads * rows * slots
         # Near and far scores of every slot, their sum with the mask, its softmax.
@@ -148,7 +157,7 @@ def _choice(cell: Cell, shape: ModelShape, rows: int, tokens: int) -> tuple[Live
         Live("logits", logits * dtype_bytes(cell.model.dtype)),
         Live("logits, float32", logits * _FLOAT32, _LOGIT_COPIES),
     )
-    if cell.mode_spec.policy.bounded:
+    if not cell.mode_spec.policy.grows:
         return live  # ids and mask grow there too, by 32 bytes a token: 32 MB after a million
     # ids and attention mask, each beside its longer copy
     return (*live, Live("token ids and mask", cell.batch_size * tokens * _INT64, 4))

@@ -5,30 +5,28 @@ Read off `workers.engines.graph`. Prompts are read in plain torch, into rings in
 whole prompt in one pass unless the cell says otherwise.
 """
 
+from orchestrator.predict.caches import kept_tokens, token_bytes
 from orchestrator.predict.device import Allocator
 from orchestrator.predict.moment import Live, Moment
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
-from workers.modes import CachePolicy
+from workers.engines.sizes import BLOCK, CHUNKS_WORTH_A_GRAPH, graph_chunk, graph_slack
+from workers.modes import Layout
 
 #: Device memory outside torch's allocator, beyond the context: Triton's kernels and the captured graphs (32
 #: layers, one or six captures alike). Measured.
 _KERNELS_BYTES: dict[Allocator, int] = {"cuda": 82 * 2**20, "cpu": 3 * 2**19}
 #: Of the graph that reads a prompt's chunks into rings: its nodes, and cuBLAS's workspace for its stream. Measured.
 _CHUNK_GRAPH_BYTES = 56 * 2**20
-#: Chunks from which on it is captured (`workers.engines.graph.prefill`).
-_CHUNKS_WORTH_A_GRAPH = 4
-#: Tokens per block of the full cache (`workers.engines.graph.full_cache`).
-BLOCK = 64
-#: A ring's room beyond its window; it bounds a pass, too (`workers.engines.graph.ring`).
-_SLACK = 127
 _FLOAT32 = 4
 _INT32 = 4
 
 
 def moments(cell: Cell, shape: ModelShape, draft: ModelShape | None) -> list[Moment]:
-    gamma = cell.speculation.gamma if cell.speculation else 0
-    found = [_moment("decode", cell, shape, draft, cell.prompt_tokens + cell.length - 1 + gamma, gamma + 1)]
+    """The end of the prompt's last pass, and the last step of the generation (or chunk of a text that is scored)."""
+    rows = min(_chunk(cell), cell.length) if cell.workload == "score" else cell.rows
+    tokens = cell.prompt_tokens + cell.length + cell.rows - 2
+    found = [_moment("decode", cell, shape, draft, tokens, rows)]
     if cell.prompt_tokens > 0:
         found.append(_moment("prefill", cell, shape, draft, cell.prompt_tokens, prompt_pass(cell)))
     return found
@@ -37,13 +35,21 @@ def moments(cell: Cell, shape: ModelShape, draft: ModelShape | None) -> list[Mom
 def kernels_bytes(cell: Cell, allocator: Allocator) -> int:
     """Beyond the context."""
     chunks = -(-cell.prompt_tokens // prompt_pass(cell)) if cell.prompt_tokens else 0
-    captured = allocator == "cuda" and cell.mode_spec.policy.bounded and chunks >= _CHUNKS_WORTH_A_GRAPH
+    captured = allocator == "cuda" and _is_ring(cell) and chunks >= CHUNKS_WORTH_A_GRAPH
     return _KERNELS_BYTES[allocator] + captured * _CHUNK_GRAPH_BYTES
 
 
 def prompt_pass(cell: Cell) -> int:
-    asked = min(cell.prefill_chunk or cell.prompt_tokens, cell.prompt_tokens)
-    return min(asked, _SLACK + 1) if cell.mode_spec.policy.bounded else asked
+    """Prompt tokens read at a time."""
+    return min(_chunk(cell), cell.prompt_tokens)
+
+
+def _chunk(cell: Cell) -> int:
+    return graph_chunk(cell, cell.prompt_tokens, graph_slack(cell) + 1 if _is_ring(cell) else None)
+
+
+def _is_ring(cell: Cell) -> bool:
+    return cell.mode_spec.policy.layout is Layout.RING
 
 
 def _moment(
@@ -57,24 +63,23 @@ def _moment(
         Live("logits, float32, and their processed copy", logits * _FLOAT32, 2),
         *_pass(cell, shape, tokens, rows),
     )
-    if cell.mode_spec.policy.bounded:
+    if not cell.mode_spec.policy.grows:
         return Moment(name, kv, work)  # output ids are kept there too, 4 bytes a token: 4 MB for a million
     return Moment(name, kv, (*work, Live("output ids", cell.batch_size * cell.length * _INT32)))
 
 
 def _cache(cell: Cell, shape: ModelShape, tokens: int, what: str) -> tuple[Live, ...]:
-    dtype, layers = cell.model.dtype, len(shape.windows)
-    keys, values = cell.batch_size * shape.key_bytes(dtype), cell.batch_size * shape.value_bytes(dtype)
-    if cell.mode_spec.policy is CachePolicy.FULL:
+    layers = len(shape.windows)
+    keys, values = (cell.batch_size * size for size in token_bytes(cell, shape))
+    if not _is_ring(cell):
         return (Live(f"{what}, blocks", BLOCK * layers * (keys + values), -(-tokens // BLOCK)),)
     slots = ring_slots(cell)
     return Live(f"{what}, keys", slots * layers * keys), Live(f"{what}, values", slots * layers * values)
 
 
 def ring_slots(cell: Cell) -> int:
-    assert cell.streaming is not None
-    gamma = cell.speculation.gamma if cell.speculation else 0
-    return cell.streaming.sinks + cell.streaming.window + 1 + max(gamma, _SLACK)
+    """Slots of one layer: what is kept, and the slack."""
+    return kept_tokens(cell, None, 0, 1) + graph_slack(cell)
 
 
 def _pass(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> tuple[Live, ...]:
@@ -98,7 +103,7 @@ def _pass(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> tuple[Live, 
     wide = Live("activations while they are summed", row * (4 * hidden + projected + 2 * inner) * width)
     if summed.size + wide.size > live[0].size:
         live = [wide, summed]
-    if cell.mode_spec.policy.bounded and rows > 1:
+    if _is_ring(cell) and rows > 1:
         scores = row * shape.heads * ring_slots(cell)
         live.append(Live("scores of the ring, float32, and their copies", scores * _FLOAT32, 5))
     elif 1 < rows < tokens:

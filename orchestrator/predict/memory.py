@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.predict import eager, graph
+from orchestrator.predict.caches import growth_per_token
 from orchestrator.predict.device import Allocator, DeviceProfile, held
 from orchestrator.predict.load import is_converted, loading
 from orchestrator.predict.moment import Live, Moment, total
@@ -77,7 +78,7 @@ def predict(
     """`draft_shape` is read in speculative modes only. `loaded`: of what comes after loading, which is what an
     attempt's peaks are of. Raises `UnknownWeightsError`.
     """
-    draft = draft_shape if cell.mode_spec.speculative else None
+    draft = draft_shape if cell.mode_spec.decoder.needs_draft else None
     weights = _weights(cell.model.target, cell.model, shape, device)
     if draft is not None:
         assert cell.model.draft is not None
@@ -110,11 +111,9 @@ def predict(
 
 def bytes_per_token(cell: Cell, shape: ModelShape, draft_shape: ModelShape | None) -> int:
     """Growth of the caches with one more token per sequence, all sequences of the batch together."""
-    if cell.mode_spec.policy.bounded:
-        return 0
-    growth = shape.growth_per_token(cell.model.dtype)
-    if cell.mode_spec.speculative and draft_shape is not None:
-        growth += draft_shape.growth_per_token(cell.model.dtype)
+    growth = growth_per_token(cell, shape)
+    if cell.mode_spec.decoder.needs_draft and draft_shape is not None:
+        growth += growth_per_token(cell, draft_shape)
     return growth * cell.batch_size
 
 

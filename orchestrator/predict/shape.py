@@ -77,11 +77,6 @@ class ModelShape:
         """Bytes of one token's keys and values in all layers (within the window, where layers have one)."""
         return len(self.windows) * (self.key_bytes(dtype) + self.value_bytes(dtype))
 
-    def growth_per_token(self, dtype: str) -> int:
-        """Bytes that one more token costs for ever: only the layers without a window keep it."""
-        full = sum(window is None for window in self.windows)
-        return full * (self.key_bytes(dtype) + self.value_bytes(dtype))
-
 
 def dtype_bytes(dtype: str) -> int:
     return _DTYPE_BYTES[dtype]

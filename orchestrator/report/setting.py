@@ -12,7 +12,7 @@ from orchestrator.names import Names, short_names
 from orchestrator.report import formats
 from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.write import Tables
-from workers.modes import MODES
+from workers.modes import MODES, Dash, mode_rank
 
 _SETTING = (*axes.names(Role.SETTING), axes.DEVICE_KIND)
 _CONDITION = axes.names(Role.CONDITION)
@@ -42,17 +42,19 @@ class Variant:
         return cast(float | None, self["acceptance_injected"])
 
     @property
-    def policy(self) -> str:
-        return str(MODES[self.mode].policy)
+    def colour(self) -> str:
+        """Of its curves: its policy's."""
+        return MODES[self.mode].policy.colour
 
     @property
-    def speculative(self) -> bool:
-        return MODES[self.mode].speculative
+    def dash(self) -> Dash | None:
+        """Of its curves: its decoder's."""
+        return MODES[self.mode].decoder.dash
 
     @property
     def order(self) -> tuple[Any, ...]:
         known = tuple((value is not None, value) for value in self.values)
-        return list(MODES).index(self.mode), self.draft or "", self.injected or 0.0, known
+        return mode_rank(self.mode), self.draft or "", self.injected or 0.0, known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from orchestrator import axes
 from orchestrator.axes import Role
 from orchestrator.spec import rate_for_mean_length
 from orchestrator.tables.summary import CONDITIONS
-from workers.modes import MODES, Decoder
+from workers.modes import MODES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +35,8 @@ class Speculated:
 def speculated(summary: pl.DataFrame) -> list[Speculated]:
     """Every speculative row whose cells passed, in the summary's order."""
     rows = summary.filter(pl.col("tokens_per_s_median").is_not_null()).to_dicts()
-    plain = {_key(row): row for row in rows if MODES[row["mode"]].decoder is Decoder.PLAIN}
-    return [
-        _beside(row, plain.get(_key(row)))
-        for row in rows
-        if MODES[row["mode"]].decoder is Decoder.SPECULATIVE
-    ]
+    plain = {_key(row): row for row in rows if not MODES[row["mode"]].decoder.verifies}
+    return [_beside(row, plain.get(_key(row))) for row in rows if MODES[row["mode"]].decoder.verifies]
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

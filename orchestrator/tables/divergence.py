@@ -6,6 +6,7 @@ from orchestrator import axes
 from orchestrator.axes import VARIANT, Role
 from orchestrator.journal.journal import View
 from orchestrator.tables.baseline import is_baseline
+from workers.modes import DECODERS, PLAIN
 from workers.outcome import Outcome
 
 #: Equal prompts under equal rules. The budget, say, changes no token, so a twin may come from a larger card.
@@ -20,8 +21,8 @@ def divergence(view: View) -> pl.DataFrame:
     """`row` -> the first new token that differs from a twin's, null where none does or there is no twin.
 
     `first_divergence`: from the baseline twin; `compared_tokens`: how many tokens of each sequence that covers, null
-    without a twin. `first_divergence_plain`, `compared_tokens_plain`: the same for a speculative attempt and its
-    plain twin. A twin has the same length where there is one, else (batch size 1) it is the longest output of its
+    without a twin. `first_divergence_plain`, `compared_tokens_plain`: the same for an attempt whose decoder
+    must match the plain one, and its plain twin. A twin has the same length where there is one, else (batch size 1) it is the longest output of its
     mode: greedy outputs of one prompt are prefixes of each other. With several sequences, the smallest index over
     all.
     """
@@ -31,9 +32,10 @@ def divergence(view: View) -> pl.DataFrame:
         & (pl.col("purpose") == "measure")
         & pl.col("output_sha256").is_not_null()
     ).select("row", "length", "new_tokens", *_SAME, *axes.names(*VARIANT), "output_sha256")
-    speculative = pl.col("decoder") == "spec"
+    matching = pl.col("decoder").is_in([d.name for d in DECODERS.values() if d.matches_plain])
+    is_plain = pl.col("decoder") == PLAIN.name
     baseline = _twins(facts, facts.filter(is_baseline()), _SAME)
-    plain = _twins(facts.filter(speculative), facts.filter(~speculative), (*_SAME, *_POLICY))
+    plain = _twins(facts.filter(matching), facts.filter(is_plain), (*_SAME, *_POLICY))
     found = _compared(
         view,
         pl.concat([baseline.with_columns(against=pl.lit("")), plain.with_columns(against=pl.lit("_plain"))]),

@@ -11,7 +11,7 @@ from orchestrator import axes
 from orchestrator.axes import VARIANT, Role
 from orchestrator.journal.record import SCORE_COLUMNS
 from orchestrator.tables.baseline import is_baseline
-from workers.modes import MODES
+from workers.modes import mode_rank
 
 #: What has to be equal before two policies' perplexities are compared: a budget, say, changes no token.
 PEERS = axes.same_tokens(Role.SETTING, Role.CONDITION)
@@ -111,7 +111,7 @@ def quality_boundaries(table: pl.DataFrame) -> list[QualityBoundary]:
         baseline = baselines.get(tuple(identity[name] for name in PEERS))
         reference = _in_context(rows) if baseline is None else baseline
         found.append(_boundary(identity, rows.sort("position_start"), reference))
-    return sorted(found, key=lambda row: (row.model, row.engine, list(MODES).index(row.mode)))
+    return sorted(found, key=lambda row: (row.model, row.engine, mode_rank(row.mode)))
 
 
 def _boundary(identity: Mapping[str, Any], rows: pl.DataFrame, reference: float | None) -> QualityBoundary:

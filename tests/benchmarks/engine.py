@@ -21,12 +21,13 @@ import torch
 
 from tests.benchmarks import engine_kernels
 from workers.attempt import Phase
-from workers.cell import Cell, ModelRef, Speculation, Streaming
+from workers.cell import Cell, ModelRef
 from workers.engines import open_session
 from workers.engines.graph.families import describe
 from workers.engines.graph.weights import Weights
 from workers.engines.session import Generated
 from workers.models.load import LoadedModel, load_model
+from workers.modes import Speculation, Streaming
 
 PARTS = ("check", "kernels", "streaming", "full", "spec", "eager", "replay", "long")
 SINKS, WINDOW, PROMPT, GAMMA = 4, 512, 512, 4
@@ -96,7 +97,7 @@ class Bench:
             streaming=None if mode.startswith("baseline") else Streaming(sinks=SINKS, window=WINDOW),
             **{"prompt_tokens": PROMPT, **fields},
         )
-        session = open_session(cell, self.target, self.draft if cell.mode_spec.speculative else None)
+        session = open_session(cell, self.target, self.draft if cell.mode_spec.decoder.verifies else None)
         generator = torch.Generator().manual_seed(1)
         prompt = torch.randint(
             1, min(self.target.vocab_size, 50_000), (1, cell.prompt_tokens), generator=generator

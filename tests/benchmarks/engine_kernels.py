@@ -8,7 +8,6 @@ import torch
 
 from tests.workers.engines.graph.tiny import build, cell, tokens
 from tests.workers.engines.heard import Heard
-from workers.cell import Speculation
 from workers.engines.graph import open_session
 from workers.engines.graph.decode import Rules
 from workers.engines.graph.full_cache import FullCache
@@ -22,6 +21,7 @@ from workers.engines.graph.model import CachedModel
 from workers.engines.graph.ring import RingCache
 from workers.engines.graph.weights import Weights
 from workers.engines.shared.slots import RingSlots
+from workers.modes import Speculation
 
 TILES = [
     Tile(outputs, depth, warps, stages, rows)

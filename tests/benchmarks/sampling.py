@@ -21,10 +21,11 @@ import numpy as np
 import polars as pl
 
 from workers.attempt import Attempt
-from workers.cell import Cell, Lease, ModelRef, Streaming
+from workers.cell import Cell, Lease, ModelRef
 from workers.host import processes
 from workers.host.device_host import DeviceHost
 from workers.meters import Meter, MeterReading
+from workers.modes import Streaming
 from workers.outcome import Outcome
 
 GiB = 2**30

@@ -12,7 +12,6 @@ from orchestrator.plan import expand
 from orchestrator.spec import ModelSpec, SpeculationSpec, StreamingSpec, SweepSpec
 from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, ScoreBucket, Step
 from workers.cell import Cell
-from workers.modes import CachePolicy
 from workers.outcome import Outcome
 
 MiB = 2**20
@@ -97,7 +96,7 @@ def _samples(cell: Cell, steps: tuple[Step, ...]) -> tuple[Sample, ...]:
 
 
 def _measured(cell: Cell, produced: int, rate: float, output_sha256: str) -> Measured:
-    speculative = cell.mode_spec.speculative
+    speculative = cell.mode_spec.decoder.verifies
     return Measured(
         new_tokens=produced,
         ttft_s=0.05,
@@ -150,7 +149,7 @@ def _out_of_memory(attempt: Attempt, last: int, requested: int) -> Attempt:
 
 def _oom_index(cell: Cell) -> tuple[int | None, int]:
     """The token at which the data limit stops `cell` (None: never), and the bytes it asked for then."""
-    if cell.budget is None or cell.mode_spec.policy is not CachePolicy.FULL:
+    if cell.budget is None or not cell.mode_spec.policy.grows:
         return None, 0
     for index in range(0, cell.length, 8):
         if _memory(cell, index) > cell.budget:
@@ -159,21 +158,21 @@ def _oom_index(cell: Cell) -> tuple[int | None, int]:
 
 
 def _memory(cell: Cell, index: int) -> int:
-    weights = WEIGHTS + (DRAFT_WEIGHTS if cell.mode_spec.speculative else 0)
+    weights = WEIGHTS + (DRAFT_WEIGHTS if cell.mode_spec.decoder.verifies else 0)
     kv = _kv(cell, index)
-    return weights + 4 * MiB + (kv + kv // 6 if cell.mode_spec.policy is CachePolicy.FULL else kv)
+    return weights + 4 * MiB + (kv + kv // 6 if cell.mode_spec.policy.grows else kv)
 
 
 def _kv(cell: Cell, index: int) -> int:
-    token = TOKEN_BYTES + (DRAFT_TOKEN_BYTES if cell.mode_spec.speculative else 0)
+    token = TOKEN_BYTES + (DRAFT_TOKEN_BYTES if cell.mode_spec.decoder.verifies else 0)
     if cell.streaming is not None:
         return token * (cell.streaming.sinks + cell.streaming.window + 8)
     return token * (cell.prompt_tokens + index)
 
 
 def _rate(cell: Cell) -> float:
-    base = 290.0 if cell.mode_spec.policy is CachePolicy.FULL else 330.0
-    return base * (1.45 if cell.mode_spec.speculative else 1.0)
+    base = 290.0 if cell.mode_spec.policy.grows else 330.0
+    return base * (1.45 if cell.mode_spec.decoder.verifies else 1.0)
 
 
 def _ids(cell: Cell, produced: int) -> tuple[int, ...]:

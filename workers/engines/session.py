@@ -63,7 +63,7 @@ class Unmeasured:
 
 
 @contextmanager
-def recording(recorder: Recorder) -> Iterator[Unmeasured]:
+def telling_failures(recorder: Recorder) -> Iterator[Unmeasured]:
     """While an oracle's output is recorded. It is the run's own output: where it fails, `recorder` hears how far it
     came, as the run itself, which holds more, would come no further.
     """

@@ -1,6 +1,8 @@
 """Sizes that the engines use and the memory predictions read. Free of torch, so that both can import it."""
 
-#: Eager engine, streaming and window: prompt tokens read in one pass, unless the cell says otherwise.
+from workers.cell import Cell
+
+#: Eager engine, constant memory: prompt tokens read in one pass, unless the cell says otherwise.
 STREAMING_CHUNK = 128
 #: Scoring: tokens read in one pass, unless the cell says otherwise.
 SCORE_CHUNK = 128
@@ -15,3 +17,31 @@ RING_SLACK = 127
 CHUNKS_WORTH_A_GRAPH = 4
 #: Width of the buckets in which scores are summed: `SCORE_FINE` positions up to `SCORE_COARSE_FROM`, then `SCORE_COARSE`.
 SCORE_FINE, SCORE_COARSE, SCORE_COARSE_FROM = 128, 4096, 65536
+
+
+def eager_chunk(cell: Cell) -> int | None:
+    """Tokens per pass while the eager engine reads a text. None: all of it at once, which needs memory that grows.
+
+    A prompt in constant memory is read up to its last token before `generate` takes over, so a chunk is never larger.
+    """
+    if cell.workload == "score":
+        return cell.prefill_chunk or SCORE_CHUNK
+    if cell.mode_spec.policy.grows:
+        return cell.prefill_chunk
+    return max(1, min(cell.prefill_chunk or STREAMING_CHUNK, cell.prompt_tokens - 1))
+
+
+def eager_slack(cell: Cell) -> int:
+    """Free slots of a ring in the eager engine: the largest pass of the cell fits, decoding or reading."""
+    return max(cell.rows, eager_chunk(cell) or 1) - 1
+
+
+def graph_slack(cell: Cell) -> int:
+    """Free slots of a ring in the graph engine."""
+    return max(cell.rows - 1, RING_SLACK)
+
+
+def graph_chunk(cell: Cell, prompt_tokens: int, longest_pass: int | None) -> int:
+    """Tokens per pass while the graph engine reads a text. `longest_pass`: the most that the cache takes, None: any."""
+    asked = cell.prefill_chunk or (SCORE_CHUNK if cell.workload == "score" else prompt_tokens)
+    return asked if longest_pass is None else min(asked, longest_pass)

@@ -1,57 +1,80 @@
-"""The modes: a cache policy x a decoder. An engine (`workers.engines.eager`, `workers.engines.graph`) runs them.
+"""The modes: a cache policy with a decoder. Free of torch; read by plan, predictions, engines and report alike.
 
-Adding a mode is adding its line to `MODES`; adding a policy is one file in each engine that offers it.
+A policy and a decoder are values that know what others need of them: their names are compared nowhere. `policies` and
+`decoders` list them; every pair that fits is a mode.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
+from workers.modes.decoders import DECODERS, PLAIN, Decoder
+from workers.modes.parameters import Speculation, Streaming
+from workers.modes.policies import FULL, POLICIES
+from workers.modes.policy import CachePolicy, Context, Dash, Layout
 
-class CachePolicy(StrEnum):
-    """What of the past a query may see, and at which positions."""
-
-    FULL = "full"  #: every token; memory grows with the length
-    STREAMING = "streaming"  #: S sinks + W window, cache-relative positions (StreamingLLM, arXiv:2309.17453)
-    WINDOW = "window"  #: the same budget without sinks: the paper's failing control
-    RECOMPUTE = (
-        "recompute"  #: no cache: every token re-reads its window from scratch: the paper's slow control
-    )
-
-    @property
-    def bounded(self) -> bool:
-        """Whether memory is constant in the length."""
-        return self is not CachePolicy.FULL
-
-
-class Decoder(StrEnum):
-    PLAIN = "plain"
-    SPECULATIVE = "spec"
+__all__ = [
+    "BASELINE",
+    "DECODERS",
+    "MODES",
+    "PLAIN",
+    "POLICIES",
+    "CachePolicy",
+    "Context",
+    "Dash",
+    "Decoder",
+    "Layout",
+    "Mode",
+    "Speculation",
+    "Streaming",
+    "mode_rank",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    name: str
+    """One cache policy with one decoder."""
+
     policy: CachePolicy
     decoder: Decoder
-    workloads: frozenset[str] = frozenset({"generate", "score"})
-    engines: frozenset[str] = frozenset({"eager", "graph"})
 
     @property
-    def speculative(self) -> bool:
-        return self.decoder is Decoder.SPECULATIVE
+    def name(self) -> str:
+        return self.policy.mode + self.decoder.suffix
+
+    @property
+    def engines(self) -> frozenset[str]:
+        """The engines that have both."""
+        return frozenset(self.policy.engines) & frozenset(self.decoder.engines)
+
+    @property
+    def workloads(self) -> frozenset[str]:
+        return self.policy.workloads & self.decoder.workloads
+
+    @property
+    def fits(self) -> bool:
+        """Whether anything can run it: an engine has both, for a workload of both, and drafts can be taken back."""
+        can_verify = self.policy.takes_back or not self.decoder.verifies
+        return can_verify and bool(self.engines) and bool(self.workloads)
+
+    @property
+    def plain(self) -> str:
+        """The name of its twin: the same policy with the plain decoder."""
+        return Mode(self.policy, PLAIN).name
 
 
-_GENERATE = frozenset({"generate"})
-_SCORE = frozenset({"score"})
+def modes_of(policies: Iterable[CachePolicy], decoders: Iterable[Decoder]) -> dict[str, Mode]:
+    """Every pair that fits by its name, in the policies' order."""
+    decoders = list(decoders)
+    modes = [Mode(policy, decoder) for policy in policies for decoder in decoders]
+    return {mode.name: mode for mode in modes if mode.fits}
 
-MODES: dict[str, Mode] = {
-    mode.name: mode
-    for mode in (
-        Mode("baseline", CachePolicy.FULL, Decoder.PLAIN),
-        Mode("baseline+spec", CachePolicy.FULL, Decoder.SPECULATIVE, _GENERATE),
-        Mode("streaming", CachePolicy.STREAMING, Decoder.PLAIN),
-        Mode("streaming+spec", CachePolicy.STREAMING, Decoder.SPECULATIVE, _GENERATE),
-        Mode("window", CachePolicy.WINDOW, Decoder.PLAIN),
-        Mode("recompute", CachePolicy.RECOMPUTE, Decoder.PLAIN, _SCORE, frozenset({"eager"})),
-    )
-}
+
+MODES = modes_of(POLICIES.values(), DECODERS.values())
+#: The mode that others are compared with: it sees everything and decodes plainly.
+BASELINE = Mode(FULL, PLAIN).name
+_RANKS = {name: rank for rank, name in enumerate(MODES)}
+
+
+def mode_rank(name: str) -> int:
+    """The place of a mode in tables, legends and sentences."""
+    return _RANKS[name]

@@ -3,43 +3,31 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import altair as alt
 import polars as pl
 
-from orchestrator.report.pictures.theme import COLOURS, PAPER, SOFT
+from orchestrator.report.pictures.theme import PAPER, SOFT
+from workers.modes import Dash
 
 _GAP_PX = 15.0  # between the names of two curves
-
-
-class Dash(NamedTuple):
-    """In pixels along the line: drawn, left out, and where the pattern begins."""
-
-    on: float
-    off: float
-    offset: float
-
-
-_SPECULATIVE = Dash(6, 3, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
     """`x`, `y`: the points, in the axes' units. `low`, `high`: an interval at each point, if there is one.
 
-    `out_of_memory`: the last point is where memory ran out. `dash`: None for that of its kind.
+    `out_of_memory`: the last point is where memory ran out. `dash`: None: drawn through.
     """
 
     name: str
-    policy: str
-    speculative: bool
+    colour: str
+    dash: Dash | None
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
     out_of_memory: bool = False
-    dash: Dash | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +120,7 @@ def _limits(panel: Panel, scale: _Scale, x: alt.X, y: alt.Y) -> list[alt.Chart]:
 def _lines(panel: Panel, curves: Sequence[Curve], x: alt.X, y: alt.Y) -> list[alt.Chart]:
     layers = []
     for curve in curves:
-        colour = COLOURS[curve.policy]
+        colour = curve.colour
         columns: dict[str, list[float | None]] = {
             "x": [float(v) for v in curve.x],
             "y": [float(v) for v in curve.y],
@@ -140,9 +128,10 @@ def _lines(panel: Panel, curves: Sequence[Curve], x: alt.X, y: alt.Y) -> list[al
         if curve.low:
             columns |= {"low": list(curve.low), "high": list(curve.high)}
         frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
-        dash = curve.dash or (_SPECULATIVE if curve.speculative else None)
         # A line without dashes has no dash pattern: one of [1, 0] costs the rasteriser a stroke per pixel.
-        dashed = {} if dash is None else {"strokeDash": dash[:2], "strokeDashOffset": dash.offset}
+        dashed = (
+            {} if curve.dash is None else {"strokeDash": curve.dash[:2], "strokeDashOffset": curve.dash[2]}
+        )
         shape = "step-after" if panel.steps else "linear"
         layers.append(
             alt.Chart(frame)
@@ -189,7 +178,7 @@ def _name(
     style = {"align": align, "baseline": "middle", "dx": dx, "fontWeight": 600}
     chart = alt.Chart(frame).encode(x=x, y=y, text="name:N")
     margin = chart.mark_text(color=PAPER, stroke=PAPER, strokeWidth=4, strokeJoin="round", **style)
-    return alt.layer(margin, chart.mark_text(color=COLOURS[curve.policy], **style))
+    return alt.layer(margin, chart.mark_text(color=curve.colour, **style))
 
 
 def _spread(values: Sequence[float], panel: Panel, scale: _Scale) -> list[float]:

@@ -21,11 +21,10 @@ def last_seconds(attempt: Attempt) -> Picture | None:
         return None
     cell = attempt.cell
     unit, name = (GiB, "GiB") if kept[-1][1] >= 2 * GiB else (MiB, "MiB")
-    policy = str(cell.mode_spec.policy)
     curve = Curve(
         "",
-        policy,
-        False,
+        cell.mode_spec.policy.colour,
+        None,
         [t for t, _ in kept],
         [used / unit for _, used in kept],
         out_of_memory=True,

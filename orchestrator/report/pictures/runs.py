@@ -73,8 +73,8 @@ def speed_by_length(setting: Setting, engine: bool) -> Picture:
         curves.append(
             Curve(
                 setting.main.name(variant),
-                variant.policy,
-                variant.speculative,
+                variant.colour,
+                variant.dash,
                 x=rows["length"].to_list(),
                 y=rows["tokens_per_s_median"].to_list(),
                 low=rows["tokens_per_s_ci_low"].to_list(),
@@ -99,7 +99,7 @@ def speed_by_length(setting: Setting, engine: bool) -> Picture:
 
 def speed_along_the_run(setting: Setting, runs: Sequence[LongestRun], engine: bool) -> Picture:
     curves = [
-        Curve(run.name, run.variant.policy, run.variant.speculative, run.speed["token_index"].to_list(), run.speed["tokens_per_s"].to_list())
+        Curve(run.name, run.variant.colour, run.variant.dash, run.speed["token_index"].to_list(), run.speed["tokens_per_s"].to_list())
         for run in runs if run.speed.height > 1
     ]  # fmt: skip
     where = setting.words(engine=engine)
@@ -141,8 +141,8 @@ def _curve(
 ) -> Curve:
     return Curve(
         name,
-        run.variant.policy,
-        run.variant.speculative,
+        run.variant.colour,
+        run.variant.dash,
         frame[x].to_list(),
         (frame["used_bytes"] / unit).to_list(),
         out_of_memory=out_of_memory,

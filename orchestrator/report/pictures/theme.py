@@ -12,8 +12,6 @@ from orchestrator.report.document import Picture
 INK, SOFT, GRID, PAPER = "#1b1f25", "#59636f", "#d8dee5", "#fffffe"
 _VARIABLES = {INK: "var(--ink)", SOFT: "var(--soft)", GRID: "var(--line)", PAPER: "var(--paper)"}
 
-#: Okabe and Ito's colours, told apart by colour-blind eyes and on light and dark paper.
-COLOURS = {"full": "#d55e00", "streaming": "#0a7ec2", "window": "#c2679a", "recompute": "#0f9d75"}
 _FONT = "Helvetica Neue, Helvetica, Arial, sans-serif"
 
 _CONFIG: dict[str, Any] = {

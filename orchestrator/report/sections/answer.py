@@ -10,9 +10,9 @@ from orchestrator.report.sections.cards import card_tables
 from orchestrator.report.setting import Setting, variant_of
 from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.quality import QualityBoundary
-from workers.modes import MODES
+from workers.modes import MODES, Layout, mode_rank
 
-#: A bounded mode that is faster by less than this is no reason to give up attention to the whole text.
+#: A mode that drops tokens and is faster by less than this is no reason to give up attention to the whole text.
 _WORTH = 1.2
 
 
@@ -48,7 +48,7 @@ def _sentence(group: Sequence[Setting]) -> list[Span]:
         so_far = _searching(group)
         return [*spans, f"{'; '.join(so_far) or 'no mode has come far enough to tell'}."]
     by_mode: dict[tuple[str, bool], list[_Extent]] = {}
-    for extent in sorted(extents, key=lambda extent: list(MODES).index(extent.row.mode)):
+    for extent in sorted(extents, key=lambda extent: mode_rank(extent.row.mode)):
         by_mode.setdefault((extent.row.mode, extent.row.censored), []).append(extent)
     failing = [_failing(mode, found) for (mode, censored), found in by_mode.items() if not censored]
     passing = _passing([found for (_, censored), found in by_mode.items() if censored])
@@ -106,13 +106,16 @@ def _understanding(found: Sequence[QualityBoundary], names: Names) -> list[list[
 
 def _price(rows: Sequence[QualityBoundary]) -> list[str]:
     """What reading every window again costs, against keeping a window."""
-    speed = {row.mode: row.tokens_per_s for row in rows}
-    streaming, recompute = speed.get("streaming"), speed.get("recompute")
-    return (
-        [f"recompute is {streaming / recompute:,.0f}× slower than streaming"]
-        if streaming and recompute
-        else []
-    )
+    bounded = [row for row in rows if not MODES[row.mode].policy.grows and row.tokens_per_s]
+    again = [row for row in bounded if MODES[row.mode].policy.layout is Layout.NONE]
+    kept = next((row for row in bounded if row not in again), None)
+    if kept is None or not kept.tokens_per_s:
+        return []
+    return [
+        f"{row.mode} is {kept.tokens_per_s / row.tokens_per_s:,.0f}× slower than {kept.mode}"
+        for row in again
+        if row.tokens_per_s
+    ]
 
 
 def _against(row: QualityBoundary, known: float) -> str:
@@ -132,8 +135,12 @@ class _Extent:
     name: str
 
     @property
-    def bounded(self) -> bool:
-        return MODES[self.row.mode].policy.bounded
+    def grows(self) -> bool:
+        return MODES[self.row.mode].policy.grows
+
+    @property
+    def sees_all(self) -> bool:
+        return MODES[self.row.mode].policy.sees_all
 
 
 def _extent(setting: Setting, row: BoundaryRow, engines: bool) -> _Extent | None:
@@ -169,21 +176,21 @@ def _failing(mode: str, extents: Sequence[_Extent]) -> str:
 def _passing(modes: Sequence[Sequence[_Extent]]) -> list[str]:
     alike: dict[tuple[int, bool], list[str]] = {}
     for extents in modes:
-        alike.setdefault((min(r.tokens for r in extents), extents[0].bounded), []).append(extents[0].row.mode)
+        alike.setdefault((min(r.tokens for r in extents), extents[0].grows), []).append(extents[0].row.mode)
     return [
-        f"{formats.listing(names)} passed {tokens:,} tokens, the longest tried{', in constant memory' if bounded else ''}"
-        for (tokens, bounded), names in sorted(alike.items())
+        f"{formats.listing(names)} passed {tokens:,} tokens, the longest tried{'' if grows else ', in constant memory'}"
+        for (tokens, grows), names in sorted(alike.items())
     ]
 
 
 def _recommendation(setting: Setting, extents: Sequence[_Extent]) -> list[Span]:
-    """The furthest, and of those the fastest; a full cache unless a bounded one is much faster."""
+    """The furthest, and of those the fastest; one that sees the whole text unless another is much faster."""
     honest = [extent for extent in extents if not extent.injected]
     if not honest:
         return ["Its acceptance was injected: no mode to recommend from that."]
     furthest = max(extent.tokens for extent in honest)
     candidates = [extent for extent in honest if extent.tokens >= furthest]
-    full = max((extent for extent in candidates if not extent.bounded), key=_speed, default=None)
+    full = max((extent for extent in candidates if extent.sees_all), key=_speed, default=None)
     fastest = max(candidates, key=_speed)
     if full is not None and fastest.speed <= _WORTH * full.speed:
         best = full
@@ -193,7 +200,7 @@ def _recommendation(setting: Setting, extents: Sequence[_Extent]) -> list[Span]:
             else f"comes furthest, {furthest:,} tokens,"
         )
         why = f"it {how_far} and attends to the whole text"
-    elif full is not None and fastest.bounded:
+    elif full is not None and not fastest.sees_all:
         best = fastest
         why = (
             f"{full.name} passes {furthest:,} tokens too and sees the whole text, but is "
@@ -201,10 +208,10 @@ def _recommendation(setting: Setting, extents: Sequence[_Extent]) -> list[Span]:
             if full.speed
             else f"it passes {furthest:,} tokens"
         )
-    elif fastest.bounded:
+    elif not fastest.sees_all:
         best = fastest
         why = f"it goes on where a full cache no longer fits {formats.card(setting.budget_bytes, setting.total_bytes)}"
-        if other := max((extent.tokens for extent in honest if not extent.bounded), default=0):
+        if other := max((extent.tokens for extent in honest if extent.sees_all), default=0):
             why += f" (up to {other:,} tokens it does, and only that one sees the whole text)"
     else:
         best = fastest
@@ -214,7 +221,7 @@ def _recommendation(setting: Setting, extents: Sequence[_Extent]) -> list[Span]:
 
 def _faster(best: _Extent, candidates: Sequence[_Extent]) -> str:
     """What speculation gave, against the same mode without it."""
-    plain = best.row.mode.removesuffix("+spec")
+    plain = MODES[best.row.mode].plain
     twin = next((r for r in candidates if (r.row.mode, r.row.engine) == (plain, best.row.engine)), None)
     if twin is None or twin is best or not twin.speed or not best.speed:
         return ""

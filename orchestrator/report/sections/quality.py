@@ -9,14 +9,11 @@ from orchestrator.names import Names
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table, Verbatim
 from orchestrator.report.longest_runs import LongestRun
-from orchestrator.report.pictures.curves import ChartAxis, Curve, Dash, Limit, Panel, draw
+from orchestrator.report.pictures.curves import ChartAxis, Curve, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
 from orchestrator.report.setting import Setting, equal_rows
 from orchestrator.tables.quality import QualityBoundary, quality_boundaries
-from workers.modes import MODES, CachePolicy
-
-#: The controls' dashes leave room for each other and for the curve below: modes that agree lie on one another.
-_CONTROLS = {CachePolicy.WINDOW: Dash(5, 10, 0), CachePolicy.RECOMPUTE: Dash(5, 10, 5)}
+from workers.modes import MODES
 
 
 def quality(table: pl.DataFrame, names: Names) -> Section | None:
@@ -64,9 +61,8 @@ def _picture(peers: Sequence[QualityBoundary], table: pl.DataFrame, names: Names
         policy = MODES[row.mode].policy
         curves.append(
             Curve(
-                row.mode, str(policy), False,
+                row.mode, policy.colour, policy.control,
                 ((rows["position_start"] + rows["position_end"]) / 2).to_list(), [math.exp(min(nll, 50.0)) for nll in rows["nll_mean"]],
-                dash=_CONTROLS.get(policy),
             )
         )  # fmt: skip
     model, engine, others = names.row(dict(peers[0].identity)), peers[0].engine, peers[0].others
@@ -76,9 +72,18 @@ def _picture(peers: Sequence[QualityBoundary], table: pl.DataFrame, names: Names
         ChartAxis("perplexity (log scale)", log=True), curves, limits,
     )  # fmt: skip
     return picture(
-        "-".join(["quality", model, engine, *others]), draw(panel), "Lower is better; a bucket of positions per point. The controls, window and recompute, are dashed.",
+        "-".join(["quality", model, engine, *others]), draw(panel), f"Lower is better; a bucket of positions per point.{_controls(peers)}",
         f"Perplexity against position for {model}",
     )  # fmt: skip
+
+
+def _controls(peers: Sequence[QualityBoundary]) -> str:
+    names = [row.mode for row in peers if MODES[row.mode].policy.control is not None]
+    if not names:
+        return ""
+    return (
+        f" {formats.listing(names)}, there to be compared with, {'is' if len(names) == 1 else 'are'} dashed."
+    )
 
 
 def text_sanity(settings: Sequence[Setting], runs: dict[int, list[LongestRun]]) -> Section | None:

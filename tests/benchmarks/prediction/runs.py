@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.prediction import history
-from workers.cell import Cell, ModelRef, Speculation, Streaming
+from workers.cell import Cell, ModelRef
+from workers.modes import Speculation, Streaming
 
 GiB = 2**30
 

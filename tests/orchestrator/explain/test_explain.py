@@ -13,7 +13,8 @@ from orchestrator.explain.slope import theil_sen
 from orchestrator.predict.shape import ModelShape, shape_of
 from tests.orchestrator.boundary.attempts import CPU, attempt_of
 from workers.attempt import Attempt, Device, Sample, Step
-from workers.cell import Cell, ModelRef, Streaming
+from workers.cell import Cell, ModelRef
+from workers.modes import Streaming
 from workers.outcome import Outcome
 
 GiB, MiB = 2**30, 2**20

@@ -18,7 +18,8 @@ from orchestrator.predict.memory import (
 )
 from orchestrator.predict.shape import ModelShape, shape_for, shape_of
 from workers.attempt import Device
-from workers.cell import Cell, ModelRef, Speculation, Streaming
+from workers.cell import Cell, ModelRef
+from workers.modes import Speculation, Streaming
 
 MiB, GiB = 2**20, 2**30
 H100 = Device(

@@ -18,8 +18,9 @@ from orchestrator.predict.shape import shape_for
 from orchestrator.spec import SweepSpec
 from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
 from workers.attempt import Attempt
-from workers.cell import Cell, Lease, ModelRef, Speculation, Streaming
+from workers.cell import Cell, Lease, ModelRef
 from workers.host.device_host import DeviceHost
+from workers.modes import Speculation, Streaming
 from workers.outcome import Outcome
 
 GiB = 2**30

@@ -1,5 +1,6 @@
 """Shapes from configs: published bytes per token, published parameter counts, and what real caches hold."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from orchestrator.predict.caches import growth_per_token
 from orchestrator.predict.shape import ModelShape, ShapeError, shape_of
+from workers.cell import Cell, ModelRef
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -57,7 +60,10 @@ def test_weights_are_counted_once(name: str, parameters: int) -> None:
 def test_a_window_on_every_layer_keeps_no_token_for_ever() -> None:
     shape = published("mistral-7b")
     assert set(shape.windows) == {4096}
-    assert shape.growth_per_token("bfloat16") == 0
+    cell = Cell(model=ModelRef(target="mistral"), mode="baseline", engine="eager", prompt_tokens=8, length=8)
+    assert growth_per_token(cell, shape) == 0
+    everywhere = dataclasses.replace(shape, windows=(None, *shape.windows[1:]))
+    assert growth_per_token(cell, everywhere) == 2 * 8 * 128 * 2
 
 
 def test_remote_code_still_has_its_cache_arithmetic() -> None:

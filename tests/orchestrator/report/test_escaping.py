@@ -136,7 +136,7 @@ def test_markdown_has_the_same_structure_whatever_the_text(text: str) -> None:
 @settings(max_examples=12)
 @given(_TEXT)
 def test_a_picture_with_any_name_in_it_is_one_element_tree(text: str) -> None:
-    curves = [Curve(text or "x", "full", False, [0, 1], [1, 2])]
+    curves = [Curve(text or "x", "#d55e00", None, [0, 1], [1, 2])]
     panel = Panel(f"t{text}", ChartAxis("x"), ChartAxis("y"), curves, [Limit(f"l{text}", y=3)])
     drawn = picture(f"../{text}", draw(panel), "", "")
     tags = {tag for _, tag, _ in _read(drawn.svg).tags}

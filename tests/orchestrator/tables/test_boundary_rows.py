@@ -36,7 +36,7 @@ def spec(**fields: object) -> SweepSpec:
 
 def run(cell: Cell, threshold: int, device: Device = CPU) -> Attempt:
     """Full caches end after `threshold` new tokens, whatever their prompt; a long prompt in chunks ends like them."""
-    bounded = cell.mode_spec.policy.bounded
+    bounded = not cell.mode_spec.policy.grows
     if cell.prefill_chunk is not None and cell.prompt_tokens + cell.length - 64 > threshold:
         kv = (64 + threshold) * PER_TOKEN
         return attempt_of(cell, Outcome.OOM_PREFILL, kv_cache_bytes=kv, device=device)

@@ -95,7 +95,7 @@ def test_speculation_is_told_by_its_own_times(tmp_path: Path) -> None:
 
 def test_a_round_that_costs_more_than_it_can_yield_never_pays(tmp_path: Path) -> None:
     found = [
-        _with_speed(a, 10.0 if a.cell.mode_spec.speculative else 100.0)
+        _with_speed(a, 10.0 if a.cell.mode_spec.decoder.verifies else 100.0)
         for a in demo_attempts(demo_spec(lengths=[500], modes=["baseline", "baseline+spec"]))
     ]
     (item,) = speculated(_summary(tmp_path, found))

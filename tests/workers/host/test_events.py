@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.attempt import Failure, InEffect, Measured, Phase, ScoreBucket, Step
-from workers.cell import Cell, Lease, ModelRef, Speculation, Streaming
+from workers.cell import Cell, Lease, ModelRef
 from workers.host.events import (
     BadLine,
     Checkpoint,
@@ -21,6 +21,7 @@ from workers.host.events import (
     encode,
     encode_request,
 )
+from workers.modes import Speculation, Streaming
 from workers.outcome import Outcome
 
 FINISHED = Finished(

@@ -10,8 +10,8 @@ import pytest
 
 from tests.workers.host.cells import MiB, gpt_neox, lease
 from workers.attempt import Attempt, Phase
-from workers.cell import Speculation, Streaming
 from workers.host.device_host import DeviceHost
+from workers.modes import Speculation, Streaming
 from workers.outcome import Outcome
 
 PY_SPY = Path(sys.executable).with_name("py-spy")

@@ -5,20 +5,24 @@ The repetition penalty is transformers': it looks at the prompt and the new toke
 """
 
 from workers.cell import Cell
-from workers.engines.eager.recompute import RecomputeSession
 from workers.engines.eager.session import CachedSession
 from workers.engines.session import Session
-from workers.engines.shared.refusals import check_draft
+from workers.engines.shared.implementations import implementation
+from workers.engines.shared.refusals import check_batch, check_draft
 from workers.models.load import LoadedModel
-from workers.modes import CachePolicy
+from workers.modes import Layout
 
 __all__ = ["open_session"]
 
 
 def open_session(cell: Cell, target: LoadedModel, draft: LoadedModel | None) -> Session:
     """Raises `ModeUnsupported`; memory errors pass through."""
-    if cell.mode_spec.policy is CachePolicy.RECOMPUTE:
-        return RecomputeSession(cell, target)
-    if cell.mode_spec.speculative:
+    policy, decoder = cell.mode_spec.policy, cell.mode_spec.decoder
+    opened = implementation(policy, "eager")
+    if policy.layout is Layout.NONE:
+        session: Session = opened(cell, target)
+        return session
+    check_batch(cell)
+    if decoder.needs_draft:
         check_draft(cell, target, draft)
-    return CachedSession(cell, target, draft)
+    return CachedSession(cell, target, draft, opened, implementation(decoder, "eager"))

@@ -37,6 +37,15 @@ class Rounds:
     drafted: int = 0
     accepted: int = 0
 
+    def figures(self) -> dict[str, Any]:
+        """As fields of `Generated`: transformers' pass over the prompt verifies a draft too."""
+        return {
+            "rounds": self.rounds,
+            "drafted": self.drafted,
+            "accepted": self.accepted,
+            "prompt_is_a_round": True,
+        }
+
 
 class Draft(AssistedCandidateGenerator):
     """transformers' draft loop at a fixed gamma; an oracle replaces what was drafted, not the drafting."""
@@ -97,7 +106,7 @@ class Blind(CandidateGenerator):
 
 @contextmanager
 def drafting(target: PreTrainedModel, generator: Callable[[Asked], CandidateGenerator]) -> Iterator[None]:
-    """Within the context, `target.generate(assistant_model=...)` asks `generator` for its candidates."""
+    """Within the context, the assisted decoding of `target.generate` asks `generator` for its candidates."""
     prepare = target.prepare_inputs_for_generation
 
     def candidate_generator(**kwargs: object) -> CandidateGenerator:

@@ -1,4 +1,7 @@
-"""What each cache policy offers this engine: a live cache for one model. Adding a policy is adding its line here."""
+"""The caches of this engine: one context manager for each, named by `workers.modes.policies`.
+
+Within the context, the cache that it yields is one model's; the model is as before afterwards.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,10 +15,9 @@ from workers.engines.eager.ring import StreamingCache
 from workers.engines.eager.streaming import streams
 from workers.engines.session import ModeUnsupported
 from workers.engines.shared.slots import RingSlots
-from workers.engines.sizes import SCORE_CHUNK, STREAMING_CHUNK
-from workers.modes import CachePolicy
+from workers.engines.sizes import eager_slack
 
-Caching = Callable[[PreTrainedModel, Cell], AbstractContextManager[Cache | None]]
+OpenCache = Callable[[PreTrainedModel, Cell], AbstractContextManager[Cache | None]]
 
 
 @contextmanager
@@ -25,7 +27,7 @@ def full(model: PreTrainedModel, cell: Cell) -> Iterator[Cache | None]:
 
     None where the model makes its own cache: nothing can be read in chunks then.
     """
-    if cell.speculation:
+    if cell.mode_spec.decoder.verifies:
         refuse_drafting(type(model))
     if not takes_dynamic_cache(type(model)):
         if cell.prefill_chunk:
@@ -53,40 +55,8 @@ def refuse_drafting(model_class: type[PreTrainedModel]) -> None:
         )
 
 
-def streaming(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[StreamingCache]:
-    """S sinks and W window tokens."""
-    return streams(model, streaming_slots(cell))
-
-
-def window(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[StreamingCache]:
-    """The same budget of S + W cached tokens, none of them a sink."""
-    slots = streaming_slots(cell)
-    return streams(model, RingSlots(sinks=0, window=slots.sinks + slots.window, slack=slots.slack))
-
-
-#: `recompute` keeps no cache: `workers.engines.eager.recompute`.
-CACHING: dict[CachePolicy, Caching] = {
-    CachePolicy.FULL: full,
-    CachePolicy.STREAMING: streaming,
-    CachePolicy.WINDOW: window,
-}
-
-
-def streaming_slots(cell: Cell) -> RingSlots:
-    """Room for the largest forward of the cell: gamma + 1 tokens to verify, or a chunk of the text."""
-    assert cell.streaming is not None
-    drafted = cell.speculation.gamma if cell.speculation else 0
-    slack = max(drafted, (feed_chunk(cell) or 1) - 1)
-    return RingSlots(sinks=cell.streaming.sinks, window=cell.streaming.window, slack=slack)
-
-
-def feed_chunk(cell: Cell) -> int | None:
-    """Tokens per forward while a text is read; None: all of it at once, which only the full cache can.
-
-    A streaming prompt is read up to its last token before `generate` takes over, so a chunk is never larger.
-    """
-    if cell.workload == "score":
-        return cell.prefill_chunk or SCORE_CHUNK
-    if not cell.mode_spec.policy.bounded:
-        return cell.prefill_chunk
-    return max(1, min(cell.prefill_chunk or STREAMING_CHUNK, cell.prompt_tokens - 1))
+def ring(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[StreamingCache]:
+    """The sinks and the window that the cell's policy asks for, with room for the cell's largest pass."""
+    context = cell.mode_spec.policy.context(cell.streaming)
+    assert context is not None
+    return streams(model, RingSlots(context.sinks, context.window, eager_slack(cell)))

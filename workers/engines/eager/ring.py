@@ -7,6 +7,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from workers.engines.shared.slots import RingSlots, Span
+from workers.modes import Context
 
 
 class RingLayer(CacheLayerMixin):
@@ -71,3 +72,8 @@ class StreamingCache(Cache):
     def __init__(self, slots: RingSlots, num_layers: int) -> None:
         super().__init__(layers=[RingLayer(slots) for _ in range(num_layers)])
         self.slots = slots
+
+    @property
+    def context(self) -> Context:
+        """What a query sees: of the slots in use."""
+        return Context(self.slots.sinks, self.slots.window)

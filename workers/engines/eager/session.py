@@ -3,8 +3,9 @@
 B batch, T tokens of a text, V vocabulary.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -14,15 +15,14 @@ from transformers.generation.logits_process import LogitsProcessorList
 
 from workers.attempt import InEffect, Phase, ScoreBucket
 from workers.cell import Cell
-from workers.engines.eager.clock import ForwardClock
-from workers.engines.eager.draft import Asked, Blind, Draft, Rounds, drafting
+from workers.engines.eager.decoders import DecoderRun, OpenDecoder, recording
 from workers.engines.eager.forced import NoteEos, SuppressEos, TokenCount
 from workers.engines.eager.own_state import own_state_of
-from workers.engines.eager.policies import CACHING, feed_chunk
-from workers.engines.eager.ring import StreamingCache
+from workers.engines.eager.policies import OpenCache
 from workers.engines.eager.score import read, score_through, skim
-from workers.engines.session import Generated, Recorder, Unmeasured, recording
+from workers.engines.session import Generated, Recorder, Unmeasured, telling_failures
 from workers.engines.shared.oracle import Oracle, Recording, draw_oracle
+from workers.engines.sizes import eager_chunk
 from workers.models.cache_tensors import cache_bytes
 from workers.models.load import LoadedModel
 
@@ -37,31 +37,37 @@ _WARM_UP_TOKENS = 16
 class CachedSession:
     """One cell over caches of its policy: one for the target, one for the draft."""
 
-    def __init__(self, cell: Cell, target: LoadedModel, draft: LoadedModel | None) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        target: LoadedModel,
+        draft: LoadedModel | None,
+        open_cache: OpenCache,
+        open_decoder: OpenDecoder,
+    ) -> None:
         self._cell = cell
+        self._open_cache, self._open_decoder = open_cache, open_decoder
         self._target = target.model
         self._draft = draft.model if draft is not None else None
         self._eos_ids = sorted(target.eos_ids)
         self._vocab_size = target.vocab_size
-        self._caching = CACHING[cell.mode_spec.policy]
         self._device = target.model.device
         self._recording = Recording()
-        with self._caching(self._target, cell):
-            pass  # refuses, here and not in the first forward, what the policy cannot do
-        if self._draft is not None:
-            with self._caching(self._draft, cell):
-                pass
+        for model in (self._target, self._draft):
+            if model is not None:
+                with self._open_cache_of(model):
+                    pass  # refuses, here and not in the first forward, what the policy cannot do
 
     def in_effect(self) -> InEffect:
-        config = self._generation_config(1)
-        with self._caching(self._target, self._cell) as cache:
-            slots = cache.slots if isinstance(cache, StreamingCache) else None
+        config = self._generation_config(1, {})
+        with self._open_cache_of(self._target) as cache:
+            context = getattr(cache, "context", None)  # of the caches that do not show a query everything
             return InEffect(
                 cache_class=type(cache).__name__ if cache is not None else "the model's own",
                 attn_implementation=self._target.config.get_text_config(decoder=True)._attn_implementation,
                 dtype=str(self._target.dtype).removeprefix("torch."),
-                sinks=slots.sinks if slots else None,
-                window=slots.window if slots else None,
+                sinks=context.sinks if context else None,
+                window=context.window if context else None,
                 gamma=self._cell.speculation.gamma if self._cell.speculation else None,
                 repetition_penalty=config.repetition_penalty,
             )
@@ -70,7 +76,7 @@ class CachedSession:
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
         """A few tokens behind the cell's own prompt, or its first chunks; an oracle is recorded here."""
         if self._cell.workload == "score":
-            chunk = feed_chunk(self._cell) or 1
+            chunk = eager_chunk(self._cell) or 1
             self.score(prompt_BT[0, : 2 * chunk + 1], Unmeasured())
             return
         self._oracle(prompt_BT, self._cell.length, Unmeasured())
@@ -80,91 +86,63 @@ class CachedSession:
     def generate(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Generated:
         recorder.phase(Phase.PREPARE)
         oracle = self._oracle(prompt_BT, new_tokens, recorder)
-        rounds = Rounds()
-        speculation = self._cell.speculation
-        with ExitStack() as stack:
-            target_cache = stack.enter_context(self._caching(self._target, self._cell))
-            if self._draft is None or speculation is None:
-                return Generated(*self._generate(target_cache, None, prompt_BT, new_tokens, recorder))
-            draft = self._draft
-            draft_cache = stack.enter_context(self._caching(draft, self._cell))
-            assert draft_cache is not None
-
-            def candidates(asked: Asked) -> Draft:
-                return Draft(asked, speculation.gamma, draft_cache, rounds, oracle)
-
-            stack.enter_context(drafting(self._target, candidates))
-            # A draft reads two tokens after a round that was accepted whole, one otherwise.
-            draft_clock = stack.enter_context(ForwardClock(draft, 1, 2).running())
-            width = speculation.gamma + 1
-            verify_clock = stack.enter_context(ForwardClock(self._target, width, width).running())
-            ids_BT, eos_at = self._generate(target_cache, draft_cache, prompt_BT, new_tokens, recorder)
-            return Generated(
-                ids_BT,
-                eos_at,
-                rounds=rounds.rounds,
-                prompt_is_a_round=True,
-                drafted=rounds.drafted,
-                accepted=rounds.accepted,
-                draft_step_s=draft_clock.median_s(),
-                verify_step_s=verify_clock.median_s(),
-            )
+        return self._generate(self._open_decoder, oracle, prompt_BT, new_tokens, recorder)
 
     @torch.no_grad()
     def score(self, ids_T: torch.Tensor, recorder: Recorder) -> list[ScoreBucket]:
-        chunk = feed_chunk(self._cell)
+        chunk = eager_chunk(self._cell)
         assert chunk is not None
-        with self._caching(self._target, self._cell) as cache, sdpa_kernel(_ATTENTION_KERNELS):
+        with self._open_cache_of(self._target) as cache, sdpa_kernel(_ATTENTION_KERNELS):
             recorder.count_cache_with(lambda: cache_bytes(cache))
             return score_through(self._target, cache, ids_T.to(self._device), chunk, recorder)
 
     @torch.no_grad()
     def logits(self, ids_T: torch.Tensor) -> torch.Tensor:
-        with self._caching(self._target, self._cell) as cache, sdpa_kernel(_ATTENTION_KERNELS):
+        with self._open_cache_of(self._target) as cache, sdpa_kernel(_ATTENTION_KERNELS):
             rows = read(self._target, cache, ids_T[None].to(self._device), 1)
             return torch.cat([row[0].float().cpu() for row in rows])
 
     def _generate(
         self,
-        cache: Cache | None,
-        draft_cache: Cache | None,
+        open_decoder: OpenDecoder,
+        oracle: Oracle | None,
         prompt_BT: torch.Tensor,
         new_tokens: int,
         recorder: Recorder,
-    ) -> tuple[torch.Tensor, int | None]:
-        """`generate` of the target, drafted by whatever `drafting` context is open. [B, produced] on the host."""
+    ) -> Generated:
         prompt_tokens = prompt_BT.shape[1]
-        drafted = self._cell.speculation.gamma if self._cell.speculation else 0
         processors = LogitsProcessorList()
         note = None
         if self._eos_ids:
-            note = NoteEos(self._eos_ids, prompt_tokens, new_tokens + drafted + 1, self._device)
+            note = NoteEos(self._eos_ids, prompt_tokens, new_tokens + self._cell.rows, self._device)
             processors.extend([note, SuppressEos(self._eos_ids, self._device)])
 
-        recorder.phase(Phase.PREFILL)
-        models = (self._target, cache), (self._draft, draft_cache)
-        readers = [(m, c) for m, c in models if m is not None and c is not None]
-        with (
-            own_defaults(self._target),
-            own_defaults(self._draft),
-            own_state_of(self._target) as own,
-            sdpa_kernel(_ATTENTION_KERNELS),
-        ):
+        run = DecoderRun(self._cell, self._target, self._draft, self._open_cache_of, oracle)
+        with ExitStack() as stack:
+            cache = stack.enter_context(self._open_cache_of(self._target))
+            decoding = stack.enter_context(open_decoder(run))
+            recorder.phase(Phase.PREFILL)
+            readers = [] if cache is None else [(self._target, cache), *decoding.readers]
+            for model in (self._target, *(model for model, _ in decoding.readers)):
+                stack.enter_context(own_defaults(model))
+            own = stack.enter_context(own_state_of(self._target))
+            stack.enter_context(sdpa_kernel(_ATTENTION_KERNELS))
             recorder.count_cache_with(lambda: cache_bytes([c for _, c in readers] or own.latest))
             self._feed(readers, prompt_BT)
             sequence_BT = self._target.generate(
                 prompt_BT.to(self._device),
-                generation_config=self._generation_config(new_tokens),
+                generation_config=self._generation_config(new_tokens, decoding.settings),
                 logits_processor=processors,
                 **({} if cache is None else {"past_key_values": cache}),
-                assistant_model=self._draft,
+                **decoding.arguments,
                 streamer=TokenCount(recorder),
             )
-        return sequence_BT[:, prompt_tokens:].cpu(), note.first(new_tokens) if note else None
+            ids_BT = sequence_BT[:, prompt_tokens:].cpu()
+            return Generated(ids_BT, note.first(new_tokens) if note else None, **decoding.figures())
 
     def _feed(self, readers: list[tuple[PreTrainedModel, Cache]], prompt_BT: torch.Tensor) -> None:
         """Read the prompt up to its last token in chunks, where the policy or the cell asks for chunks."""
-        chunk = feed_chunk(self._cell)
+        chunk = eager_chunk(self._cell)
         if chunk is not None and prompt_BT.shape[1] > 1:
             skim(readers, prompt_BT[:, :-1].to(self._device), chunk)
 
@@ -175,31 +153,28 @@ class CachedSession:
             return None
 
         def record() -> Oracle:
-            with (
-                self._caching(self._target, self._cell) as cache,
-                drafting(self._target, lambda asked: Blind(asked, speculation.gamma)),
-                recording(recorder) as heard,
-            ):
-                ids_BT, _ = self._generate(cache, None, prompt_BT, new_tokens, heard)
+            with telling_failures(recorder) as heard:
+                ids_BT = self._generate(recording, None, prompt_BT, new_tokens, heard).ids_BT
             return draw_oracle(ids_BT[0].to(self._device), speculation, self._vocab_size, self._cell.seed)
 
         return self._recording.oracle(prompt_BT, new_tokens, record)
 
-    def _generation_config(self, new_tokens: int) -> GenerationConfig:
+    def _open_cache_of(self, model: PreTrainedModel) -> AbstractContextManager[Cache | None]:
+        return self._open_cache(model, self._cell)
+
+    def _generation_config(self, new_tokens: int, settings: Mapping[str, Any]) -> GenerationConfig:
         """Greedy, and nothing else but the penalty, which looks at prompt and new tokens alike."""
         return GenerationConfig(
             do_sample=False,
             max_new_tokens=new_tokens,
             repetition_penalty=self._cell.repetition_penalty,
+            **settings,
         )
 
 
 @contextmanager
-def own_defaults(model: PreTrainedModel | None) -> Iterator[None]:
+def own_defaults(model: PreTrainedModel) -> Iterator[None]:
     """`generate` fills what a call leaves open from the model's own file: sampling, penalties, end-of-text ids."""
-    if model is None:
-        yield
-        return
     before = model.generation_config
     model.generation_config = GenerationConfig()
     try:

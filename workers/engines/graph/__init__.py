@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from workers.cell import Cell
 from workers.engines.graph.session import GraphSession
-from workers.engines.session import ModeUnsupported
-from workers.engines.shared.refusals import check_draft
-from workers.modes import CachePolicy
+from workers.engines.shared.implementations import implementation
+from workers.engines.shared.refusals import check_batch, check_draft
 
 if TYPE_CHECKING:
     from workers.models.load import LoadedModel
@@ -19,8 +18,9 @@ if TYPE_CHECKING:
 def open_session(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None") -> GraphSession:
     """Raises `ModeUnsupported`: no cache (`recompute`), several sequences with a draft, vocabularies that differ,
     or an architecture this engine cannot read."""
-    if cell.mode_spec.policy is CachePolicy.RECOMPUTE:
-        raise ModeUnsupported("the graph engine always keeps a cache: recompute is the eager engine's")
-    if cell.mode_spec.speculative:
+    policy, decoder = cell.mode_spec.policy, cell.mode_spec.decoder
+    open_cache, stages_of = implementation(policy, "graph"), implementation(decoder, "graph")
+    check_batch(cell)
+    if decoder.needs_draft:
         check_draft(cell, target, draft)
-    return GraphSession(cell, target, draft if cell.mode_spec.speculative else None)
+    return GraphSession(cell, target, draft if decoder.needs_draft else None, open_cache, stages_of)

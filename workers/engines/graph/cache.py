@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from workers.engines.graph.rope import Angles
+from workers.modes import Context
 
 if TYPE_CHECKING:
     from workers.engines.graph.kernels import Kernels
@@ -15,6 +16,10 @@ class GraphCache(Protocol):
 
     #: Whether its memory grows with the length. One that does not is read by the same launches at every length.
     grows: bool
+
+    @property
+    def context(self) -> Context | None:
+        """What a query sees. None: every token."""
 
     @property
     def far_limit(self) -> int:

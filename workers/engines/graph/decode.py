@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from workers.engines.graph.graphs import Stage
 from workers.engines.graph.kernels import Kernels
 from workers.engines.graph.model import CachedModel
 from workers.engines.graph.prefill import Prefill
@@ -93,3 +94,10 @@ def commit(state: State, token_B1: torch.Tensor, would_stop_B1: torch.Tensor) ->
     state.tail_B2.copy_(torch.cat([state.tail_B2[:, 1:], token_B1], dim=1))
     state.head.add_(1)
     state.count.add_(1)
+
+
+def stages(
+    target: CachedModel, draft: CachedModel | None, state: State, rules: Rules, round_: None
+) -> tuple[Stage, ...]:
+    """The plain decoder: a step."""
+    return (Stage(lambda: step(target, state, rules)),)

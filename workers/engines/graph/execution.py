@@ -1,15 +1,16 @@
 """One shape made ready to run: models, caches, state, and the stages that a loop replays. Made before the first token."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from workers.attempt import Phase
-from workers.engines.graph import decode, speculate
+from workers.engines.graph import decode
 from workers.engines.graph.clock import Clock, Mark, clock_of
 from workers.engines.graph.decode import NEVER, Rules, State
 from workers.engines.graph.graphs import Stage
@@ -71,21 +72,8 @@ def readers_of(target: CachedModel, draft: CachedModel | None) -> tuple[CachedMo
     return (target,) if draft is None else (draft, target)
 
 
-def most_tokens(prompt_tokens: int, length: int, gamma: int) -> int:
-    """The furthest position a run may write, plus one."""
-    return prompt_tokens + length + gamma
-
-
-def stages_of(
-    target: CachedModel, draft: CachedModel | None, state: State, rules: Rules, round_: Round | None
-) -> tuple[Stage, ...]:
-    """A step; or a round, drafting and verification apart, so that they are timed apart."""
-    if round_ is None:
-        return (Stage(lambda: decode.step(target, state, rules)),)
-    verify = Stage(lambda: speculate.verify(target, state, rules, round_))
-    if draft is None:
-        return (verify,)
-    return Stage(lambda: speculate.draft(draft, state, rules, round_)), verify
+#: A decoder's stages: (target, draft, state, rules, round) -> called in turn, they give at least one token
+StagesOf = Callable[[CachedModel, CachedModel | None, State, Rules, Any], tuple[Stage, ...]]
 
 
 @dataclass(slots=True)
@@ -143,15 +131,15 @@ def execute(run: Execution, prompt_BT: torch.Tensor, recorder: Recorder) -> Gene
     ids_BT = state.out_BT[:, : state.length].to("cpu", torch.int64)
     eos_at = int(state.eos_at)
     generated = Generated(ids_BT, None if eos_at == NEVER else eos_at)
-    if round_ is None or run.draft is None:
+    if round_ is None:
         return generated
     rounds = int(round_.rounds)
     return generated._replace(
         rounds=rounds,
         drafted=rounds * round_.gamma,
         accepted=int(round_.accepted),
-        draft_step_s=median(stage_times[0]) / round_.gamma if rounds else None,
-        verify_step_s=median(stage_times[1]) if rounds else None,
+        draft_step_s=median(stage_times[0]) / round_.gamma if rounds and len(stage_times) > 1 else None,
+        verify_step_s=median(stage_times[-1]) if rounds else None,
     )
 
 

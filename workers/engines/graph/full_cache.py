@@ -11,6 +11,7 @@ import torch
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Weights
 from workers.engines.sizes import BLOCK
+from workers.modes import Context
 
 if TYPE_CHECKING:
     from workers.engines.graph.kernels import Kernels
@@ -20,6 +21,7 @@ class FullCache:
     """Blocks [L, 2, B, K, 64, D]: keys and values of 64 tokens in all layers, one allocation each."""
 
     grows = True
+    context: Context | None = None
     longest_pass: int | None = None
 
     def __init__(self, weights: Weights, batch: int, most_tokens: int) -> None:

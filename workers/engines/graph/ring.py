@@ -11,6 +11,7 @@ import torch
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Weights
 from workers.engines.shared.slots import RingSlots
+from workers.modes import Context
 
 if TYPE_CHECKING:
     from workers.engines.graph.kernels import Kernels
@@ -27,6 +28,10 @@ class RingCache:
         self.k_LBKCD = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
         self.v_LBKCD = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
         self.arrived = torch.zeros(batch * weights.kv_heads * 16, dtype=torch.int32, device=weights.device)
+
+    @property
+    def context(self) -> Context:
+        return Context(self.ring.sinks, self.ring.window)
 
     @property
     def far_limit(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from workers.engines.graph.decode import Rules, State
+from workers.engines.graph.graphs import Stage
 from workers.engines.graph.model import CachedModel
 from workers.engines.shared.oracle import Oracle
 
@@ -86,3 +87,21 @@ def verify(reader: CachedModel, state: State, rules: Rules, round_: Round) -> No
     state.count.add_(taken)
     round_.rounds.add_(running)
     round_.accepted.add_((taken - 1).clamp(min=0))
+
+
+def stages(
+    target: CachedModel, draft_reader: CachedModel | None, state: State, rules: Rules, round_: Round
+) -> tuple[Stage, ...]:
+    """The decoder with a draft model: drafting and verification apart, so that they are timed apart."""
+    assert draft_reader is not None
+    return (
+        Stage(lambda: draft(draft_reader, state, rules, round_)),
+        *recording_stages(target, None, state, rules, round_),
+    )
+
+
+def recording_stages(
+    target: CachedModel, draft_reader: CachedModel | None, state: State, rules: Rules, round_: Round
+) -> tuple[Stage, ...]:
+    """Verification alone, of a proposal that is always the same: how an oracle's recording is made."""
+    return (Stage(lambda: verify(target, state, rules, round_)),)

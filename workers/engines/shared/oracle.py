@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from workers.cell import Speculation
+from workers.modes import Speculation
 
 
 @dataclass(frozen=True, slots=True)

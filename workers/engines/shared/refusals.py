@@ -10,14 +10,20 @@ if TYPE_CHECKING:
     from workers.models.load import LoadedModel
 
 
+def check_batch(cell: Cell) -> None:
+    """Raises `ModeUnsupported` where the decoder takes fewer sequences at a time."""
+    largest = cell.mode_spec.decoder.largest_batch
+    if largest is not None and cell.batch_size > largest:
+        sequences = "one sequence" if largest == 1 else f"{largest} sequences"
+        raise ModeUnsupported(
+            f"mode {cell.mode} decodes {sequences} at a time, not a batch of {cell.batch_size}"
+        )
+
+
 def check_draft(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None") -> None:
     """Raises `ModeUnsupported` where target and draft cannot speculate together as the cell asks."""
     if draft is None:
         raise ModeUnsupported(f"mode {cell.mode} needs a draft model")
-    if cell.batch_size > 1:
-        raise ModeUnsupported(
-            f"mode {cell.mode} decodes one sequence at a time, not a batch of {cell.batch_size}"
-        )
     if draft.vocab_size != target.vocab_size:
         raise ModeUnsupported(
             f"the draft's vocabulary ({draft.vocab_size}) differs from the target's ({target.vocab_size})"

@@ -7,7 +7,6 @@ from workers.cell import Cell
 from workers.models import LoadError
 from workers.models.build import AUTO
 from workers.models.load import LoadedModel
-from workers.modes import CachePolicy
 from workers.outcome import Outcome
 
 
@@ -18,13 +17,16 @@ class ContextLimit(Exception):
 def check_in_effect(cell: Cell, found: InEffect) -> None:
     """Raise `LoadError` that names every setting in which the live objects differ from the cell."""
     policy = cell.mode_spec.policy
-    asked: dict[str, object] = {"dtype": cell.model.dtype, "repetition_penalty": cell.repetition_penalty}
-    if policy is CachePolicy.FULL and cell.engine == "eager" and cell.model.attn_implementation != AUTO:
+    context = policy.context(cell.streaming)
+    asked: dict[str, object] = {
+        "dtype": cell.model.dtype,
+        "repetition_penalty": cell.repetition_penalty,
+        "sinks": context.sinks if context is not None else None,
+        "window": context.window if context is not None else None,
+        "gamma": cell.speculation.gamma if cell.speculation is not None else None,
+    }
+    if cell.engine == "eager" and not policy.own_attention and cell.model.attn_implementation != AUTO:
         asked["attn_implementation"] = cell.model.attn_implementation
-    if policy is CachePolicy.STREAMING and cell.streaming is not None:
-        asked |= {"sinks": cell.streaming.sinks, "window": cell.streaming.window}
-    if cell.speculation is not None:
-        asked["gamma"] = cell.speculation.gamma
     wrong = [
         f"{name} is {getattr(found, name)}, {value} was asked for"
         for name, value in asked.items()
@@ -42,7 +44,7 @@ def check_positions(cell: Cell, target: LoadedModel) -> None:
     """
     learned = target.max_positions
     needed = cell.prompt_tokens + cell.length - (cell.workload == "generate")
-    if cell.mode_spec.policy is not CachePolicy.FULL or learned is None or needed <= learned:
+    if not cell.mode_spec.policy.absolute_positions or learned is None or needed <= learned:
         return
     words = target.model.get_input_embeddings()
     for module in target.model.modules():

@@ -109,7 +109,7 @@ def _load(run: _Run) -> tuple[LoadedModel, LoadedModel | None]:
     cell, device = run.request.lease.cell, run.device.torch_device
     target = load_model(cell.model.target, cell.model, device, cell.seed)
     draft = None
-    if cell.mode_spec.speculative:
+    if cell.mode_spec.decoder.needs_draft:
         if cell.model.draft is None:
             raise LoadError(f"mode {cell.mode} needs a draft model")
         draft = load_model(cell.model.draft, cell.model, device, cell.seed)

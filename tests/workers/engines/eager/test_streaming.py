@@ -6,7 +6,7 @@ import torch
 from tests.workers.engines.eager.tiny import FAMILIES, SINKS, WINDOW, cell, loaded, text, tiny
 from tests.workers.engines.streaming_reference import oracle_logits, reference_logits
 from workers.engines.eager import open_session
-from workers.engines.eager.policies import streaming
+from workers.engines.eager.policies import ring
 from workers.engines.eager.score import read
 
 TOKENS = 120
@@ -18,7 +18,7 @@ def relative(found: torch.Tensor, true: torch.Tensor) -> float:
 
 def chunked(model, ids_T: torch.Tensor, chunk: int) -> torch.Tensor:
     """[T, V] in the model's dtype, through the cache that a cell of this chunk size gets."""
-    with torch.no_grad(), streaming(model, cell("streaming", workload="score", chunk=chunk)) as cache:
+    with torch.no_grad(), ring(model, cell("streaming", workload="score", chunk=chunk)) as cache:
         return torch.cat([row[0] for row in read(model, cache, ids_T[None], chunk)])
 
 
@@ -96,7 +96,7 @@ def test_angles_hold_at_a_million_tokens() -> None:
     """
     model, ids_T = tiny("llama"), text(TOKENS)
     true = reference_logits(model, ids_T, 0, 28)
-    with torch.no_grad(), streaming(model, cell("streaming", workload="score", sinks=0, window=28)) as cache:
+    with torch.no_grad(), ring(model, cell("streaming", workload="score", sinks=0, window=28)) as cache:
         for layer in cache.layers:
             layer.seen = 2**20
         late = torch.cat([row[0] for row in read(model, cache, ids_T[None], 1)])

@@ -5,8 +5,9 @@ import copy
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from workers.cell import Cell, ModelRef, Speculation, Streaming
+from workers.cell import Cell, ModelRef
 from workers.models.load import LoadedModel
+from workers.modes import MODES, Speculation, Streaming
 
 VOCAB = 97
 SINKS, WINDOW = 4, 24
@@ -94,7 +95,9 @@ def cell(
         length=length,
         batch_size=batch,
         prefill_chunk=chunk,
-        streaming=None if mode.startswith("baseline") else Streaming(sinks=sinks, window=window),
+        streaming=Streaming(sinks=sinks, window=window)
+        if MODES[mode].policy.parameters is Streaming
+        else None,
         speculation=Speculation(gamma=gamma, acceptance=acceptance) if gamma else None,
         repetition_penalty=penalty,
     )

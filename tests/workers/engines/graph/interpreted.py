@@ -8,10 +8,10 @@ from triton.runtime import interpreter
 
 from tests.workers.engines.graph.tiny import build, cell, tokens
 from tests.workers.engines.heard import Heard
-from workers.cell import Speculation
 from workers.engines.graph import kernels, open_session
 from workers.engines.graph.graphs import Stage
 from workers.engines.graph.session import GraphSession
+from workers.modes import Speculation
 
 _patch = interpreter._patch_lang_tensor
 
@@ -70,7 +70,7 @@ def a_row_alone_is_the_row_among_others() -> None:
         readers = []
         for _ in range(2):
             session = fused(open_session(cell(mode, window=2), target, None))
-            readers.append(session._reader(session._target, session._cache(session._target, 1, 64)))
+            readers.append(session._reader(session._target, 1, 64))
         ids = tokens(12)
         with torch.inference_mode():
             for reader in readers:

@@ -7,9 +7,9 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 from tests.workers.engines.graph.tiny import EOS, build, cell, tokens
 from tests.workers.engines.heard import Heard
 from workers.attempt import Phase
-from workers.cell import Speculation
 from workers.engines.graph import open_session
 from workers.engines.graph.clock import HostClock
+from workers.modes import Speculation
 
 
 def by_hand(model, prompt_1T: torch.Tensor, length: int, penalty: float) -> tuple[list[int], int | None]:

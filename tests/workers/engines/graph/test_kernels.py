@@ -10,8 +10,8 @@ import torch
 
 from tests.workers.engines.graph.tiny import FAMILIES, build, cell, tokens
 from tests.workers.engines.heard import Heard
-from workers.cell import Speculation
 from workers.engines.graph import open_session
+from workers.modes import Speculation
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")

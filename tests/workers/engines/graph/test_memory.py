@@ -9,8 +9,8 @@ import pytest
 from tests.workers.host import cells
 from tests.workers.host.cells import MiB
 from workers.attempt import Attempt, Phase
-from workers.cell import Speculation
 from workers.host.device_host import DeviceHost
+from workers.modes import Speculation
 from workers.outcome import Outcome
 
 PRELOAD = ("transformers.models.gpt_neox.modeling_gpt_neox", "workers.models.load", "workers.engines.graph", "workers.host.child.run")  # fmt: skip

@@ -6,8 +6,9 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from workers.cell import Cell, ModelRef, Speculation, Streaming
+from workers.cell import Cell, ModelRef
 from workers.models.load import LoadedModel
+from workers.modes import MODES, Speculation, Streaming
 
 VOCABULARY = 97
 EOS = 3
@@ -85,8 +86,9 @@ def _exact_norms(model: PreTrainedModel) -> None:
 
 
 def cell(mode: str, *, sinks: int = 4, window: int = 12, **fields: Any) -> Cell:
-    streaming = None if mode.startswith("baseline") else Streaming(sinks=sinks, window=window)
-    speculation = Speculation(gamma=4) if mode.endswith("+spec") else None
+    asked = MODES[mode]
+    streaming = Streaming(sinks=sinks, window=window) if asked.policy.parameters is Streaming else None
+    speculation = Speculation(gamma=4) if asked.decoder.parameters is Speculation else None
     defaults = {
         "model": ModelRef(target="tiny", draft="tiny"),
         "engine": "graph",

@@ -1,0 +1,27 @@
+"""What a cell's cache policy keeps of a model, in tokens and bytes. The policy says so itself (`workers.modes`)."""
+
+from orchestrator.predict.shape import ModelShape, dtype_bytes
+from workers.cell import Cell
+
+#: Two lengths between which growth is measured: beyond every window that a model or a policy has.
+_FAR = 2**24
+
+
+def token_bytes(cell: Cell, shape: ModelShape) -> tuple[int, int]:
+    """Bytes of one kept token's keys, and of its values, in one layer of one sequence."""
+    stored, width = cell.mode_spec.policy.token_bytes, dtype_bytes(cell.model.dtype)
+    return stored(shape.kv_heads * shape.key_dim, width), stored(shape.kv_heads * shape.value_dim, width)
+
+
+def kept_tokens(cell: Cell, layer_window: int | None, tokens: int, rows: int) -> int:
+    """Tokens that one layer keeps once `tokens` were read, `rows` of them in the last pass. A ring's slack is not in it."""
+    return cell.mode_spec.policy.kept(cell.streaming, tokens, rows, layer_window)
+
+
+def growth_per_token(cell: Cell, shape: ModelShape) -> int:
+    """Bytes by which one sequence's cache grows with each token, in the long run."""
+    tokens = sum(
+        kept_tokens(cell, window, 2 * _FAR, 1) - kept_tokens(cell, window, _FAR, 1)
+        for window in shape.windows
+    )
+    return tokens * sum(token_bytes(cell, shape)) // _FAR

@@ -1,0 +1,98 @@
+"""The cache policies. To add one: a value here, its cache in an engine, its lines in `docs/modes.md`."""
+
+from workers.modes.parameters import Streaming
+from workers.modes.policy import CachePolicy, Context, Layout
+
+_EAGER = "workers.engines.eager.policies"
+_GRAPH = "workers.engines.graph.policies"
+
+
+def _every_token(parameters: Streaming | None, tokens: int, rows: int, layer_window: int | None) -> int:
+    return tokens if layer_window is None else min(tokens, layer_window - 1 + rows)
+
+
+def _sinks_and_window(parameters: Streaming | None, tokens: int, rows: int, layer_window: int | None) -> int:
+    """And the query itself."""
+    assert parameters is not None
+    return parameters.sinks + parameters.window + 1
+
+
+def _none(parameters: Streaming | None, tokens: int, rows: int, layer_window: int | None) -> int:
+    return 0
+
+
+def _unbounded(parameters: Streaming | None) -> None:
+    return None
+
+
+def _as_asked(parameters: Streaming | None) -> Context:
+    assert parameters is not None
+    return Context(parameters.sinks, parameters.window)
+
+
+def _without_sinks(parameters: Streaming | None) -> Context:
+    """The same number of cached tokens."""
+    assert parameters is not None
+    return Context(0, parameters.sinks + parameters.window)
+
+
+#: Every token. transformers' `DynamicCache`, blocks in the graph engine.
+FULL = CachePolicy(
+    name="full",
+    mode="baseline",
+    grows=True,
+    sees_all=True,
+    absolute_positions=True,
+    layout=Layout.APPENDED,
+    kept=_every_token,
+    context=_unbounded,
+    engines={"eager": f"{_EAGER}:full", "graph": f"{_GRAPH}:full"},
+    colour="#d55e00",
+)
+#: S sinks and W window tokens at positions relative to the cache. StreamingLLM, arXiv:2309.17453.
+STREAMING = CachePolicy(
+    name="streaming",
+    mode="streaming",
+    grows=False,
+    sees_all=False,
+    parameters=Streaming,
+    layout=Layout.RING,
+    own_attention=True,
+    kept=_sinks_and_window,
+    context=_as_asked,
+    engines={"eager": f"{_EAGER}:ring", "graph": f"{_GRAPH}:ring"},
+    colour="#0a7ec2",
+)
+#: The same number of tokens without sinks: StreamingLLM's failing control.
+WINDOW = CachePolicy(
+    name="window",
+    mode="window",
+    grows=False,
+    sees_all=False,
+    parameters=Streaming,
+    layout=Layout.RING,
+    own_attention=True,
+    kept=_sinks_and_window,
+    context=_without_sinks,
+    engines={"eager": f"{_EAGER}:ring", "graph": f"{_GRAPH}:ring"},
+    colour="#c2679a",
+    control=(5, 10, 0),
+)
+#: No cache: every token reads its window from scratch. StreamingLLM's slow control.
+RECOMPUTE = CachePolicy(
+    name="recompute",
+    mode="recompute",
+    grows=False,
+    sees_all=False,
+    parameters=Streaming,
+    layout=Layout.NONE,
+    takes_back=False,
+    kept=_none,
+    context=_without_sinks,
+    engines={"eager": "workers.engines.eager.recompute:RecomputeSession"},
+    workloads=frozenset({"score"}),
+    colour="#0f9d75",
+    control=(5, 10, 5),
+)
+
+POLICIES = {policy.name: policy for policy in (FULL, STREAMING, WINDOW, RECOMPUTE)}
