@@ -12,7 +12,7 @@ Trace = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class AllocationFailure:
     """The event that ran out of memory, and the allocator's account at that moment, in bytes."""
 
     event: int
@@ -33,7 +33,7 @@ class Replay:
     reserved: "array[int]"
     peak_allocated: int
     peak_reserved: int
-    failure: Failure | None
+    failure: AllocationFailure | None
 
 
 class TraceError(ValueError):
@@ -54,7 +54,7 @@ def replay(trace: Trace, allocator: CachingAllocator) -> Replay:
             try:
                 blocks[index] = allocate(event)
             except OutOfDeviceMemory as full:
-                failure = Failure(index, full.requested, full.wanted, full.allocated, full.reserved)
+                failure = AllocationFailure(index, full.requested, full.wanted, full.allocated, full.reserved)
                 break
         elif event < 0:
             block = blocks.pop(~event, None)

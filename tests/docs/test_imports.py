@@ -1,10 +1,13 @@
 """Imports run one way, and the libraries that are hard to test stay where docs/architecture.md says."""
 
+import ast
+import importlib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from tests.docs.repository import PACKAGES, imported, sources
+from tests.docs.repository import PACKAGES, imported, sources, tree
 
 ABOVE = {
     "workers": ("orchestrator", "jobs", "tests"),
@@ -37,3 +40,30 @@ def test_a_library_is_imported_in_its_room_only(library: str) -> None:
     ]
     assert users
     assert [path for path in users if path != room and room not in path.parents] == []
+
+
+def test_what_is_imported_from_this_project_is_there() -> None:
+    """Also inside functions, such as those of benchmarks that need a GPU and run in no test."""
+    wrong = []
+    for path in sources("jobs", "orchestrator", "workers", "tests"):
+        modules: dict[str, ModuleType] = {}
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] not in (
+                *PACKAGES,
+                "tests",
+            ):
+                continue
+            for alias in node.names:
+                try:
+                    modules[alias.asname or alias.name] = importlib.import_module(
+                        f"{node.module}.{alias.name}"
+                    )
+                except ModuleNotFoundError:
+                    if not hasattr(importlib.import_module(str(node.module)), alias.name):
+                        wrong.append(f"{path}: {node.module}.{alias.name}")
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module = modules.get(node.value.id)
+                if module is not None and not hasattr(module, node.attr):
+                    wrong.append(f"{path}: {module.__name__}.{node.attr}")
+    assert wrong == []

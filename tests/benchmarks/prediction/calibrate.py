@@ -16,7 +16,7 @@ def calibrate(out: Path, model: str) -> None:
     from workers.cell import Cell, ModelRef
     from workers.engines import open_session
     from workers.engines.session import Unmeasured
-    from workers.host.child import limits
+    from workers.host.child.cuda import load_kernels
     from workers.meters.nvml import Card
     from workers.models.load import load_model
 
@@ -52,7 +52,7 @@ def calibrate(out: Path, model: str) -> None:
     square = torch.ones(256, 256, dtype=torch.bfloat16, device=device)
     step("matrix product, bfloat16", lambda: square @ square)
     step("matrix product with a bias", lambda: torch.nn.functional.linear(square, square, square[0]))
-    step("set-up of a cell", lambda: limits.set_up_cuda(torch.bfloat16, 0))
+    step("set-up of a cell", lambda: load_kernels(torch.bfloat16, 0))
     cell = Cell(
         model=ModelRef(target=model),
         mode="baseline",

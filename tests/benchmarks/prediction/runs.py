@@ -54,11 +54,11 @@ def run(asked: Run, out: Path) -> None:
     started = time.perf_counter()
     import torch
 
-    from workers.host.child import limits
+    from workers.host.child.cuda import load_kernels
 
     if asked.allocator:
         torch.cuda.memory._set_allocator_settings(asked.allocator)
-    limits.set_up_cuda(torch.bfloat16, 0)
+    load_kernels(torch.bfloat16, 0)
     free, total = torch.cuda.mem_get_info()
     context = total - free - torch.cuda.memory_reserved()
     if asked.allowed_bytes is not None:

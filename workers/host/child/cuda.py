@@ -38,7 +38,7 @@ class CudaDevice:
         request = self._request
         assert request is not None
         cell = request.lease.cell
-        context_bytes = _load_kernels(getattr(torch, cell.model.dtype), request.idle_bytes)
+        context_bytes = load_kernels(getattr(torch, cell.model.dtype), request.idle_bytes)
         if cell.budget is not None:
             self._card = EmulatedCard(cell.budget, request.reserve_bytes, request.idle_bytes)
         if request.lease.memory_snapshot:
@@ -106,7 +106,7 @@ class EmulatedCard:
         torch.cuda.set_per_process_memory_fraction(min(1.0, self.allocator_bytes / total))
 
 
-def _load_kernels(dtype: torch.dtype, idle_bytes: int) -> int:
+def load_kernels(dtype: torch.dtype, idle_bytes: int) -> int:
     """Create the context and load what every model calls. Returns what that holds of the card, in bytes, above the
     `idle_bytes` that others held."""
     square = torch.ones(_SETUP, _SETUP, dtype=dtype, device="cuda")

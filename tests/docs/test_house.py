@@ -1,0 +1,22 @@
+"""The size of files, and one name for one class."""
+
+import ast
+from collections import defaultdict
+
+from tests.docs.repository import PACKAGES, ROOT, sources, tree
+
+LONGEST_FILE = 400
+
+
+def test_no_file_is_too_long_to_read_at_once() -> None:
+    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in sources(*PACKAGES, "tests")}
+    assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_no_class_name_is_defined_twice() -> None:
+    places = defaultdict(list)
+    for path in sources(*PACKAGES, "tests"):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{path}:{node.lineno}")
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
