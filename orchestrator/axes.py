@@ -89,7 +89,7 @@ AXES: tuple[Axis, ...] = (
         hint=str,
         role=Role.CONDITION,
         read=lambda cell: cell.model.attn_implementation,
-        usual="sdpa",
+        usual="auto",
         words=lambda name: f"{name} attention",
     ),
     # What a corpus and a prompt's cut change is in the prompt, and divergence compares equal prompts.

@@ -20,11 +20,11 @@ from orchestrator.spec import BoundarySpec, ModelSpec
 from orchestrator.tables.write import derive
 from tests.orchestrator.fake_run import attempt_of, demo_attempts, demo_spec
 from workers.attempt import Attempt
-from workers.cell import Cell, from_json, later, to_json
+from workers.cell import Cell, ModelRef, from_json, later, to_json
 
 BOTH = demo_spec(
     models=[
-        ModelSpec(target="pocket", dtype="float32", attn_implementation=name) for name in ("sdpa", "eager")
+        ModelSpec(target="pocket", dtype="float32", attn_implementation=name) for name in ("auto", "eager")
     ],
     modes=["baseline", "streaming"],
     lengths=[500, 2000],
@@ -93,11 +93,11 @@ def test_a_target_under_two_attention_implementations_keeps_both_boundaries(tmp_
     with derive(read_run(folder)) as tables:
         rows = [row for row in tables.boundaries if row.mode == "baseline"]
     found = {row.identity["attn_implementation"]: (row.last_ok, row.first_oom) for row in rows}
-    assert found == {"sdpa": (2000, None), "eager": (None, 500)}
+    assert found == {"auto": (2000, None), "eager": (None, 500)}
 
     render(folder)
     table = pl.read_parquet(folder / "tables" / "boundaries.parquet").filter(mode="baseline")
-    assert sorted(table["attn_implementation"]) == ["eager", "sdpa"]
+    assert sorted(table["attn_implementation"]) == ["auto", "eager"]
     text = (folder / "report.md").read_text().split("\n## Where memory ends")[1].split("\n## ")[0]
     lines = [line for line in text.splitlines() if "| baseline |" in line]
     assert len(lines) == 2
@@ -114,7 +114,7 @@ def test_a_search_and_the_runs_beside_it_keep_to_their_attention(tmp_path: Path)
         run.journal.append([Record(run.run_id, attempt_of(cell, n)) for n, cell in enumerate(cells)])
     with derive(read_run(tmp_path)) as tables:
         rows = [row.identity["attn_implementation"] for row in tables.boundaries if row.mode == "baseline"]
-    assert sorted(rows) == ["eager", "sdpa"]
+    assert sorted(rows) == ["auto", "eager"]
 
 
 def test_every_axis_is_read_from_a_cell_and_is_a_column() -> None:
@@ -122,6 +122,15 @@ def test_every_axis_is_read_from_a_cell_and_is_a_column() -> None:
         columns = cell_columns(attempt.cell)
         assert list(columns) == ["cell_id", "cell_json", *axes.names()]
     assert len(set(axes.names())) == len(AXES)
+
+
+def test_the_usual_value_is_that_of_a_cell_that_asks_for_nothing() -> None:
+    """Captions leave it out, and cells that were recorded before there was the axis are given it."""
+    plain = Cell(
+        model=ModelRef(target="pocket"), mode="baseline", engine="eager", prompt_tokens=64, length=500
+    )
+    usual = {axis.name: axis.usual for axis in AXES if axis.usual is not None}
+    assert {name: axes.read(plain)[name] for name in usual} == usual
 
 
 def test_equal_values_of_all_axes_are_equal_cells() -> None:
