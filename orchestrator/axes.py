@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import Any
 
 from workers.cell import Cell
-from workers.modes import BASELINE, MODES
+from workers.modes import BASELINE, GENERATE, MODES
 
 
 class Role(Enum):
@@ -70,7 +70,7 @@ def _injected(cell: Cell) -> float | None:
 
 AXES: tuple[Axis, ...] = (
     _field("purpose", str, Role.KIND, usual="measure"),
-    _field("workload", str, Role.KIND, usual="generate"),
+    _field("workload", str, Role.KIND, usual=GENERATE.name),
     Axis(name="model", hint=str, role=Role.SETTING, read=lambda cell: cell.model.target),
     Axis(name="dtype", hint=str, role=Role.SETTING, read=lambda cell: cell.model.dtype),
     Axis(

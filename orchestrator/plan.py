@@ -8,7 +8,7 @@ from itertools import product
 
 from orchestrator.spec import ModelSpec, SweepSpec
 from workers.cell import Cell, Engine, ModelRef
-from workers.modes import MODES, Speculation, Streaming
+from workers.modes import MODES, WORKLOADS, Speculation, Streaming
 
 
 def build_cell(
@@ -27,14 +27,14 @@ def build_cell(
     """One cell of the sweep, normalised. Callers vary it further with `dataclasses.replace`."""
     mode = MODES[mode_name]
     ref = model_ref(model, draft=mode.decoder.needs_draft)
-    scoring = spec.workload == "score"
+    has_prompt = WORKLOADS[spec.workload].has_prompt
     penalty = spec.repetition_penalty[0] if repetition_penalty is None else repetition_penalty
     return Cell(
         model=ref,
         mode=mode_name,
         engine=engine,
         workload=spec.workload,
-        prompt_tokens=0 if scoring else prompt_tokens,
+        prompt_tokens=prompt_tokens if has_prompt else 0,
         length=length,
         batch_size=batch_size,
         prefill_chunk=spec.prefill_chunk,
@@ -44,7 +44,7 @@ def build_cell(
         speculation=Speculation(gamma=spec.speculation.gamma, acceptance=spec.speculation.rates())
         if mode.decoder.parameters is Speculation
         else None,
-        repetition_penalty=1.0 if scoring else penalty,
+        repetition_penalty=penalty if has_prompt else 1.0,
         corpus=spec.corpus,
         budget=budget,
         repeat=repeat,

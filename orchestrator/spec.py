@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from orchestrator import strict_yaml
 from orchestrator.strict_yaml import Surprise
-from workers.modes import MODES
+from workers.modes import GENERATE, MODES, WORKLOADS
 from workers.units import GiB
 
 _UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": GiB, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -77,6 +85,13 @@ Lengths = Annotated[list[int], BeforeValidator(parse_lengths)]
 Size = Annotated[int | None, BeforeValidator(parse_bytes)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**40, strict=True)]
 Penalty = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+
+
+def _known_workload(name: str) -> str:
+    if name not in WORKLOADS:
+        nearest = difflib.get_close_matches(name, WORKLOADS, 1, 0.0)
+        raise ValueError(f"the nearest is {nearest[0]!r} (of {', '.join(WORKLOADS)})")
+    return name
 
 
 class _Strict(BaseModel):
@@ -172,7 +187,7 @@ class SweepSpec(_Strict):
     prefill_chunk: PositiveInt | None = None
     streaming: StreamingSpec = StreamingSpec()
     speculation: SpeculationSpec = SpeculationSpec()
-    workload: Literal["generate", "score"] = "generate"
+    workload: Annotated[str, AfterValidator(_known_workload)] = GENERATE.name
     repetition_penalty: Annotated[list[Penalty], Field(min_length=1)] = [1.0]
     corpus: Annotated[str, Field(min_length=1, max_length=500)] = "builtin"
     budgets: Annotated[list[Size], Field(min_length=1)] = [None]

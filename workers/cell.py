@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from workers.modes import MODES, Mode, Speculation, Streaming
+from workers.modes import GENERATE, MODES, WORKLOADS, Mode, Speculation, Streaming, Workload
 
-Workload = Literal["generate", "score"]
 #: A measured cell is warmed up at its own shape and may be repeated; a probe of the boundary search gets no
 #: warm-up (it would change fragmentation) and its speed enters no table.
 Purpose = Literal["measure", "probe"]
@@ -53,7 +52,7 @@ class Cell:
     model: ModelRef
     mode: str
     engine: Engine
-    workload: Workload = "generate"
+    workload: str = GENERATE.name
     purpose: Purpose = "measure"
     prompt_tokens: int
     length: int
@@ -70,6 +69,10 @@ class Cell:
     @property
     def mode_spec(self) -> Mode:
         return MODES[self.mode]
+
+    @property
+    def workload_spec(self) -> Workload:
+        return WORKLOADS[self.workload]
 
     @property
     def rows(self) -> int:

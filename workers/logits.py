@@ -11,7 +11,7 @@ from workers.cell import Cell, ModelRef
 from workers.engines import ENGINES, open_session
 from workers.engines.session import ModeUnsupported
 from workers.models.load import LoadError, load_model
-from workers.modes import MODES, Streaming
+from workers.modes import MODES, SCORE, Streaming
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -40,7 +40,7 @@ def write_logits(request: LogitsRequest, tokens: Path, out: Path) -> tuple[int, 
         model=ref,
         mode=request.mode,
         engine=request.engine,  # type: ignore[arg-type]
-        workload="score",
+        workload=SCORE.name,
         prompt_tokens=0,
         length=len(ids_T),
         streaming=Streaming(sinks=request.sinks, window=request.window)
@@ -61,7 +61,7 @@ def write_logits(request: LogitsRequest, tokens: Path, out: Path) -> tuple[int, 
 
 
 def _check(request: LogitsRequest) -> None:
-    plain = [name for name, mode in MODES.items() if "score" in mode.workloads]
+    plain = [name for name, mode in MODES.items() if SCORE.name in mode.workloads]
     if request.mode not in plain:
         raise ValueError(
             f"--mode {request.mode}: one of {', '.join(plain)} (a decoder does not change logits)"

@@ -14,7 +14,7 @@ from orchestrator.spec import SweepSpec
 from workers.attempt import Attempt
 from workers.attempt import Phase as RunPhase
 from workers.cell import Cell
-from workers.modes import MODES
+from workers.modes import GENERATE, MODES
 from workers.outcome import Outcome
 
 #: decode: longest generation from a short prompt. decode_after_prefill: the same from a long prompt (half of
@@ -169,12 +169,12 @@ def _asked(spec: SweepSpec, *, by_batch: bool, prefilling: bool) -> SweepSpec:
     modes = [
         name
         for name in spec.modes
-        if "generate" in MODES[name].workloads
+        if GENERATE.name in MODES[name].workloads
         and not (by_batch and MODES[name].decoder.largest_batch is not None)
     ]
     return spec.model_copy(
         update={
-            "workload": "generate",
+            "workload": GENERATE.name,
             "modes": modes,
             "prompt_tokens": [0] if prefilling else spec.prompt_tokens,
             "batch_sizes": [1] if by_batch else spec.batch_sizes,

@@ -32,7 +32,7 @@ def moments(cell: Cell, shape: ModelShape, draft: ModelShape | None) -> list[Mom
     """The end of the prompt's last pass, and the last step of the generation (or chunk of a text that is scored)."""
     if cell.mode_spec.policy.layout is Layout.NONE:
         return _windows(cell, shape)
-    rows = min(eager_chunk(cell) or 1, cell.length) if cell.workload == "score" else cell.rows
+    rows = cell.rows if cell.workload_spec.decodes else min(eager_chunk(cell) or 1, cell.length)
     found = [_moment("decode", cell, shape, draft, cell.prompt_tokens + cell.length - 1, rows)]
     if cell.prompt_tokens > 0:
         found.append(_moment("prefill", cell, shape, draft, cell.prompt_tokens, prompt_pass(cell)))

@@ -11,6 +11,7 @@ from orchestrator.axes import Role
 from orchestrator.names import Names, short_names
 from orchestrator.report import formats
 from orchestrator.tables.boundary_rows import BoundaryRow
+from orchestrator.tables.speed_rows import measures_speed
 from orchestrator.tables.write import Tables
 from workers.modes import MODES, Dash, mode_rank
 
@@ -157,7 +158,7 @@ def names_of(table: pl.DataFrame) -> Names:
 
 def settings(tables: Tables) -> list[Setting]:
     """Of measured cells, and of searches whose cells have not run yet."""
-    generated = tables.attempts.filter(pl.col("final") & (pl.col("workload") == "generate"))
+    generated = tables.attempts.filter(pl.col("final") & measures_speed())
     measured = generated.filter(pl.col("purpose") == "measure")
     probes = generated.filter(pl.col("purpose") == "probe")
     totals = dict(

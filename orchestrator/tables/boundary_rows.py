@@ -215,7 +215,7 @@ def _measured(
     groups: dict[tuple[object, ...], list[Attempt]] = {}
     for attempt in attempts:
         cell = attempt.cell
-        if cell.purpose == "measure" and cell.workload == "generate":
+        if cell.purpose == "measure" and cell.workload_spec.measures_speed:
             groups.setdefault(tuple(_identity(cell).values()), []).append(attempt)
     rows = []
     for group in groups.values():

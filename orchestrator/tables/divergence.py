@@ -6,6 +6,7 @@ from orchestrator import axes
 from orchestrator.axes import VARIANT, Role
 from orchestrator.journal.journal import View
 from orchestrator.tables.baseline import is_baseline
+from orchestrator.tables.speed_rows import measures_speed
 from workers.modes import DECODERS, PLAIN
 from workers.outcome import Outcome
 
@@ -28,7 +29,7 @@ def divergence(view: View) -> pl.DataFrame:
     """
     facts = view.light.filter(
         (pl.col("outcome") == Outcome.OK)
-        & (pl.col("workload") == "generate")
+        & measures_speed()
         & (pl.col("purpose") == "measure")
         & pl.col("output_sha256").is_not_null()
     ).select("row", "length", "new_tokens", *_SAME, *axes.names(*VARIANT), "output_sha256")

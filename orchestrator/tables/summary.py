@@ -5,6 +5,7 @@ import polars as pl
 from orchestrator import axes
 from orchestrator.axes import VARIANT, Role
 from orchestrator.tables.baseline import is_baseline
+from orchestrator.tables.speed_rows import measures_speed
 from workers.outcome import Outcome
 
 #: What has to be equal before two rows are compared.
@@ -72,7 +73,7 @@ def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
     at most), null for one. `speedup`: against the baseline of the same engine and conditions, null where that
     did not pass; `speedup_eager`: against the eager baseline. `outcome`: ok, or the most frequent other one.
     """
-    measured = pl.col("final") & (pl.col("purpose") == "measure") & (pl.col("workload") == "generate")
+    measured = pl.col("final") & (pl.col("purpose") == "measure") & measures_speed()
     groups = (
         attempts.filter(measured)
         .group_by(KEY)

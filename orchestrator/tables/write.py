@@ -14,7 +14,9 @@ from orchestrator.tables.attempts import attempts, samples, steps
 from orchestrator.tables.boundaries import boundary_frame
 from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
 from orchestrator.tables.quality import quality
+from orchestrator.tables.speed_rows import measures_speed
 from orchestrator.tables.summary import summary
+from workers.modes import SCORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ def derive(run: RecordedRun) -> Iterator[Tables]:
     """The short tables of a run, in memory. Nothing is written. Raises `SchemaTooNew`."""
     with run.journal.view() as view:
         table = attempts(view)
-        scored = (table["workload"] == "score").any()
+        scored = (table["workload"] == SCORE.name).any()
         yield Tables(
             attempts=table,
             summary=summary(table.lazy()).collect(),
@@ -77,4 +79,4 @@ def _boundaries(spec: SweepSpec | None, light: pl.DataFrame) -> list[BoundaryRow
     """Without a sweep file nobody knows what was searched: no rows."""
     if spec is None:
         return []
-    return boundaries(spec, to_attempts(light.filter(workload="generate").select(_FOR_BOUNDARIES)))
+    return boundaries(spec, to_attempts(light.filter(measures_speed()).select(_FOR_BOUNDARIES)))

@@ -24,7 +24,7 @@ def eager_chunk(cell: Cell) -> int | None:
 
     A prompt in constant memory is read up to its last token before `generate` takes over, so a chunk is never larger.
     """
-    if cell.workload == "score":
+    if not cell.workload_spec.decodes:
         return cell.prefill_chunk or SCORE_CHUNK
     if cell.mode_spec.policy.grows:
         return cell.prefill_chunk
@@ -43,5 +43,5 @@ def graph_slack(cell: Cell) -> int:
 
 def graph_chunk(cell: Cell, prompt_tokens: int, longest_pass: int | None) -> int:
     """Tokens per pass while the graph engine reads a text. `longest_pass`: the most that the cache takes, None: any."""
-    asked = cell.prefill_chunk or (SCORE_CHUNK if cell.workload == "score" else prompt_tokens)
+    asked = cell.prefill_chunk or (prompt_tokens if cell.workload_spec.decodes else SCORE_CHUNK)
     return asked if longest_pass is None else min(asked, longest_pass)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from workers.attempt import Attempt, Device, Failure, Phase
 from workers.cell import Lease
+from workers.engines.families import FAMILIES
 from workers.host import processes
 from workers.host.build_attempt import build_attempt
 from workers.host.devices import DeviceDirty, open_slot
@@ -20,6 +21,7 @@ from workers.host.forkserver import ForkServer, ForkServerError
 from workers.host.supervisor import Supervisor
 from workers.meters.host_memory import kernel_oom_kills, limit_below_ray
 from workers.meters.sampler import Sampler
+from workers.modes import implementations
 from workers.outcome import Outcome
 from workers.progress import Progress
 
@@ -28,12 +30,12 @@ PRELOAD = (
     "torch",
     "transformers.generation.utils",
     "transformers.models.auto.modeling_auto",
-    "transformers.models.gpt_neox.modeling_gpt_neox",
-    "transformers.models.llama.modeling_llama",
+    *(family.modeling for family in FAMILIES.values()),
     "workers.host.child.warm_imports",
     "workers.text.corpus",
     "workers.engines.eager",
     "workers.engines.graph",
+    *implementations(),
     "workers.host.child.run",
 )
 

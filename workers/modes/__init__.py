@@ -11,13 +11,17 @@ from workers.modes.decoders import DECODERS, PLAIN, Decoder
 from workers.modes.parameters import Speculation, Streaming
 from workers.modes.policies import FULL, POLICIES
 from workers.modes.policy import CachePolicy, Context, Dash, Layout
+from workers.modes.workloads import GENERATE, SCORE, WORKLOADS, Workload
 
 __all__ = [
     "BASELINE",
     "DECODERS",
+    "GENERATE",
     "MODES",
     "PLAIN",
     "POLICIES",
+    "SCORE",
+    "WORKLOADS",
     "CachePolicy",
     "Context",
     "Dash",
@@ -26,6 +30,8 @@ __all__ = [
     "Mode",
     "Speculation",
     "Streaming",
+    "Workload",
+    "implementations",
     "mode_rank",
 ]
 
@@ -48,11 +54,16 @@ class Mode:
 
     @property
     def workloads(self) -> frozenset[str]:
-        return self.policy.workloads & self.decoder.workloads
+        """A policy without a cache decodes nothing; a decoder does not change how a given text is read."""
+        return frozenset(
+            name
+            for name, workload in WORKLOADS.items()
+            if (self.policy.decodes if workload.decodes else self.decoder is PLAIN)
+        )
 
     @property
     def fits(self) -> bool:
-        """Whether anything can run it: an engine has both, for a workload of both, and drafts can be taken back."""
+        """Whether anything can run it: an engine has both, for a workload, and drafts can be taken back."""
         can_verify = self.policy.takes_back or not self.decoder.verifies
         return can_verify and bool(self.engines) and bool(self.workloads)
 
@@ -78,3 +89,11 @@ _RANKS = {name: rank for rank, name in enumerate(MODES)}
 def mode_rank(name: str) -> int:
     """The place of a mode in tables, legends and sentences."""
     return _RANKS[name]
+
+
+def implementations() -> list[str]:
+    """The modules that run the policies, the decoders and the workloads."""
+    paths = [workload.run for workload in WORKLOADS.values()]
+    for engines in (*(p.engines for p in POLICIES.values()), *(d.engines for d in DECODERS.values())):
+        paths += engines.values()
+    return sorted({path.partition(":")[0] for path in paths})

@@ -26,7 +26,6 @@ class Decoder:
     needs_draft: bool = False
     matches_plain: bool = False
     largest_batch: int | None = None
-    workloads: frozenset[str] = frozenset({"generate"})
     dash: Dash | None = None
 
     @property
@@ -43,7 +42,6 @@ PLAIN = Decoder(
     name="plain",
     suffix="",
     engines={"eager": "workers.engines.eager.decoders:plain", "graph": "workers.engines.graph.decode:stages"},
-    workloads=frozenset({"generate", "score"}),
 )
 #: A draft model proposes, the target verifies. Lossless. arXiv:2211.17192.
 SPECULATIVE = Decoder(

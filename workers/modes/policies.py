@@ -90,7 +90,7 @@ RECOMPUTE = CachePolicy(
     kept=_none,
     context=_without_sinks,
     engines={"eager": "workers.engines.eager.recompute:RecomputeSession"},
-    workloads=frozenset({"score"}),
+    decodes=False,
     colour="#0f9d75",
     control=(5, 10, 5),
 )

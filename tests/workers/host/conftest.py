@@ -8,7 +8,10 @@ from workers.host.device_host import PRELOAD, DeviceHost
 
 GiB = 2**30
 #: The room's own engine of faults on top of what every cell needs; the graph engine is not run here.
-WITH_FAULTS = (*(m for m in PRELOAD if m != "workers.engines.graph"), "tests.workers.host.misbehaving")
+WITH_FAULTS = (
+    *(m for m in PRELOAD if not m.startswith("workers.engines.graph")),
+    "tests.workers.host.misbehaving",
+)
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ class CachedSession:
     @torch.no_grad()
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
         """A few tokens behind the cell's own prompt, or its first chunks; an oracle is recorded here."""
-        if self._cell.workload == "score":
+        if not self._cell.workload_spec.decodes:
             chunk = eager_chunk(self._cell) or 1
             self.score(prompt_BT[0, : 2 * chunk + 1], Unmeasured())
             return

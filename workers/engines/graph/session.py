@@ -60,7 +60,7 @@ class GraphSession:
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
         """Compiles, captures, reads the prompt once (into rings only a chunk: all passes are alike) and chooses a
         token; a full cache gives its blocks back."""
-        if self._cell.workload == "score":
+        if not self._cell.workload_spec.decodes:
             self.score(prompt_BT[0], Unmeasured())
             return
         run = self._prepared(prompt_BT, self._cell.length, Unmeasured())

@@ -1,6 +1,6 @@
 """From a policy or a decoder to the function that runs it in an engine."""
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from workers.cell import Engine
@@ -13,5 +13,4 @@ def implementation(of: CachePolicy | Decoder, engine: Engine) -> Any:
     path = of.engines.get(engine)
     if path is None:
         raise ModeUnsupported(f"the {engine} engine has no {of.name}: it runs on {', '.join(of.engines)}")
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+    return resolve_name(path)

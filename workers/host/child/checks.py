@@ -40,10 +40,10 @@ def check_positions(cell: Cell, target: LoadedModel) -> None:
     """Raise `ContextLimit` where a model of learned absolute positions would run beyond its table. On a GPU that
     would poison the context.
 
-    The last new token is never read. RoPE runs beyond its trained context; `max_positions` on record marks it.
+    RoPE runs beyond its trained context; `max_positions` on record marks it.
     """
     learned = target.max_positions
-    needed = cell.prompt_tokens + cell.length - (cell.workload == "generate")
+    needed = cell.workload_spec.positions(cell)
     if not cell.mode_spec.policy.absolute_positions or learned is None or needed <= learned:
         return
     words = target.model.get_input_embeddings()

@@ -6,21 +6,21 @@ An exception is told in the last event, `Finished`. A process that dies before i
 import os
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from pkgutil import resolve_name
 
 import torch
 
-from workers.attempt import Failure, Measured, Phase, ScoreBucket
+from workers.attempt import Failure, Phase
 from workers.engines import open_session
 from workers.engines.session import Session
 from workers.host import error_kinds
+from workers.host.child.cell_run import CellRun
 from workers.host.child.checks import check_in_effect, check_length, check_positions
 from workers.host.child.cpu import CpuDevice
 from workers.host.child.cuda import CudaDevice
 from workers.host.child.device import ChildDevice
 from workers.host.child.failure import outcome_and_failure
-from workers.host.child.outputs import ids_sha256, speculation_rates, text_ends
+from workers.host.child.outputs import ids_sha256
 from workers.host.child.recorder import RunRecorder
 from workers.host.child.token_ids import reading_ids
 from workers.host.error_kinds import Raised
@@ -28,22 +28,6 @@ from workers.host.events import ContextReady, Event, Finished, Limited, Opened, 
 from workers.models import LoadError
 from workers.models.load import LoadedModel, load_model
 from workers.outcome import Outcome
-
-
-@dataclass
-class _Run:
-    """What is known of the cell so far. A failure reports it too."""
-
-    request: Request
-    device: ChildDevice
-    send: Callable[[Event], None]
-    recorder: RunRecorder
-    measured: Measured = field(default_factory=Measured)
-    output_ids: tuple[int, ...] = ()
-    scores: tuple[ScoreBucket, ...] = ()
-
-    def note(self, **fields: object) -> None:
-        self.measured = replace(self.measured, **fields)  # type: ignore[arg-type]
 
 
 def prepare(*, is_cpu: bool) -> ChildDevice:
@@ -61,7 +45,7 @@ def run_cell(request: Request, events_fd: int, device: ChildDevice) -> None:
 
     length = request.lease.cell.length
     recorder = RunRecorder(send, request.started_s, length, device.enter, device.allocator_bytes)
-    run = _Run(request, device, send, recorder)
+    run = CellRun(request, device, send, recorder)
     failure: Failure | None
     try:
         produced = _run(run)
@@ -85,7 +69,7 @@ def run_cell(request: Request, events_fd: int, device: ChildDevice) -> None:
     )
 
 
-def _run(run: _Run) -> int:
+def _run(run: CellRun) -> int:
     """Returns how many tokens were produced, or scored."""
     cell = run.request.lease.cell
     with reading_ids(cell, beat=lambda: run.send(Produced(0))) as ids:
@@ -97,7 +81,7 @@ def _run(run: _Run) -> int:
     return _run_loaded(run, target, draft, ids_T)
 
 
-def _set_up(run: _Run) -> None:
+def _set_up(run: CellRun) -> None:
     """Everything that precedes the first weight: threads, limits, context."""
     torch.set_num_threads(run.request.threads)
     held_bytes = run.device.set_limits(run.request)
@@ -105,7 +89,7 @@ def _set_up(run: _Run) -> None:
     run.send(ContextReady(run.device.create_context()))
 
 
-def _load(run: _Run) -> tuple[LoadedModel, LoadedModel | None]:
+def _load(run: CellRun) -> tuple[LoadedModel, LoadedModel | None]:
     cell, device = run.request.lease.cell, run.device.torch_device
     target = load_model(cell.model.target, cell.model, device, cell.seed)
     draft = None
@@ -123,7 +107,7 @@ def _load(run: _Run) -> tuple[LoadedModel, LoadedModel | None]:
     return target, draft
 
 
-def _run_loaded(run: _Run, target: LoadedModel, draft: LoadedModel | None, ids_T: torch.Tensor) -> int:
+def _run_loaded(run: CellRun, target: LoadedModel, draft: LoadedModel | None, ids_T: torch.Tensor) -> int:
     cell = run.request.lease.cell
     run.note(prompt_sha256=ids_sha256(ids_T))
     prepare_s = time.monotonic()
@@ -139,9 +123,8 @@ def _run_loaded(run: _Run, target: LoadedModel, draft: LoadedModel | None, ids_T
     run.device.begin_run()
     run.note(prepare_s=time.monotonic() - prepare_s)
     run.recorder.phase(Phase.PREFILL)
-    if cell.workload == "score":
-        return _score(run, session, ids_T)
-    return _generate(run, session, prompt_BT)
+    produced: int = resolve_name(cell.workload_spec.run)(run, session, ids_T)
+    return produced
 
 
 def _warm_up(session: Session, prompt_BT: torch.Tensor) -> None:
@@ -153,45 +136,7 @@ def _warm_up(session: Session, prompt_BT: torch.Tensor) -> None:
             raise
 
 
-def _score(run: _Run, session: Session, ids_T: torch.Tensor) -> int:
-    run.scores = tuple(session.score(ids_T, run.recorder))
-    scored = sum(score.num_tokens for score in run.scores)
-    _end(run, scored)
-    return scored
-
-
-def _generate(run: _Run, session: Session, prompt_BT: torch.Tensor) -> int:
-    cell = run.request.lease.cell
-    result = session.generate(prompt_BT, cell.length, run.recorder)
-    run.output_ids = tuple(result.ids_BT[0].tolist())
-    _end(run, len(run.output_ids))
-    run.note(
-        eos_at=result.eos_at,
-        output_sha256=ids_sha256(result.ids_BT[0]),
-        draft_step_s=result.draft_step_s,
-        verify_step_s=result.verify_step_s,
-        **speculation_rates(result, len(run.output_ids)),
-    )
-    if run.output_ids:
-        head, tail = text_ends(run.output_ids, cell)
-        run.note(text_head=head, text_tail=tail)
-    return len(run.output_ids)
-
-
-def _end(run: _Run, produced: int) -> None:
-    """End the measured part. What comes after it counts against no budget and enters no measurement."""
-    recorder = run.recorder
-    ended_s = time.monotonic()
-    run.device.end_run()
-    recorder.finish()
-    run.note(new_tokens=produced, kv_cache_bytes=recorder.kv_cache_bytes(), **run.device.peaks()._asdict())
-    recorder.phase(Phase.DONE)
-    run.device.lift_limits()
-    timing = recorder.timing(run.request.lease.cell.batch_size, ended_s)
-    run.note(**{name: getattr(timing, name) for name in timing.__slots__})
-
-
-def _explain(run: _Run, error: Exception) -> tuple[Outcome, Failure]:
+def _explain(run: CellRun, error: Exception) -> tuple[Outcome, Failure]:
     recorder = run.recorder
     if recorder.current is not Phase.DONE:
         run.device.end_run()

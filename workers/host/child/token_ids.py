@@ -33,7 +33,7 @@ def reading_ids(
 
     The function calls `beat` about once a second while it waits. It raises `CorpusError` and `LoadError`.
     """
-    count = cell.length + 1 if cell.workload == "score" else cell.prompt_tokens
+    count = cell.workload_spec.text_tokens(cell)
     kept = _kept(cell, count)
     if kept is None:
         return _reader(cell, count, beat)

@@ -1,0 +1,1 @@
+"""What a child does with an open session, one module for each workload (`workers.modes.workloads`)."""

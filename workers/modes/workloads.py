@@ -1,0 +1,54 @@
+"""What a cell does with its model. To add a workload: a value here, its function in `workers.host.child.workloads`, and what it
+measures: a table, a section of the report.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workers.cell import Cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What a workload says of itself.
+
+    `decodes`: the model chooses new tokens; else it reads a given text, which a decoder does not change.
+    `has_prompt`: its cells read `prompt_tokens` and `repetition_penalty`.
+    `measures_speed`: its runs count for speeds, divergences and boundaries.
+    `text_tokens(cell)`: tokens of the corpus that a run reads. `positions(cell)`: positions that the model needs.
+    `run`: `module:function` that runs it in the child: (run, session, ids [T]) -> tokens produced, or scored.
+    """
+
+    name: str
+    decodes: bool
+    has_prompt: bool
+    measures_speed: bool
+    text_tokens: "Callable[[Cell], int]"
+    positions: "Callable[[Cell], int]"
+    run: str
+
+
+#: New tokens behind a prompt, greedily, to a forced length. The last one is chosen and never read.
+GENERATE = Workload(
+    name="generate",
+    decodes=True,
+    has_prompt=True,
+    measures_speed=True,
+    text_tokens=lambda cell: cell.prompt_tokens,
+    positions=lambda cell: cell.prompt_tokens + cell.length - 1,
+    run="workers.host.child.workloads.generate:generate",
+)
+#: The likelihood of each token of a given text. The first one is read before anything is scored.
+SCORE = Workload(
+    name="score",
+    decodes=False,
+    has_prompt=False,
+    measures_speed=False,
+    text_tokens=lambda cell: cell.length + 1,
+    positions=lambda cell: cell.length,
+    run="workers.host.child.workloads.score:score",
+)
+
+WORKLOADS = {workload.name: workload for workload in (GENERATE, SCORE)}
