@@ -14,6 +14,7 @@ from workers.models.node_cache import build_once, built
 from workers.models.source import RANDOM
 from workers.models.tokenizer import load_tokenizer, tokenizer_key
 from workers.text import CorpusError, builtin, sources
+from workers.text.files import Skipped
 
 __all__ = ["CorpusError", "KeptIds", "decode", "held_out_tokens", "kept_ids", "token_ids"]
 
@@ -21,9 +22,9 @@ __all__ = ["CorpusError", "KeptIds", "decode", "held_out_tokens", "kept_ids", "t
 _PREFIX = 2**20
 
 #: Of what is kept: ids of another layout are another entry of the node's cache.
-_LAYOUT = 2
+_LAYOUT = 3
 
-_IDS = "ids.npy"
+_IDS, _SKIPPED = "ids.npy", "skipped.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +32,22 @@ class KeptIds:
     """The first tokens of a corpus as this node keeps them, mapped: reading them takes no memory of a process.
 
     `ids_N`: int32. `entries`: of the vocabulary of a random model, whose tokenizer is another's; else None.
+    `skipped`: which rows of the corpus had no text, in words; empty where all had one.
     """
 
     corpus: str
     tokenizer_of: str
     ids_N: np.ndarray
     entries: int | None
+    skipped: str = ""
 
     def cut(self, start: int, count: int) -> np.ndarray:
         """`count` ids from token `start` on, copied: int32 [count]. Raises `CorpusError`."""
         if len(self.ids_N) < start + count:
             raise CorpusError(
                 f"corpus {self.corpus}: {len(self.ids_N):,} tokens for {self.tokenizer_of}, "
-                f"{start + count:,} asked for; name a longer corpus or ask for less"
+                f"{start + count:,} asked for{'; ' * bool(self.skipped)}{self.skipped}; name a longer corpus or ask "
+                "for less"
             )
         wanted = np.array(self.ids_N[start : start + count], dtype=np.int32)
         if self.entries is not None and count and int(wanted.max()) >= self.entries:
@@ -66,7 +70,9 @@ def token_ids(corpus: str, tokenizer_of: str, ref: ModelRef, start: int, count: 
     capacity = _capacity(start + count)
 
     def build(folder: Path) -> None:
-        np.save(folder / _IDS, _tokenise(corpus, source, tokenizer_of, ref, capacity))
+        skipped = Skipped()
+        np.save(folder / _IDS, _tokenise(corpus, source, tokenizer_of, ref, capacity, skipped))
+        (folder / _SKIPPED).write_text(str(skipped))
 
     folder = build_once(_key(source, tokenizer_of, ref, capacity), build)
     return _mapped(folder, corpus, tokenizer_of, ref).cut(start, count)
@@ -111,17 +117,18 @@ def _mapped(folder: Path, corpus: str, tokenizer_of: str, ref: ModelRef) -> Kept
         tokenizer_of=tokenizer_of,
         ids_N=np.load(folder / _IDS, mmap_mode="r"),
         entries=vocab_size(read_config(tokenizer_of, ref)) if is_random else None,
+        skipped=(folder / _SKIPPED).read_text(),
     )
 
 
 def _tokenise(
-    corpus: str, source: sources.Source, tokenizer_of: str, ref: ModelRef, capacity: int
+    corpus: str, source: sources.Source, tokenizer_of: str, ref: ModelRef, capacity: int, skipped: Skipped
 ) -> np.ndarray:
     tokenizer = load_tokenizer(tokenizer_of, ref)
     separator = [] if source.lines or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     parts = [np.array(_beginning(tokenizer), dtype=np.int32)]
     total = len(parts[0])
-    for ids in _encode(tokenizer, sources.documents(corpus, source)):
+    for ids in _encode(tokenizer, sources.documents(corpus, source, skipped)):
         parts.append(np.array(ids + separator, dtype=np.int32))
         total += len(parts[-1])
         if total >= capacity:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from workers.models import hub
 from workers.text import CorpusError, builtin
+from workers.text.files import Skipped, read_lines, read_records, refuse_lfs, texts
 
 _NAMED = {
     "wikitext-2": "Salesforce/wikitext:wikitext-2-raw-v1:test",
     "pg-19": "emozilla/pg19::test",
 }
-_LOADERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
+_SUFFIXES = (".txt", ".jsonl", ".parquet")
 #: Lines are joined to pieces of about this many characters before they are tokenised.
 _PIECE = 65_536
 
@@ -29,30 +30,30 @@ class Source:
     """`identity`: equal for equal text. `lines`: whether rows are lines of one running text, not documents."""
 
     identity: str
-    loader: str | None  # of `datasets`; None = builtin
+    dataset: str | None = None  # of `datasets`
     config: str | None = None
     split: str = "train"
-    file: str | None = None
+    file: Path | None = None
     lines: bool = False
 
 
 def resolve(corpus: str) -> Source:
     """Which text `corpus` names; reads none of it. Raises `CorpusError`."""
     if corpus == "builtin":
-        return Source(f"builtin-{_builtin_digest()}", None)
+        return Source(f"builtin-{_builtin_digest()}")
     path = Path(corpus).expanduser()
-    if path.suffix in _LOADERS or path.is_absolute() or path.is_file():
+    if path.suffix in _SUFFIXES or path.is_absolute() or path.is_file():
         if not path.is_file():
             raise CorpusError(
                 f"corpus {corpus}: no such file; name an existing .txt, .jsonl or .parquet file, or builtin"
             )
-        if path.suffix not in _LOADERS:
+        if path.suffix not in _SUFFIXES:
             raise CorpusError(
                 f"corpus {corpus}: {path.suffix or 'no suffix'} is not read; use .txt, .jsonl or .parquet"
             )
         stat = path.stat()
         identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-        return Source(identity, _LOADERS[path.suffix], file=str(path), lines=path.suffix == ".txt")
+        return Source(identity, file=path, lines=path.suffix == ".txt")
     dataset, config, split, *rest = (*_NAMED.get(corpus, corpus).split(":"), "", "", "")[:4]
     if rest[0]:
         raise CorpusError(f"corpus {corpus}: write ID, ID:CONFIG or ID:CONFIG:SPLIT")
@@ -65,38 +66,40 @@ def _builtin_digest() -> str:
     return hashlib.sha256("\x00".join(builtin.documents()).encode()).hexdigest()[:16]
 
 
-def documents(corpus: str, source: Source) -> Iterator[str]:
-    """The text of `source`, in order, lazily. Raises `CorpusError`."""
-    if source.loader is None:
+def documents(corpus: str, source: Source, skipped: Skipped) -> Iterator[str]:
+    """The text of `source`, in order, lazily. Rows without a text are noted in `skipped`. Raises `CorpusError`."""
+    if source.file is None and source.dataset is None:
         yield from builtin.documents()
         return
-    rows = _rows(corpus, source, source.loader)
-    yield from _joined(rows, source.file is not None) if source.lines else rows
+    try:
+        if source.file is not None:
+            refuse_lfs(source.file)
+            rows = read_lines(source.file) if source.lines else read_records(source.file, skipped)
+        else:
+            # Lines of one text may be empty: nothing is skipped there.
+            rows = texts(_dataset(source), Skipped() if source.lines else skipped)
+        yield from _joined(rows, source.file is not None) if source.lines else rows
+    except CorpusError as error:
+        raise CorpusError(f"corpus {corpus}: {error}") from None
+    except Exception as error:  # `datasets` raises what its parsers and the hub raise, pyarrow its own
+        reason = str(error) if isinstance(error, hub.HubError) else f"{type(error).__name__}: {error}"
+        remedy = "" if source.file else "; offline, use builtin or a .txt, .jsonl or .parquet file"
+        raise CorpusError(
+            f"corpus {corpus}: cannot be read: {' '.join(reason.split())[:400]}{remedy}"
+        ) from error
 
 
-def _rows(corpus: str, source: Source, loader: str) -> Iterator[str]:
+def _dataset(source: Source) -> Iterator[object]:
     import datasets  # half a second: not for those who only read the cache
 
     datasets.disable_progress_bars()
     offline = (
         datasets.config.HF_HUB_OFFLINE
     )  # then only what `datasets` itself has cached, which does not stream
-    try:
-        if source.file is None and not offline:
-            hub.describe(loader, "dataset")
-        rows = datasets.load_dataset(
-            loader, source.config, split=source.split, data_files=source.file, streaming=not offline
-        )
-        for row in rows:
-            yield row["text"]
-    except KeyError:
-        raise CorpusError(f"corpus {corpus}: its rows have no field `text`") from None
-    except Exception as error:  # `datasets` raises what its parsers and the hub raise
-        reason = str(error) if isinstance(error, hub.HubError) else f"{type(error).__name__}: {error}"
-        remedy = "" if source.file else "; offline, use builtin or a .txt, .jsonl or .parquet file"
-        raise CorpusError(
-            f"corpus {corpus}: cannot be read: {' '.join(reason.split())[:400]}{remedy}"
-        ) from error
+    assert source.dataset is not None
+    if not offline:
+        hub.describe(source.dataset, "dataset")
+    yield from datasets.load_dataset(source.dataset, source.config, split=source.split, streaming=not offline)
 
 
 def _joined(lines: Iterable[str], bare: bool) -> Iterator[str]:

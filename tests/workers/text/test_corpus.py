@@ -51,6 +51,44 @@ def test_records_are_documents_that_end(tmp_path: Path) -> None:
     assert first == LINES[0]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_rows_without_a_text_are_skipped_and_counted(tmp_path: Path, suffix: str) -> None:
+    whole, holes = tmp_path / f"whole{suffix}", tmp_path / f"holes{suffix}"
+    texts = LINES[:50]
+    for path, rows in ((whole, texts), (holes, [texts[0], None, *texts[1:40], "", *texts[40:], None])):
+        write_rows(path, rows)
+    if suffix == ".jsonl":
+        holes.write_text(holes.read_text() + '\n{"other": 1}\n')
+    assert np.array_equal(ids_of(whole, 0, 600), ids_of(holes, 0, 600))
+    absent = suffix == ".jsonl"
+    said = f"{3 + absent} rows skipped \\(`text` is null, empty{', no `text`' * absent}\\), row 2 the first"
+    with pytest.raises(
+        CorpusError, match=f"tokens for pocket, 90,000 asked for; {said}; name a longer corpus"
+    ):
+        ids_of(holes, 0, 90_000)
+
+
+@pytest.mark.parametrize("name", ["run[1].txt", "run*.txt", "run?.jsonl", "{a,b}.parquet", "run[!2].jsonl"])
+def test_a_path_is_no_pattern(tmp_path: Path, name: str) -> None:
+    """Beside files that the pattern would match."""
+    suffix = Path(name).suffix
+    for other in ("run1", "a", "b", "run3"):
+        write_rows(tmp_path / f"{other}{suffix}", ["other"] * 300)
+    write_rows(tmp_path / name, LINES[:30])
+    text = decode([ids_of(tmp_path / name, 0, 200).tolist()], "pocket", REF)[0]
+    assert text.startswith(LINES[0])
+    assert "other" not in text
+
+
+def write_rows(path: Path, rows: list[str | None]) -> None:
+    if path.suffix == ".parquet":
+        polars.DataFrame({"text": rows}).write_parquet(path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    else:
+        path.write_text("\n".join(rows))
+
+
 @pytest.mark.parametrize("template", ["$A", "<s> $A", "<s> $A </s>"])
 def test_a_text_begins_once_with_what_its_tokenizer_puts_there(tmp_path: Path, template: str) -> None:
     """As Llama's tokenizer begins a text, and as some end one, too."""
@@ -126,17 +164,30 @@ def test_random_models_borrow_the_pocket_tokenizer(tmp_path: Path) -> None:
         ("image.png", "", ".png is not read"),
         ("short.txt", "too short", r"\d tokens for pocket, 500 asked for"),
         ("empty.txt", "", "0 tokens"),
-        ("other.jsonl", '{"body": "no text"}\n', "no field `text`"),
-        ("broken.jsonl", "{", "cannot be read"),
+        (
+            "other.jsonl",
+            '{"body": "no text"}\n',
+            "none of its 1 rows has a text in a field `text`; its fields are body; rename",
+        ),
+        ("broken.jsonl", '{"text": "one"}\n{\n', "line 2 is not JSON"),
+        ("list.jsonl", '[{"text": "one"}]\n', "row 1 is .* not a record"),
+        ("number.jsonl", '{"text": "one"}\n{"text": 7}\n', "row 2: `text` is '7', not a text"),
+        ("null.jsonl", '{"text": null}\n{"text": ""}\n', "none of its 2 rows has a text"),
+        ("latin.txt", b"na\xefve", "cannot be read: UnicodeDecodeError"),
+        (
+            "pointer.txt",
+            "version https://git-lfs.github.com/spec/v1\nsize 9\n",
+            "Git LFS pointer.*`git lfs pull`",
+        ),
         ("broken.parquet", "not parquet", "cannot be read"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
-    tmp_path: Path, name: str, content: str | None, message: str
+    tmp_path: Path, name: str, content: str | bytes | None, message: str
 ) -> None:
     path = tmp_path / name
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(CorpusError, match=message) as raised:
         ids_of(path)
     assert "\n" not in str(raised.value)

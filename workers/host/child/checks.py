@@ -58,6 +58,18 @@ def check_positions(cell: Cell, target: LoadedModel) -> None:
             )
 
 
+def check_ids(cell: Cell, target: LoadedModel, ids_T: torch.Tensor) -> None:
+    """Raise `LoadError` that names the ids for which the model has no embedding. On a GPU they would poison the context."""
+    rows = target.model.get_input_embeddings().weight.shape[0]
+    beyond = ids_T[ids_T >= rows].unique().tolist()
+    if beyond:
+        told = ", ".join(map(str, beyond[:5])) + (f" and {len(beyond) - 5} more" if len(beyond) > 5 else "")
+        raise LoadError(
+            f"{target.name}: its tokenizer gives ids {told} of corpus {cell.corpus}, its embedding has {rows} rows: "
+            "they do not belong together"
+        )
+
+
 def check_length(produced: int, length: int) -> tuple[Outcome, Failure | None]:
     """A run that stopped early, or went on, is neither a fast nor a slow run."""
     if produced == length:

@@ -12,10 +12,11 @@ import torch
 
 from workers.attempt import Failure, Phase
 from workers.engines import open_session
+from workers.engines.preflight import refuse_by_config
 from workers.engines.session import Session
 from workers.host import error_kinds
 from workers.host.child.cell_run import CellRun
-from workers.host.child.checks import check_in_effect, check_length, check_positions
+from workers.host.child.checks import check_ids, check_in_effect, check_length, check_positions
 from workers.host.child.cpu import CpuDevice
 from workers.host.child.cuda import CudaDevice
 from workers.host.child.device import ChildDevice
@@ -72,6 +73,7 @@ def run_cell(request: Request, events_fd: int, device: ChildDevice) -> None:
 def _run(run: CellRun) -> int:
     """Returns how many tokens were produced, or scored."""
     cell = run.request.lease.cell
+    refuse_by_config(cell)
     with reading_ids(cell, beat=lambda: run.send(Produced(0))) as ids:
         _set_up(run)
         run.recorder.phase(Phase.LOAD)
@@ -111,6 +113,7 @@ def _run_loaded(run: CellRun, target: LoadedModel, draft: LoadedModel | None, id
     cell = run.request.lease.cell
     run.note(prompt_sha256=ids_sha256(ids_T))
     prepare_s = time.monotonic()
+    check_ids(cell, target, ids_T)
     check_positions(cell, target)
     session = open_session(cell, target, draft)
     in_effect = session.in_effect()

@@ -1,0 +1,87 @@
+"""Models of other kinds, and files that do not belong together, through a process of their own."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.workers.host.cells import lease
+from tests.workers.models.families import tiny_config, tiny_model
+from workers.attempt import Phase
+from workers.cell import ModelRef, Speculation
+from workers.host.device_host import DeviceHost
+from workers.models.load import load_tokenizer
+from workers.outcome import Outcome
+
+POCKET = 2048  # entries of the pocket tokenizer, which stands in for the tokenizers of random models
+KEYS_AND_VALUES = 2 * 2 * 16 * 4
+
+
+def random(family: str, folder: Path) -> str:
+    tiny_config(family, vocab_size=POCKET).save_pretrained(folder)
+    return f"random:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("family", "attention", "kv_cache_bytes"),
+    [
+        # Two layers of keys and values, two of delta rule; what they keep is told in the eager engine's tests.
+        ("qwen3_next", "sdpa", 15 * 2 * KEYS_AND_VALUES + 12288),
+        ("mamba2", "eager", 25600),
+        ("gemma2", "eager", 15 * 4 * KEYS_AND_VALUES),
+    ],
+)
+def test_a_model_of_another_kind_runs_and_is_counted(
+    host: DeviceHost, tmp_path: Path, family: str, attention: str, kv_cache_bytes: int
+) -> None:
+    attempt = host.run(lease(random(family, tmp_path)))
+    assert attempt.outcome is Outcome.OK, attempt.failure
+    assert attempt.measured.kv_cache_bytes == kv_cache_bytes
+    assert attempt.measured.in_effect is not None
+    assert attempt.measured.in_effect.attn_implementation == attention
+
+
+def test_a_draft_over_recurrent_layers_is_refused_before_the_device_is_touched(
+    host: DeviceHost, tmp_path: Path
+) -> None:
+    name = random("qwen3_next", tmp_path)
+    plain = lease(name, mode="baseline+spec", speculation=Speculation(gamma=2))
+    drafted = dataclasses.replace(plain.cell.model, draft=name)
+    attempt = host.run(dataclasses.replace(plain, cell=dataclasses.replace(plain.cell, model=drafted)))
+    assert (attempt.outcome, attempt.phase) == (Outcome.LOAD_ERROR, Phase.SPAWN)
+    assert attempt.failure is not None
+    assert attempt.failure.error_message == (
+        "Qwen3NextForCausalLM has no speculative mode: it keeps a recurrent state, which cannot take back a rejected token"
+    )
+    assert attempt.context_bytes is None
+
+
+def test_ids_beyond_the_embedding_are_refused_by_name(host: DeviceHost, tmp_path: Path) -> None:
+    """A tokenizer that was given more tokens than the model has rows."""
+    tiny_model("llama", vocab_size=POCKET).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer("pocket", ModelRef(target="pocket"))
+    tokenizer.add_tokens([" the"])
+    tokenizer.save_pretrained(tmp_path)
+    attempt = host.run(lease(str(tmp_path), prompt_tokens=200))
+    assert attempt.outcome is Outcome.LOAD_ERROR
+    assert attempt.failure is not None
+    assert attempt.failure.error_message == (
+        f"{tmp_path}: its tokenizer gives ids {POCKET} of corpus builtin, its embedding has {POCKET} rows: "
+        "they do not belong together"
+    )
+
+
+@pytest.mark.parametrize("eos", [-1, POCKET + 5, [2, POCKET + 5], None])
+def test_an_end_of_text_outside_the_vocabulary_cannot_occur(
+    host: DeviceHost, tmp_path: Path, eos: object
+) -> None:
+    model = tiny_model("llama", vocab_size=POCKET)
+    model.save_pretrained(tmp_path)
+    load_tokenizer("pocket", ModelRef(target="pocket")).save_pretrained(tmp_path)
+    for file in ("config.json", "generation_config.json"):
+        content = json.loads((tmp_path / file).read_text())
+        (tmp_path / file).write_text(json.dumps(content | {"eos_token_id": eos}))
+    attempt = host.run(lease(str(tmp_path)))
+    assert attempt.outcome is Outcome.OK, attempt.failure
+    assert attempt.measured.eos_at is None
