@@ -10,7 +10,7 @@ def refuse_by_config(cell: Cell) -> None:
 
     The graph engine refuses such architectures as a whole, once it sees the model.
     """
-    if not cell.mode_spec.speculative or cell.engine != "eager":
+    if not cell.mode_spec.decoder.verifies or cell.engine != "eager":
         return
     from workers.engines.eager.policies import refuse_drafting
 
