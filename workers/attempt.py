@@ -5,6 +5,7 @@ Units are in the names; None means not available, never 0.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from workers.cell import Cell
 from workers.outcome import Outcome
@@ -55,16 +56,6 @@ class Sample:
     t_s: float
     device_used_bytes: int | None
     process_used_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreBucket:
-    """Negative log-likelihood (nats, summed) of the tokens scored in positions [position_start, position_end)."""
-
-    position_start: int
-    position_end: int
-    nll_sum: float
-    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +147,6 @@ class Attempt:
     )
     samples: tuple[Sample, ...] = ()
     steps: tuple[Step, ...] = ()
-    scores: tuple[ScoreBucket, ...] = ()
+    results: tuple[Any, ...] = ()  # what the cell's workload found: items of its `result`
     output_ids: tuple[int, ...] = ()
     device_dirty: str | None = None  # why the device was not clean after this attempt; None = proven clean

@@ -1,6 +1,6 @@
 """The journal's row: one attempt, flat, with its series as lists. One schema, one way in, one way out.
 
-Units are in the names; null means not available, never 0. Series (samples, steps, scores) are parallel list
+Units are in the names; null means not available, never 0. Series (samples, steps, results) are parallel list
 columns with a common prefix, so that a query that does not want them never reads them.
 """
 
@@ -15,8 +15,9 @@ import polars as pl
 from orchestrator.axes import AXES, read
 from orchestrator.journal.columns import column_type, columns_of
 from orchestrator.journal.storable import storable, unicode
-from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, ScoreBucket, Step
+from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, Step
 from workers.cell import Cell, from_json, to_json
+from workers.modes import WORKLOADS
 from workers.outcome import Outcome
 
 #: Raised by one whenever a column changes its meaning or type; a new nullable column needs no new version.
@@ -54,7 +55,10 @@ _FAILURE_COLUMNS = columns_of(Failure)
 _SERIES: dict[str, tuple[str, type]] = {
     "samples": ("sample_", Sample),
     "steps": ("step_", Step),
-    "scores": ("score_", ScoreBucket),
+}
+#: The same of the results of each workload that has any.
+_RESULTS: dict[str, tuple[str, type]] = {
+    name: (workload.prefix, workload.result) for name, workload in WORKLOADS.items() if workload.result
 }
 
 #: Everything of an attempt but its series and its snapshot: what resuming, boundaries and the tables read.
@@ -73,15 +77,20 @@ LIGHT_SCHEMA = pl.Schema(
 )
 _SERIES_COLUMNS: dict[str, Any] = {
     prefix + name: pl.List(dtype)
-    for prefix, kind in _SERIES.values()
+    for prefix, kind in (*_SERIES.values(), *_RESULTS.values())
     for name, dtype in columns_of(kind).items()
 }
 SCHEMA = pl.Schema(
     {**LIGHT_SCHEMA, "memory_snapshot": pl.Binary, "output_ids": pl.List(pl.Int32), **_SERIES_COLUMNS}
 )
-SAMPLE_COLUMNS, STEP_COLUMNS, SCORE_COLUMNS = (
+SAMPLE_COLUMNS, STEP_COLUMNS = (
     {prefix + name: name for name in columns_of(kind)} for prefix, kind in _SERIES.values()
 )
+#: Workload -> the columns of its results, each with the name of its field.
+RESULT_COLUMNS = {
+    workload: {prefix + name: name for name in columns_of(kind)}
+    for workload, (prefix, kind) in _RESULTS.items()
+}
 
 
 def to_frame(records: Sequence[Record]) -> pl.DataFrame:
@@ -125,9 +134,14 @@ def _row(record: Record) -> dict[str, Any]:
         row |= {name: getattr(attempt.failure, name) for name in _FAILURE_COLUMNS}
     row["output_ids"] = attempt.output_ids
     for series, (prefix, kind) in _SERIES.items():
-        items = getattr(attempt, series)
-        row |= {prefix + name: list(map(attrgetter(name), items)) for name in columns_of(kind)}
+        row |= _columns(getattr(attempt, series), prefix, kind)
+    for workload, (prefix, kind) in _RESULTS.items():
+        row |= _columns(attempt.results if attempt.cell.workload == workload else (), prefix, kind)
     return {name: unicode(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _columns(items: Sequence[Any], prefix: str, kind: type) -> dict[str, Any]:
+    return {prefix + name: list(map(attrgetter(name), items)) for name in columns_of(kind)}
 
 
 def cell_columns(cell: Cell) -> dict[str, Any]:
@@ -160,6 +174,11 @@ def to_attempts(frame: pl.DataFrame) -> list[Attempt]:
     if "output_ids" in there:
         parts["output_ids"] = [tuple(ids or ()) for ids in frame["output_ids"].to_list()]
         parts |= {name: _series(frame, *about) for name, about in _SERIES.items()}
+        results = {workload: _series(frame, *about) for workload, about in _RESULTS.items()}
+        parts["results"] = [
+            results[cell.workload][row] if cell.workload in results else ()
+            for row, cell in enumerate(parts["cell"])
+        ]
     return [Attempt(**dict(zip(parts, values, strict=True))) for values in zip(*parts.values(), strict=True)]
 
 

@@ -39,7 +39,7 @@ class Outcomes:
         self.finals[key] = final.outcome
         self.counts[final.outcome] += 1
         if final.cell.purpose == "probe":
-            self.probes[key] = dataclasses.replace(final, samples=(), steps=(), output_ids=(), scores=())
+            self.probes[key] = dataclasses.replace(final, samples=(), steps=(), output_ids=(), results=())
 
     def forget(self, key: Key) -> None:
         """Forget the final outcome of an item: it could not be journalled."""

@@ -9,15 +9,17 @@ import polars as pl
 
 from orchestrator import axes
 from orchestrator.axes import VARIANT, Role
-from orchestrator.journal.record import SCORE_COLUMNS
+from orchestrator.journal.record import RESULT_COLUMNS
 from orchestrator.tables.baseline import is_baseline
-from workers.modes import mode_rank
+from workers.modes import SCORE, mode_rank
 
 #: What has to be equal before two policies' perplexities are compared: a budget, say, changes no token.
 PEERS = axes.same_tokens(Role.SETTING, Role.CONDITION)
 #: One line of the table's curves: texts (corpora and seeds) are averaged.
 KEY = (*PEERS, *axes.names(*VARIANT))
 _TEXT = ("corpus", "seed")
+#: The journal's columns of a run's buckets.
+_COLUMNS = RESULT_COLUMNS[SCORE.name]
 _FIRST = ("model", "mode", "engine", "position_start", "position_end", "nll_mean", "num_tokens")
 
 
@@ -29,7 +31,7 @@ def quality(rows: pl.LazyFrame) -> pl.LazyFrame:
     runs = rows.filter(pl.col("score_num_tokens").list.len() > 0).select(
         *KEY,
         *_TEXT,
-        *SCORE_COLUMNS,
+        *_COLUMNS,
         "max_positions",
         "tokens_per_s",
         scored=pl.col("score_num_tokens").list.sum(),
@@ -42,8 +44,8 @@ def quality(rows: pl.LazyFrame) -> pl.LazyFrame:
             scored_to=pl.col("scored").max().over(KEY),
             tokens_per_s=pl.col("tokens_per_s").median().over(KEY),
         )
-        .explode(*SCORE_COLUMNS)
-        .rename(SCORE_COLUMNS)
+        .explode(*_COLUMNS)
+        .rename(_COLUMNS)
     )
     return (
         buckets.group_by(*KEY, "position_start", "position_end")

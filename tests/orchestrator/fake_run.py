@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from orchestrator.plan import expand
 from orchestrator.spec import ModelSpec, SpeculationSpec, StreamingSpec, SweepSpec
-from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, ScoreBucket, Step
+from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, Step
 from workers.cell import Cell
+from workers.modes import ScoreBucket
 from workers.outcome import Outcome
 
 MiB = 2**20
@@ -212,7 +213,7 @@ def _scored(cell: Cell, number: int, device: Device, started_at: float) -> Attem
             max_positions=CONTEXT,
             tokens_per_s=20.0 if cell.mode == "recompute" else 800.0,
         ),
-        scores=scores,
+        results=scores,
     )
 
 

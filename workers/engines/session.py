@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from workers.attempt import InEffect, Phase, ScoreBucket
+from workers.attempt import InEffect, Phase
+from workers.modes import ScoreBucket
 
 if TYPE_CHECKING:
     import torch

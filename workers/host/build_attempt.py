@@ -42,7 +42,7 @@ def build_attempt(
         first_model_call_s=seen.opened_s - received_s if seen.opened_s is not None else None,
         samples=samples,
         steps=tuple(seen.steps),
-        scores=finished.scores if finished is not None else (),
+        results=finished.results if finished is not None else (),
         output_ids=finished.output_ids if finished is not None else (),
     )
 

@@ -10,8 +10,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from workers.attempt import Failure, InEffect, Measured, Phase, ScoreBucket, Step
+from workers.attempt import Failure, InEffect, Measured, Phase, Step
 from workers.cell import Lease, from_json, to_json
+from workers.modes import GENERATE, WORKLOADS
 from workers.outcome import Outcome
 
 
@@ -69,14 +70,15 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """`ended_s`: when the run was over. `data_peak_bytes`: exact, above the start; None where unknown or on a GPU."""
+    """`ended_s`: when the run was over. `results`: of the type that `workload` names. `data_peak_bytes`: exact, above the start; None where unknown or on a GPU."""
 
     outcome: Outcome
     ended_s: float
     measured: Measured
     failure: Failure | None = None
     data_peak_bytes: int | None = None
-    scores: tuple[ScoreBucket, ...] = ()
+    workload: str = GENERATE.name
+    results: tuple[Any, ...] = ()
     output_ids: tuple[int, ...] = ()
 
 
@@ -128,7 +130,8 @@ def _build(kind: type, fields: dict[str, Any]) -> Any:
         fields["outcome"] = Outcome(fields["outcome"])
         fields["measured"] = _measured(fields["measured"])
         fields["failure"] = _failure(fields["failure"])
-        fields["scores"] = tuple(ScoreBucket(**score) for score in fields["scores"])
+        result = WORKLOADS[fields["workload"]].result
+        fields["results"] = tuple(result(**item) for item in fields["results"]) if result else ()
         fields["output_ids"] = tuple(fields["output_ids"])
     return kind(**fields)
 

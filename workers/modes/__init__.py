@@ -11,7 +11,7 @@ from workers.modes.decoders import DECODERS, PLAIN, Decoder
 from workers.modes.parameters import Speculation, Streaming
 from workers.modes.policies import FULL, POLICIES
 from workers.modes.policy import CachePolicy, Context, Dash, Layout
-from workers.modes.workloads import GENERATE, SCORE, WORKLOADS, Workload
+from workers.modes.workloads import GENERATE, SCORE, WORKLOADS, ScoreBucket, Workload
 
 __all__ = [
     "BASELINE",
@@ -28,6 +28,7 @@ __all__ = [
     "Decoder",
     "Layout",
     "Mode",
+    "ScoreBucket",
     "Speculation",
     "Streaming",
     "Workload",

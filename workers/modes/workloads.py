@@ -11,6 +11,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreBucket:
+    """Negative log-likelihood (nats, summed) of the tokens scored in positions [position_start, position_end)."""
+
+    position_start: int
+    position_end: int
+    nll_sum: float
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """What a workload says of itself.
 
@@ -19,6 +29,7 @@ class Workload:
     `measures_speed`: its runs count for speeds, divergences and boundaries.
     `text_tokens(cell)`: tokens of the corpus that a run reads. `positions(cell)`: positions that the model needs.
     `run`: `module:function` that runs it in the child: (run, session, ids [T]) -> tokens produced, or scored.
+    `result`: a flat dataclass, whose instances are what it found (`Attempt.results`); its fields become columns.
     """
 
     name: str
@@ -28,6 +39,12 @@ class Workload:
     text_tokens: "Callable[[Cell], int]"
     positions: "Callable[[Cell], int]"
     run: str
+    result: type | None = None
+
+    @property
+    def prefix(self) -> str:
+        """Of the journal's columns that hold the fields of its results."""
+        return f"{self.name}_"
 
 
 #: New tokens behind a prompt, greedily, to a forced length. The last one is chosen and never read.
@@ -49,6 +66,7 @@ SCORE = Workload(
     text_tokens=lambda cell: cell.length + 1,
     positions=lambda cell: cell.length,
     run="workers.host.child.workloads.score:score",
+    result=ScoreBucket,
 )
 
 WORKLOADS = {workload.name: workload for workload in (GENERATE, SCORE)}

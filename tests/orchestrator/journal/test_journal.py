@@ -21,7 +21,9 @@ from workers.attempt import Attempt
 from workers.outcome import Outcome
 
 ATTEMPTS = [dataclasses.replace(attempt, samples=attempt.samples[:9]) for attempt in demo_attempts()[:6]]
-LIGHT = [dataclasses.replace(attempt, samples=(), steps=(), scores=(), output_ids=()) for attempt in ATTEMPTS]
+LIGHT = [
+    dataclasses.replace(attempt, samples=(), steps=(), results=(), output_ids=()) for attempt in ATTEMPTS
+]
 
 
 def _records(attempts: list[Attempt]) -> list[Record]:

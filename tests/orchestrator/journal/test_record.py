@@ -19,7 +19,8 @@ from orchestrator.journal.record import (
     to_frame_of_what_fits,
 )
 from tests.orchestrator.fake_run import demo_attempts
-from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, ScoreBucket, Step
+from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, Step
+from workers.modes import ScoreBucket
 from workers.outcome import Outcome
 
 _FLOATS = st.floats(allow_nan=False, width=64)
@@ -54,15 +55,17 @@ def _filled(
 
 
 def _attempts(by_type: dict[type, st.SearchStrategy] = _TYPED) -> st.SearchStrategy:
-    cells = st.sampled_from([attempt.cell for attempt in demo_attempts()])
+    cells = [attempt.cell for attempt in demo_attempts()]
+    scoring = [dataclasses.replace(cell, workload="score") for cell in cells]
+    results = st.lists(_filled(ScoreBucket, by_type), max_size=3).map(tuple)
     measured = st.builds(
         dataclasses.replace,
         _filled(Measured, by_type, in_effect=None),
         in_effect=st.none() | _filled(InEffect, by_type),
     )
-    many = {"samples": Sample, "steps": Step, "scores": ScoreBucket}
+    many = {"samples": Sample, "steps": Step}
     special = {
-        "cell": cells,
+        "cell": st.sampled_from(cells),
         "outcome": st.sampled_from(Outcome),
         "phase": st.sampled_from(Phase),
         "device": st.none() | _filled(Device, by_type),
@@ -71,8 +74,11 @@ def _attempts(by_type: dict[type, st.SearchStrategy] = _TYPED) -> st.SearchStrat
         "output_ids": st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple),
         **{name: st.lists(_filled(kind, by_type), max_size=3).map(tuple) for name, kind in many.items()},
     }
-    plain = _filled(Attempt, by_type, **dict.fromkeys(special))
-    return st.builds(dataclasses.replace, plain, **special)
+    plain = _filled(Attempt, by_type, **dict.fromkeys(special), results=())
+    generated = st.builds(dataclasses.replace, plain, **special)
+    return generated | st.builds(
+        dataclasses.replace, generated, cell=st.sampled_from(scoring), results=results
+    )
 
 
 @given(st.lists(_attempts(), max_size=4))

@@ -126,7 +126,7 @@ def test_quality_takes_the_longest_run_of_each_mode(tmp_path: Path) -> None:
     assert table.filter(mode="baseline")["num_tokens"].sum() == 8000
     first = table.filter(mode="baseline").row(0, named=True)
     attempt = next(a for a in demo_attempts(spec) if a.cell.mode == "baseline")
-    assert first["nll_mean"] == pytest.approx(attempt.scores[0].nll_sum / attempt.scores[0].num_tokens)
+    assert first["nll_mean"] == pytest.approx(attempt.results[0].nll_sum / attempt.results[0].num_tokens)
 
 
 def test_the_third_boundary(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_the_third_boundary(tmp_path: Path) -> None:
 
 def test_a_text_that_ends_inside_a_bucket_is_scored_to_its_end(tmp_path: Path) -> None:
     attempts = demo_attempts(demo_spec(workload="score", modes=["streaming"], lengths=[8000]))
-    *whole, last = attempts[0].scores
+    *whole, last = attempts[0].results
     cut = dataclasses.replace(last, position_end=last.position_start + 256)
-    found = quality_boundaries(_quality(tmp_path, [dataclasses.replace(attempts[0], scores=(*whole, cut))]))
+    found = quality_boundaries(_quality(tmp_path, [dataclasses.replace(attempts[0], results=(*whole, cut))]))
     assert [row.scored_to for row in found] == [8000]

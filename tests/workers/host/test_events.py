@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.attempt import Failure, InEffect, Measured, Phase, ScoreBucket, Step
+from workers.attempt import Failure, InEffect, Measured, Phase, Step
 from workers.cell import Cell, Lease, ModelRef
 from workers.host.events import (
     BadLine,
@@ -21,7 +21,7 @@ from workers.host.events import (
     encode,
     encode_request,
 )
-from workers.modes import Speculation, Streaming
+from workers.modes import ScoreBucket, Speculation, Streaming
 from workers.outcome import Outcome
 
 FINISHED = Finished(
@@ -34,7 +34,8 @@ FINISHED = Finished(
     ),
     failure=Failure(error_type="OutOfMemoryError", error_message="näh\n\x00", memory_snapshot=b"\x80\x00"),
     data_peak_bytes=7,
-    scores=(ScoreBucket(position_start=0, position_end=128, nll_sum=math.pi, num_tokens=9),),
+    workload="score",
+    results=(ScoreBucket(position_start=0, position_end=128, nll_sum=math.pi, num_tokens=9),),
     output_ids=(1, 2, 3),
 )
 

@@ -55,7 +55,7 @@ class TestEagerEngine:
     def test_score(self, host, model):
         attempt = host.run(lease(model, workload="score", prompt_tokens=0, length=40))
         assert attempt.outcome is Outcome.OK
-        assert sum(score.num_tokens for score in attempt.scores) == 40
+        assert sum(score.num_tokens for score in attempt.results) == 40
 
     def test_same_cell_same_output(self, host, model):
         first, second = (host.run(lease(model, length=12, repeat=r)) for r in (0, 1))

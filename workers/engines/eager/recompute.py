@@ -6,13 +6,14 @@ T tokens, N windows, C = S + W + 1 tokens a window, V vocabulary.
 
 import torch
 
-from workers.attempt import InEffect, Phase, ScoreBucket
+from workers.attempt import InEffect, Phase
 from workers.cell import Cell
 from workers.engines.eager.score import negative_log_likelihood
 from workers.engines.session import Generated, ModeUnsupported, Recorder
 from workers.engines.shared.scores import Tally
 from workers.engines.sizes import RECOMPUTE_TOKENS
 from workers.models.load import LoadedModel
+from workers.modes import ScoreBucket
 
 
 class RecomputeSession:

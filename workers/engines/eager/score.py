@@ -9,9 +9,10 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from workers.attempt import Phase, ScoreBucket
+from workers.attempt import Phase
 from workers.engines.session import Recorder
 from workers.engines.shared.scores import Tally
+from workers.modes import ScoreBucket
 
 
 def read(

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.generation.logits_process import LogitsProcessorList
 
-from workers.attempt import InEffect, Phase, ScoreBucket
+from workers.attempt import InEffect, Phase
 from workers.cell import Cell
 from workers.engines.eager.decoders import DecoderRun, OpenDecoder, recording
 from workers.engines.eager.forced import NoteEos, SuppressEos, TokenCount
@@ -25,6 +25,7 @@ from workers.engines.shared.oracle import Oracle, Recording, draw_oracle
 from workers.engines.sizes import eager_chunk
 from workers.models.cache_tensors import cache_bytes
 from workers.models.load import LoadedModel
+from workers.modes import ScoreBucket
 
 #: All but cuDNN's attention, which builds a plan for each length of the cache that it meets (40 ms on an H200 with
 #: torch 2.11). A process that lives for one cell would pay that at every token of a baseline, and measure nothing else.

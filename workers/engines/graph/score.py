@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional
 
-from workers.attempt import Phase, ScoreBucket
+from workers.attempt import Phase
 from workers.engines.graph.model import CachedModel
 from workers.engines.session import Recorder
 from workers.engines.shared.scores import Tally
+from workers.modes import ScoreBucket
 
 
 def score(reader: CachedModel, ids_T: torch.Tensor, chunk: int, recorder: Recorder) -> list[ScoreBucket]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from workers.attempt import InEffect, Phase, ScoreBucket
+from workers.attempt import InEffect, Phase
 from workers.cell import Cell
 from workers.engines.graph import score
 from workers.engines.graph.decode import Rules, new_state
@@ -19,6 +19,7 @@ from workers.engines.graph.weights import Weights
 from workers.engines.session import Generated, Recorder, Unmeasured, telling_failures
 from workers.engines.shared.oracle import Oracle, Recording, draw_oracle
 from workers.engines.sizes import graph_chunk
+from workers.modes import ScoreBucket
 
 if TYPE_CHECKING:
     from workers.models.load import LoadedModel

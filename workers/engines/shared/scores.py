@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from workers.attempt import ScoreBucket
 from workers.engines.sizes import SCORE_COARSE, SCORE_COARSE_FROM, SCORE_FINE
+from workers.modes import ScoreBucket
 
 
 def bucket_of(position: int) -> tuple[int, int]:

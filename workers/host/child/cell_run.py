@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from workers.attempt import Measured, Phase, ScoreBucket
+from workers.attempt import Measured, Phase
 from workers.cell import Cell
 from workers.host.child.device import ChildDevice
 from workers.host.child.recorder import RunRecorder
@@ -21,7 +22,7 @@ class CellRun:
     recorder: RunRecorder
     measured: Measured = field(default_factory=Measured)
     output_ids: tuple[int, ...] = ()
-    scores: tuple[ScoreBucket, ...] = ()
+    results: tuple[Any, ...] = ()
 
     @property
     def cell(self) -> Cell:

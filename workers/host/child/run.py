@@ -64,7 +64,8 @@ def run_cell(request: Request, events_fd: int, device: ChildDevice) -> None:
             measured=run.measured,
             failure=failure,
             data_peak_bytes=device.data_peak_bytes,
-            scores=run.scores,
+            workload=run.cell.workload,
+            results=run.results,
             output_ids=run.output_ids,
         )
     )

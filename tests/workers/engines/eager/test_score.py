@@ -6,9 +6,10 @@ import torch
 from tests.workers.engines.eager.tiny import FAMILIES, SINKS, WINDOW, cell, loaded, text, tiny
 from tests.workers.engines.heard import Heard
 from tests.workers.engines.streaming_reference import oracle_logits
-from workers.attempt import Phase, ScoreBucket
+from workers.attempt import Phase
 from workers.engines.eager import open_session
 from workers.engines.shared.scores import bucket_of
+from workers.modes import ScoreBucket
 
 CONTEXT = SINKS + WINDOW + 1
 
