@@ -33,7 +33,7 @@ def moments(cell: Cell, shape: ModelShape, draft: ModelShape | None) -> list[Mom
     if cell.mode_spec.policy.layout is Layout.NONE:
         return _windows(cell, shape)
     rows = cell.rows if cell.workload_spec.decodes else min(eager_chunk(cell) or 1, cell.length)
-    found = [_moment("decode", cell, shape, draft, cell.prompt_tokens + cell.length - 1, rows)]
+    found = [_moment("decode", cell, shape, draft, cell.workload_spec.positions(cell), rows)]
     if cell.prompt_tokens > 0:
         found.append(_moment("prefill", cell, shape, draft, cell.prompt_tokens, prompt_pass(cell)))
     return found

@@ -25,7 +25,7 @@ _INT32 = 4
 def moments(cell: Cell, shape: ModelShape, draft: ModelShape | None) -> list[Moment]:
     """The end of the prompt's last pass, and the last step of the generation (or chunk of a text that is scored)."""
     rows = cell.rows if cell.workload_spec.decodes else min(_chunk(cell), cell.length)
-    tokens = cell.prompt_tokens + cell.length + cell.rows - 2
+    tokens = cell.workload_spec.positions(cell) + cell.rows - 1
     found = [_moment("decode", cell, shape, draft, tokens, rows)]
     if cell.prompt_tokens > 0:
         found.append(_moment("prefill", cell, shape, draft, cell.prompt_tokens, prompt_pass(cell)))
