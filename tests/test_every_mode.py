@@ -36,7 +36,7 @@ CASES = [
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Swept:
     """What came of one workload's cells, by mode and engine. `report`: its Markdown."""
 
     attempts: dict[tuple[str, str], Attempt]
@@ -45,7 +45,7 @@ class Sweep:
 
 
 @pytest.fixture(scope="module")
-def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Sweep]]:
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Swept]]:
     folder = tmp_path_factory.mktemp("modes")
     model = cells.gpt_neox(folder / "model")
     host = DeviceHost("node/cpu0", GiB)
@@ -53,7 +53,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Sweep
     host.close()
 
 
-def _sweep(host: DeviceHost, model: str, workload: str, folder: Path) -> Sweep:
+def _sweep(host: DeviceHost, model: str, workload: str, folder: Path) -> Swept:
     spec = SweepSpec(
         name="modes",
         models=[ModelSpec(target=model, draft=model, dtype="float32", attn_implementation="sdpa")],
@@ -79,12 +79,12 @@ def _sweep(host: DeviceHost, model: str, workload: str, folder: Path) -> Sweep:
         run.finish("finished")
     report = Path(render(folder)).read_text()
     profile = DeviceProfile.of(host.describe(), attempts[0].context_bytes)
-    return Sweep({(a.cell.mode, a.cell.engine): a for a in attempts}, profile, report)
+    return Swept({(a.cell.mode, a.cell.engine): a for a in attempts}, profile, report)
 
 
 @pytest.mark.parametrize(("workload", "mode", "engine"), CASES)
 def test_a_mode_does_what_it_says_of_itself(
-    sweeps: dict[str, Sweep], workload: str, mode: str, engine: str
+    sweeps: dict[str, Swept], workload: str, mode: str, engine: str
 ) -> None:
     sweep = sweeps[workload]
     attempt, asked = sweep.attempts[mode, engine], MODES[mode]
@@ -117,7 +117,7 @@ def test_a_mode_does_what_it_says_of_itself(
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
-def test_every_mode_is_reported(sweeps: dict[str, Sweep], workload: str) -> None:
+def test_every_mode_is_reported(sweeps: dict[str, Swept], workload: str) -> None:
     sweep = sweeps[workload]
     for mode, _ in sweep.attempts:
         assert mode in sweep.report.split("## How it was measured")[0]
