@@ -7,6 +7,7 @@ from orchestrator.forecast import profile_for, read_shapes
 from orchestrator.plan import expand, model_ref
 from orchestrator.predict.memory import UnknownWeightsError, smallest_budget
 from orchestrator.spec import SpecError, SweepSpec
+from workers.cell import Cell
 from workers.models import LoadError
 from workers.models.config import check_draft, read_config
 from workers.units import round_size_text, size_text
@@ -22,7 +23,8 @@ def refuse_bad_input(spec: SweepSpec) -> None:
 def refuse_bad_models(spec: SweepSpec) -> None:
     """Refuse models that do not exist, cannot be read, or do not go with their draft. Raises `SpecError`.
 
-    A hub that cannot be reached is no reason to refuse: the workers may reach it. It becomes a `load_error` cell.
+    A hub that cannot be reached is no reason to refuse: the workers may reach it. Nor is a folder whose config is
+    damaged: the other models run. Both become `load_error` cells.
     """
     for index, model in enumerate(spec.models):
         ref = model_ref(model)
@@ -38,7 +40,7 @@ def refuse_bad_models(spec: SweepSpec) -> None:
             try:
                 configs.append(read_config(name, ref))
             except LoadError as error:
-                if name.startswith("random:"):
+                if name.startswith("random:") and not _is_folder(name):
                     raise SpecError(f"models.{index}.{key}: {error}") from None
         if len(configs) == 2:
             try:
@@ -59,29 +61,35 @@ def refuse_missing_corpus(spec: SweepSpec) -> None:
 
 
 def refuse_budgets_below_weights(spec: SweepSpec) -> None:
-    """Refuse a budget on which not even one token fits in some mode. Raises `SpecError` with the smallest that would do.
+    """Refuse a sweep in which no cell has room for one token. Raises `SpecError` with the smallest budget that would do.
 
-    Judged without what a device would add (context, driver reserve), so that nothing is refused that could run.
+    Where some cell has, the others run and end in `oom_load`. Judged without what a device would add (context, driver
+    reserve), so that nothing is refused that could run.
     """
     bare = dataclasses.replace(profile_for("cpu")[0], context_bytes=0)
-    cells = {
-        (c.model, c.mode, c.engine, c.batch_size, c.budget): c for c in expand(spec) if c.budget is not None
-    }
-    shapes, _ = read_shapes(cells.values())
-    for cell in cells.values():
+    cells = list({(c.model, c.mode, c.engine, c.batch_size, c.budget): c for c in expand(spec)}.values())
+    shapes, _ = read_shapes(cells)
+    too_small: list[tuple[int, Cell]] = []
+    for cell in cells:
         target, draft = shapes.get(cell.model.target), shapes.get(cell.model.draft or "")
-        if target is None or (cell.model.draft is not None and draft is None):
-            continue
-        assert cell.budget is not None
+        if cell.budget is None or target is None or (cell.model.draft is not None and draft is None):
+            return
         try:
             needed = smallest_budget(cell, target, draft, bare)
         except UnknownWeightsError:
-            continue
-        if needed > cell.budget:
-            raise SpecError(
-                f"budgets: {round_size_text(cell.budget)} is below what {cell.model.target!r} needs for one token in "
-                f"mode {cell.mode!r} (oom_load): at least {size_text(needed)}, plus the device's own context"
-            )
+            return
+        if needed <= cell.budget:
+            return
+        too_small.append((needed, cell))
+    needed, cell = min(too_small, key=lambda found: found[0])
+    raise SpecError(
+        f"budgets: {round_size_text(max(c.budget or 0 for c in cells))} is below what {cell.model.target!r} needs for "
+        f"one token in mode {cell.mode!r} (oom_load): at least {size_text(needed)}, plus the device's own context"
+    )
+
+
+def _is_folder(name: str) -> bool:
+    return (Path(name.removeprefix("random:")).expanduser() / "config.json").is_file()
 
 
 def _names_a_path(name: str) -> bool:

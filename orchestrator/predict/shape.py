@@ -1,6 +1,9 @@
 """What of a model's config decides its memory: layers, heads, windows, and the exact size of its weights."""
 
+import contextlib
 import copy
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +14,21 @@ from workers.models.config import one_line
 #: arXiv:2405.04434).
 AttentionKind = Literal["mha", "gqa", "mqa", "mla"]
 
-_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+#: Those that a cell may ask for, and those that files are stored in.
+_DTYPE_BYTES = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
+    "int8": 1,
+    "uint8": 1,
+}
+#: No number of a model is larger; a config that says so is damaged.
+_LARGEST = 2**40
+#: Building a model on the meta device takes 40 ms to 2 s; a config that takes longer describes none.
+_BUILD_LIMIT_S = 8.0
 _FULL = ("full_attention", "attention")
 _SLIDING = ("sliding_attention", "chunked_attention")
 _NO_CACHE = ("moe", "mlp")
@@ -92,7 +109,7 @@ def shape_for(name: str, ref: ModelRef) -> ModelShape:
     except ShapeError:
         raise
     except Exception as error:  # anything may be wrong with a file that a person names
-        raise ShapeError(f"no prediction: {one_line(error)}") from error
+        raise ShapeError(one_line(error)) from error
 
 
 def shape_of(config: Any) -> ModelShape:
@@ -109,7 +126,7 @@ def shape_of(config: Any) -> ModelShape:
         raise ShapeError("the config names no hidden size, heads or layers")
     attention, kv_heads, key_dim, value_dim = _attention(text, hidden, heads)
     built = _built(config)
-    return ModelShape(
+    shape = ModelShape(
         model_type=_read(text, "model_type") or "unknown",
         attention=attention,
         layers=layers,
@@ -131,6 +148,20 @@ def shape_of(config: Any) -> ModelShape:
         stored_dtype=_stored_dtype(config),
         chosen_attention=built.chosen_attention,
     )
+    _check_numbers(shape)
+    return shape
+
+
+def _check_numbers(shape: ModelShape) -> None:
+    """Refuses what no arithmetic can be done with. Raises `ShapeError` that names the number."""
+    sizes = ("layers", "hidden", "heads", "kv_heads", "key_dim", "value_dim", "intermediate", "vocab")
+    numbers = {name: getattr(shape, name) for name in sizes} | {
+        "sliding window": next((window for window in shape.windows if window is not None), 1),
+        "trained positions": 1 if shape.max_positions is None else shape.max_positions,
+    }
+    for name, number in numbers.items():
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < _LARGEST:
+            raise ShapeError(f"{name.replace('_', ' ')}: the config says {number!r}")
 
 
 def _as_config(content: dict[str, Any]) -> Any:
@@ -188,7 +219,8 @@ def _gated(config: Any) -> bool:
 
 def _stored_dtype(config: Any) -> str | None:
     dtype = _read(config, "dtype", "torch_dtype")
-    return None if dtype is None else str(dtype).removeprefix("torch.")
+    name = str(dtype).removeprefix("torch.")
+    return name if name in _DTYPE_BYTES else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +254,31 @@ def _built(config: Any) -> _Built:
     return _BUILT[content]
 
 
+@contextlib.contextmanager
+def _in_time() -> Iterator[None]:
+    """Raises `ShapeError` at the first module that is built too late."""
+    from torch.nn.modules import module
+
+    deadline = time.monotonic() + _BUILD_LIMIT_S
+
+    def check(*built: object) -> None:
+        if time.monotonic() > deadline:
+            raise ShapeError(f"the model is not built within {_BUILD_LIMIT_S:.0f} s")
+
+    hook = module.register_module_module_registration_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def _count(config: Any) -> _Built:
     """Builds the model on the meta device, where tensors have a shape and no bytes: about 40 ms."""
     import torch
 
     from workers.models.build import from_config
 
-    with torch.device("meta"):
+    with torch.device("meta"), _in_time():
         model = from_config(copy.deepcopy(config), torch.bfloat16)
     numels: dict[int, int] = {}
     fixed = 0

@@ -23,9 +23,12 @@ class Summary:
 
     @property
     def exit_status(self) -> int:
-        """0 every cell reached an outcome (an OOM is one); 1 some cell has none, or none of its own making."""
-        unfinished = any(count for outcome, count in self.outcomes.items() if outcome.is_unfinished)
-        return 1 if unfinished or self.left or self.stopped else 0
+        """0 every cell reached an outcome (an OOM is one); 1 some cell has none, or none of its own making, or no model
+        could be loaded at all.
+        """
+        ended = {outcome for outcome, count in self.outcomes.items() if count}
+        unfinished = any(outcome.is_unfinished for outcome in ended)
+        return 1 if unfinished or self.left or self.stopped or ended == {Outcome.LOAD_ERROR} else 0
 
     def sentence(self) -> str:
         cells = f"{self.computed} cell{'s' if self.computed != 1 else ''} computed, {self.reused} reused"

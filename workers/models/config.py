@@ -1,5 +1,6 @@
 """A model's configuration, without its weights: what the driver plans with."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,20 @@ from workers.models.weight_files import refuse_pointer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+#: How configurations name how deep a model is, and what none of them exceeds.
+_DEPTHS = frozenset(
+    (
+        "num_hidden_layers",
+        "n_layer",
+        "n_layers",
+        "num_layers",
+        "num_blocks",
+        "decoder_layers",
+        "encoder_layers",
+    )
+)
+_MOST_LAYERS = 10_000
 
 
 def read_config(name: str, ref: ModelRef) -> "PreTrainedConfig":
@@ -50,7 +65,11 @@ def check_draft(target: "PreTrainedConfig", draft: "PreTrainedConfig") -> None:
 
 
 def vocab_size(config: "PreTrainedConfig") -> int:
-    return int(config.get_text_config().vocab_size)
+    """Entries of the vocabulary, padding included. Raises `LoadError` where the configuration has no such number."""
+    found = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    if not isinstance(found, int) or found < 1:
+        raise LoadError(f"no usable configuration: vocab_size is {found!r}")
+    return found
 
 
 def max_positions(config: "PreTrainedConfig") -> int | None:
@@ -62,6 +81,22 @@ def _check_file(name: str, path: Path) -> None:
     if not path.is_file():
         raise LoadError(f"{name}: has no config.json: it is no folder of a model in transformers' format")
     refuse_pointer(name, path)
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise LoadError(f"{name}: no usable configuration: config.json is not JSON ({error})") from error
+    _refuse_absurd(name, content)
+
+
+def _refuse_absurd(name: str, content: object) -> None:
+    """A configuration is made into lists as long as the model is deep before anything looks at its numbers."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if key in _DEPTHS and isinstance(value, int | float) and not value <= _MOST_LAYERS:
+                raise LoadError(
+                    f"{name}: no usable configuration: {key} is {value:,}, more than {_MOST_LAYERS:,}"
+                )
+            _refuse_absurd(name, value)
 
 
 def one_line(error: BaseException) -> str:

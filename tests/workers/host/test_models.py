@@ -29,6 +29,7 @@ def random(family: str, folder: Path) -> str:
         # Two layers of keys and values, two of delta rule; what they keep is told in the eager engine's tests.
         ("qwen3_next", "sdpa", 15 * 2 * KEYS_AND_VALUES + 12288),
         ("mamba2", "eager", 25600),
+        ("granitemoehybrid", "sdpa", 15 * 2 * KEYS_AND_VALUES + 12800),  # Infinity in its config
         ("gemma2", "eager", 15 * 4 * KEYS_AND_VALUES),
     ],
 )
@@ -40,6 +41,26 @@ def test_a_model_of_another_kind_runs_and_is_counted(
     assert attempt.measured.kv_cache_bytes == kv_cache_bytes
     assert attempt.measured.in_effect is not None
     assert attempt.measured.in_effect.attn_implementation == attention
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"pad_token_id": 5000}, "Padding_idx must be within num_embeddings"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1,000,000,000, more than 10,000"),
+        ({"hidden_act": "none such"}, "none such"),
+        ({"vocab_size": -1}, "negative dimension -1"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_a_load_error(
+    host: DeviceHost, tmp_path: Path, changes: dict[str, object], reason: str
+) -> None:
+    content = tiny_config("llama", vocab_size=POCKET).to_dict() | changes
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    attempt = host.run(lease(f"random:{tmp_path}"))
+    assert attempt.outcome is Outcome.LOAD_ERROR
+    assert attempt.failure is not None
+    assert reason in attempt.failure.error_message
 
 
 def test_a_draft_over_recurrent_layers_is_refused_before_the_device_is_touched(
