@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from workers.cell import ModelRef
 from workers.models import LoadError
+from workers.models.gguf_header import complete
 from workers.models.shapes import nearest, shapes
 from workers.models.source import RANDOM, locate
 from workers.models.weight_files import refuse_pointer
@@ -41,9 +42,12 @@ def read_config(name: str, ref: ModelRef) -> "PreTrainedConfig":
         files = locate(name, ref, weights=False)
         if files.gguf is None:
             _check_file(name, files.folder / "config.json")
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             files.folder, gguf_file=files.gguf, trust_remote_code=ref.trust_remote_code, local_files_only=True
         )
+        if files.gguf is not None:
+            complete(name, config, files.folder / files.gguf)
+        return config
     except LoadError:
         raise
     except Exception as error:  # anything may be wrong with a file that a person names

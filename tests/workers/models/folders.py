@@ -1,5 +1,6 @@
 """Small real model folders, made by transformers and gguf themselves."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ def pickle_weights(folder: Path) -> Path:
     return folder
 
 
-def save_gguf(path: Path, vocab: int = 300, hidden: int = 64) -> Path:
-    """A Llama of one layer with a byte tokenizer."""
+def save_gguf(
+    path: Path, vocab: int = 300, hidden: int = 64, extend: Callable[[Any], None] | None = None
+) -> Path:
+    """A Llama of one layer with a byte tokenizer. `extend`: adds to the file, given its `gguf.GGUFWriter`."""
     import gguf  # optional where the other folders are wanted
 
     writer = gguf.GGUFWriter(str(path), "llama")
@@ -66,6 +69,8 @@ def save_gguf(path: Path, vocab: int = 300, hidden: int = 64) -> Path:
         writer.add_tensor(f"{name}.weight", (random.standard_normal(shape) * 0.02).astype(np.float16))
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(hidden, np.float32))
+    if extend is not None:
+        extend(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
