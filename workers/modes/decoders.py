@@ -14,7 +14,7 @@ class Decoder:
     `name`: in the column `decoder`. `suffix`: what it adds to the name of a policy's mode.
     `parameters`: the type of what a cell carries for it, None: nothing. A decoder with `Speculation` proposes `gamma`
     tokens a round and has the target verify them in one pass.
-    `needs_draft`: it proposes by a second model. `matches_plain`: its output must equal that of the plain decoder under
+    `needs_draft`: it proposes by a second model. `takes_oracle`: an injected acceptance replaces its proposals. `matches_plain`: its output must equal that of the plain decoder under
     the same policy, token for token. `largest_batch`: sequences that it decodes at a time, None: any number.
     `engines`: engine -> `module:function` that runs it there. `dash`: of its curves, None: drawn through.
     """
@@ -24,6 +24,7 @@ class Decoder:
     engines: Mapping[str, str]
     parameters: type[Speculation] | None = None
     needs_draft: bool = False
+    takes_oracle: bool = False
     matches_plain: bool = False
     largest_batch: int | None = None
     dash: Dash | None = None
@@ -53,6 +54,7 @@ SPECULATIVE = Decoder(
     },
     parameters=Speculation,
     needs_draft=True,
+    takes_oracle=True,
     matches_plain=True,
     largest_batch=1,
     dash=(6, 3, 0),

@@ -7,32 +7,29 @@ _EAGER = "workers.engines.eager.policies"
 _GRAPH = "workers.engines.graph.policies"
 
 
-def _every_token(parameters: Streaming | None, tokens: int, rows: int, layer_window: int | None) -> int:
+def _every_token(parameters: None, tokens: int, rows: int, layer_window: int | None) -> int:
     return tokens if layer_window is None else min(tokens, layer_window - 1 + rows)
 
 
-def _sinks_and_window(parameters: Streaming | None, tokens: int, rows: int, layer_window: int | None) -> int:
+def _sinks_and_window(parameters: Streaming, tokens: int, rows: int, layer_window: int | None) -> int:
     """And the query itself."""
-    assert parameters is not None
     return parameters.sinks + parameters.window + 1
 
 
-def _none(parameters: Streaming | None, tokens: int, rows: int, layer_window: int | None) -> int:
+def _none(parameters: Streaming, tokens: int, rows: int, layer_window: int | None) -> int:
     return 0
 
 
-def _unbounded(parameters: Streaming | None) -> None:
+def _unbounded(parameters: None) -> None:
     return None
 
 
-def _as_asked(parameters: Streaming | None) -> Context:
-    assert parameters is not None
+def _as_asked(parameters: Streaming) -> Context:
     return Context(parameters.sinks, parameters.window)
 
 
-def _without_sinks(parameters: Streaming | None) -> Context:
+def _without_sinks(parameters: Streaming) -> Context:
     """The same number of cached tokens."""
-    assert parameters is not None
     return Context(0, parameters.sinks + parameters.window)
 
 

@@ -8,7 +8,7 @@ from workers.cell import Cell
 from workers.engines.eager.session import CachedSession
 from workers.engines.session import Session
 from workers.engines.shared.implementations import implementation
-from workers.engines.shared.refusals import check_batch, check_draft
+from workers.engines.shared.refusals import check_decoder
 from workers.models.load import LoadedModel
 from workers.modes import Layout
 
@@ -22,7 +22,5 @@ def open_session(cell: Cell, target: LoadedModel, draft: LoadedModel | None) -> 
     if policy.layout is Layout.NONE:
         session: Session = opened(cell, target)
         return session
-    check_batch(cell)
-    if decoder.needs_draft:
-        check_draft(cell, target, draft)
+    check_decoder(cell, target, draft)
     return CachedSession(cell, target, draft, opened, implementation(decoder, "eager"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from workers.cell import Cell
 from workers.engines.graph.session import GraphSession
 from workers.engines.shared.implementations import implementation
-from workers.engines.shared.refusals import check_batch, check_draft
+from workers.engines.shared.refusals import check_decoder
 
 if TYPE_CHECKING:
     from workers.models.load import LoadedModel
@@ -20,7 +20,5 @@ def open_session(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None")
     or an architecture this engine cannot read."""
     policy, decoder = cell.mode_spec.policy, cell.mode_spec.decoder
     open_cache, stages_of = implementation(policy, "graph"), implementation(decoder, "graph")
-    check_batch(cell)
-    if decoder.needs_draft:
-        check_draft(cell, target, draft)
+    check_decoder(cell, target, draft)
     return GraphSession(cell, target, draft if decoder.needs_draft else None, open_cache, stages_of)

@@ -10,18 +10,19 @@ if TYPE_CHECKING:
     from workers.models.load import LoadedModel
 
 
-def check_batch(cell: Cell) -> None:
-    """Raises `ModeUnsupported` where the decoder takes fewer sequences at a time."""
-    largest = cell.mode_spec.decoder.largest_batch
-    if largest is not None and cell.batch_size > largest:
-        sequences = "one sequence" if largest == 1 else f"{largest} sequences"
+def check_decoder(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None") -> None:
+    """Raises `ModeUnsupported` where the cell's decoder cannot run as the cell asks."""
+    decoder = cell.mode_spec.decoder
+    if decoder.largest_batch is not None and cell.batch_size > decoder.largest_batch:
+        sequences = "one sequence" if decoder.largest_batch == 1 else f"{decoder.largest_batch} sequences"
         raise ModeUnsupported(
             f"mode {cell.mode} decodes {sequences} at a time, not a batch of {cell.batch_size}"
         )
-
-
-def check_draft(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None") -> None:
-    """Raises `ModeUnsupported` where target and draft cannot speculate together as the cell asks."""
+    injected = cell.speculation.acceptance if cell.speculation is not None else None
+    if injected is not None and not decoder.takes_oracle:
+        raise ModeUnsupported(f"mode {cell.mode} makes its own proposals: leave out `speculation.acceptance`")
+    if not decoder.needs_draft:
+        return
     if draft is None:
         raise ModeUnsupported(f"mode {cell.mode} needs a draft model")
     if draft.vocab_size != target.vocab_size:
@@ -59,7 +60,6 @@ def family_of(model: Any, what: str) -> Family:
 
 
 def _has_windows(config: Any) -> bool:
-    """Whether any layer sees only a window. Mistral's layers have one wherever `sliding_window` is set."""
-    if config.model_type == "mistral":
-        return config.sliding_window is not None
-    return "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    """Whether any layer may see only a window: by the kinds of its layers, or, where it has none, by one size for all."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return "sliding_attention" in kinds or getattr(config, "sliding_window", None) is not None
