@@ -1,7 +1,7 @@
-"""The seam between a child process and an engine: a session runs one cell of one loaded model.
+"""What an engine offers to a child process: a session, which runs one cell of one loaded model.
 
-An engine is a function `open_session(cell, models) -> Session`. It raises `ModeUnsupported` when the architecture
-lacks what the mode needs; memory errors pass through untouched.
+An engine is a module with a function `open_session(cell, target, draft) -> Session` (`OpenSession`). The function raises
+`ModeUnsupported` where the architecture lacks what the mode needs. Memory errors pass through.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,27 +19,29 @@ if TYPE_CHECKING:
 
 
 class ModeUnsupported(Exception):
-    """This architecture lacks what this mode needs; the message names what is missing."""
+    """The architecture lacks what the mode needs. The message names what is missing."""
 
 
 class Recorder(Protocol):
-    """Where a session reports to while it runs. Calls are cheap: the recorder decides what to keep."""
+    """Takes the progress of a running session. Its calls are cheap: it decides itself what it keeps."""
 
     def phase(self, phase: Phase) -> None:
-        """The run enters `phase`. DECODE begins once the first new token is known."""
+        """Note that the run enters `phase`. DECODE begins once the first new token is known."""
 
     def tokens(self, produced: int) -> None:
-        """`produced` new tokens (per sequence) are now known to the host."""
+        """Note that `produced` new tokens of each sequence are known to the host."""
 
     def token_times(self, first_index: int, times_s: "list[float]") -> None:
-        """Engines that time on the device: seconds since prefill ended for tokens `first_index`, `first_index + 1`, ..."""
+        """Note the times of tokens `first_index`, `first_index + 1`, ...: seconds since the end of prefill, measured on the
+        device. An engine that times on the host does not call it.
+        """
 
     def count_cache_with(self, kv_cache_bytes: Callable[[], int]) -> None:
-        """How to count the bytes of the live cache's tensors."""
+        """Note the function that counts the bytes of the live cache's tensors."""
 
 
 class Unmeasured:
-    """A `Recorder` of a run that nobody measures; remembers how far it came."""
+    """A `Recorder` of a run that is not measured. It remembers how far the run came."""
 
     def __init__(self) -> None:
         self._phase, self._produced = Phase.PREPARE, 0
@@ -57,6 +59,7 @@ class Unmeasured:
         self._kv_cache_bytes = kv_cache_bytes
 
     def tell(self, recorder: Recorder) -> None:
+        """Report to `recorder` how far the run came."""
         if self._kv_cache_bytes is not None:
             recorder.count_cache_with(self._kv_cache_bytes)
         recorder.phase(self._phase)
@@ -65,8 +68,9 @@ class Unmeasured:
 
 @contextmanager
 def telling_failures(recorder: Recorder) -> Iterator[Unmeasured]:
-    """While an oracle's output is recorded. It is the run's own output: where it fails, `recorder` hears how far it
-    came, as the run itself, which holds more, would come no further.
+    """Within the context, an oracle's output is recorded. Where that fails, report to `recorder` how far it came.
+
+    It is the output of the run itself, which holds more memory and would come no further.
     """
     heard = Unmeasured()
     try:
@@ -92,24 +96,29 @@ class Generated(NamedTuple):
 
 
 class Session(Protocol):
+    """One cell of one loaded model."""
+
     def in_effect(self) -> InEffect:
-        """Read back from the live objects."""
+        """Return the settings as the live objects have them."""
 
     def warm_up(self, prompt_BT: "torch.Tensor") -> None:
-        """Everything that is paid once (capture, compile, first-call set-up), at the cell's own shape.
+        """Do everything that is paid once (captures, compilation, set-up at first call), at the cell's own shape.
 
-        A memory error passes through, the session still usable: the run itself fails there too and tells how far it
-        came.
+        A memory error passes through, and the session stays usable: the run then meets the error and reports how far
+        it came.
         """
 
     def generate(self, prompt_BT: "torch.Tensor", new_tokens: int, recorder: Recorder) -> Generated:
-        """Greedy, forced length: EOS is suppressed and noted. `prompt_BT`: int64 [batch, prompt] on the host."""
+        """Generate `new_tokens` tokens, greedily. The end of text is suppressed and noted.
+
+        `prompt_BT`: int64 [batch, prompt] on the host.
+        """
 
     def score(self, ids_T: "torch.Tensor", recorder: Recorder) -> list[ScoreBucket]:
-        """Teacher-forced: token t + 1 is scored after reading tokens 0..t under the cache policy."""
+        """Score token t + 1 of a given text after reading tokens 0 .. t under the cache policy. `ids_T`: int64."""
 
     def logits(self, ids_T: "torch.Tensor") -> "torch.Tensor":
-        """[T, V] float32 on the host; row t after reading token t, one token at a time."""
+        """Return [T, V] float32 on the host: row t after reading token t, one token at a time."""
 
 
 OpenSession = Callable[["Cell", "LoadedModel", "LoadedModel | None"], Session]

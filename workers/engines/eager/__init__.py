@@ -1,7 +1,7 @@
-"""The eager engine: transformers `generate` as people run it, in every mode.
+"""The eager engine: transformers' `generate` as people run it, in every mode.
 
-Baseline and recompute work with every causal language model; streaming and window with `workers.engines.families`.
-The repetition penalty is transformers': it looks at the prompt and the new tokens, the whole of both.
+baseline and recompute work with every causal language model, the other policies with `workers.engines.families`.
+The repetition penalty is transformers': it counts the whole prompt and all new tokens.
 """
 
 from workers.cell import Cell
@@ -16,7 +16,7 @@ __all__ = ["open_session"]
 
 
 def open_session(cell: Cell, target: LoadedModel, draft: LoadedModel | None) -> Session:
-    """Raises `ModeUnsupported`; memory errors pass through."""
+    """Open a session of this engine. Raises `ModeUnsupported`. Memory errors pass through."""
     policy, decoder = cell.mode_spec.policy, cell.mode_spec.decoder
     opened = implementation(policy, "eager")
     if policy.layout is Layout.NONE:

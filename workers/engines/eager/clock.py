@@ -1,4 +1,4 @@
-"""The time of single forwards, without a wait per token: events on a GPU, the host's clock on a CPU."""
+"""Times single forwards without waiting for each token: by events on a GPU, by the host's clock on a CPU."""
 
 import statistics
 import time
@@ -60,7 +60,7 @@ class ForwardClock:
             after.remove()
 
     def median_s(self) -> float | None:
-        """Waits for the device. None when no such forward ran."""
+        """Return the median, None when no such forward ran. Waits for the device."""
         if self._model.device.type == "cuda":
             torch.cuda.synchronize(self._model.device)
         times = [begun.seconds_to(ended) for begun, ended in self._marks]

@@ -1,7 +1,7 @@
-"""The draft side of assisted decoding: gamma tokens a round, a cache of our own, counters, an oracle.
+"""Candidate generators for transformers' assisted decoding: gamma tokens a round, a cache of our own, counters, an oracle.
 
-transformers drafts 20 tokens by default, stops at a confidence of 0.4 (a host read per token) and adapts both across
-calls; a measurement needs gamma tokens, always. Adapting is off, the rest is transformers' own path.
+transformers drafts 20 tokens by default, stops at a confidence of 0.4 (which the host reads for each token) and adapts both
+from call to call. A measurement needs gamma tokens in every round. So adapting is off; the rest is transformers' own code.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,14 +31,14 @@ Asked = dict[str, Any]
 
 @dataclass(slots=True)
 class Rounds:
-    """Counted on the host, from shapes. `rounds`: target forwards."""
+    """Counts on the host, from shapes. `rounds`: forwards of the target."""
 
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
 
     def figures(self) -> dict[str, Any]:
-        """As fields of `Generated`: transformers' pass over the prompt verifies a draft too."""
+        """Return them as fields of `Generated`. transformers' pass over the prompt verifies a draft too."""
         return {
             "rounds": self.rounds,
             "drafted": self.drafted,
@@ -48,7 +48,7 @@ class Rounds:
 
 
 class Draft(AssistedCandidateGenerator):
-    """transformers' draft loop at a fixed gamma; an oracle replaces what was drafted, not the drafting."""
+    """Runs transformers' draft loop at a fixed gamma. An oracle replaces the tokens drafted; the draft model runs all the same."""
 
     def __init__(self, asked: Asked, gamma: int, cache: Cache, rounds: Rounds, oracle: Oracle | None) -> None:
         super().__init__(**asked)
@@ -84,7 +84,7 @@ class Draft(AssistedCandidateGenerator):
 
 
 class Blind(CandidateGenerator):
-    """Proposes token 0, always, and runs no draft: how the oracle's recording is made.
+    """Proposes token 0 in every place, without a draft model. An oracle's recording is made with it.
 
     A plain run would record what one-row kernels say; in bf16 the verification's gamma + 1 rows may say otherwise
     at a near-tie, and the recording would be worth nothing from there on.

@@ -1,4 +1,4 @@
-"""Forced length: the end of text is noted and suppressed, and the host hears of each token once it is known.
+"""Forced length: the end of text is noted and suppressed. The recorder is told of each token that the host knows.
 
 B batch, V vocabulary.
 """
@@ -29,13 +29,15 @@ class NoteEos(LogitsProcessor):
         return scores
 
     def first(self, new_tokens: int) -> int | None:
-        """The first of `new_tokens` indices at which a sequence of the batch would have ended. Waits for the device."""
+        """Return the first of `new_tokens` indices at which a sequence of the batch would have ended, None where none would.
+        Waits for the device.
+        """
         ends = self._ends[:new_tokens].nonzero()
         return int(ends[0]) if len(ends) else None
 
 
 class SuppressEos(LogitsProcessor):
-    """What `min_new_tokens = max_new_tokens` does, but in a place where `NoteEos` can run before it."""
+    """Does what `min_new_tokens = max_new_tokens` does, as a processor that runs after `NoteEos`."""
 
     def __init__(self, eos_ids: list[int], device: torch.device) -> None:
         self._eos_ids = torch.tensor(eos_ids, device=device)
@@ -45,14 +47,14 @@ class SuppressEos(LogitsProcessor):
 
 
 class TokenCount(BaseStreamer):
-    """Tells the recorder what is known. A streamer gets its tokens on the host, so that by then they are."""
+    """Tells the recorder how many tokens are known. A streamer gets its tokens on the host, so they are known by then."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._produced: int | None = None
 
     def put(self, value: torch.Tensor) -> None:
-        """The prompt comes first; then [B] a step, or [1, accepted + 1] a round."""
+        """Take the prompt first, then [B] of each step or [1, accepted + 1] of each round."""
         if self._produced is None:
             self._produced = 0
             return

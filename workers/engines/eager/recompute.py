@@ -1,6 +1,7 @@
-"""Sliding window with recomputation: every token reads its own window from scratch, at positions 0, 1, 2, ...
+"""Sliding window with recomputation: each token reads its own window from scratch, at positions 0, 1, 2, ...
 
-The slow control of the StreamingLLM paper (arXiv:2309.17453, figure 1d). No cache, any causal language model.
+The slow control of the StreamingLLM paper (arXiv:2309.17453, figure 1d). It keeps no cache and works with every causal
+language model.
 T tokens, N windows, C = S + W + 1 tokens a window, V vocabulary.
 """
 
@@ -17,13 +18,13 @@ from workers.modes import ScoreBucket
 
 
 class RecomputeSession:
-    """Scores and logits under recomputation; it generates nothing."""
+    """Gives scores and logits. It generates nothing."""
 
     def __init__(self, cell: Cell, target: LoadedModel) -> None:
-        assert cell.streaming is not None
+        context = cell.mode_spec.policy.context(cell.streaming)
+        assert context is not None
         self._model = target.model
-        self._cell = cell
-        self._context = cell.streaming.sinks + cell.streaming.window + 1
+        self._context = context.sinks + context.window + 1  # tokens of a window
 
     def in_effect(self) -> InEffect:
         return InEffect(
@@ -43,7 +44,7 @@ class RecomputeSession:
 
     @torch.no_grad()
     def score(self, ids_T: torch.Tensor, recorder: Recorder) -> list[ScoreBucket]:
-        """The first window in one pass; past it one window per token, as many at once as make a fair batch."""
+        """Score the first window in one pass. After it, read one window for each token, `RECOMPUTE_TOKENS` tokens a pass."""
         recorder.phase(Phase.PREFILL)
         recorder.count_cache_with(lambda: 0)
         ids_T = ids_T.to(self._model.device)
@@ -71,6 +72,6 @@ class RecomputeSession:
         return torch.cat(rows).float().cpu()
 
     def _last_logits(self, window_NC: torch.Tensor) -> torch.Tensor:
-        """[N, V] after each window's last token."""
+        """Return [N, V]: the logits after the last token of each window."""
         last_only = {"logits_to_keep": 1} if self._model._supports_logits_to_keep() else {}
         return self._model(input_ids=window_NC, use_cache=False, **last_only).logits[:, -1]

@@ -11,10 +11,10 @@ from workers.modes import Context
 
 
 class RingLayer(CacheLayerMixin):
-    """One layer's keys and values, both [N, S + P, D], allocated once. Keys lie rotated at their own position.
+    """One layer's keys and values, both [N, S + P, D], allocated once. Keys are stored rotated at their own position.
 
-    `update` hands the new keys and values through as they come, un-rotated: only the attention knows the angles,
-    and it rotates queries and keys in one go before it calls `write`.
+    `update` returns the new keys and values as they come, not rotated. The attention rotates them together with the
+    queries, and then calls `write`.
     """
 
     is_compileable = False
@@ -27,7 +27,7 @@ class RingLayer(CacheLayerMixin):
         self.seen = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Zeros, not empty: a slot that was never written is read under a mask of -inf, and NaN would survive it."""
+        """Allocate zeros. A slot that was never written is read under a mask of -inf, which NaN would survive."""
         rows = key_states.shape[0] * key_states.shape[1]
         self.keys = key_states.new_zeros(rows, self.slots.total, key_states.shape[3])
         self.values = value_states.new_zeros(rows, self.slots.total, value_states.shape[3])
@@ -47,14 +47,14 @@ class RingLayer(CacheLayerMixin):
             self.values.narrow(1, slot, length).copy_(v_NQD.narrow(1, offset, length))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the newest `-tokens_to_remove` tokens: a value <= 0, on the device in transformers 5.17.
+        """Forget the newest `-tokens_to_remove` tokens. A value <= 0; in some releases of transformers a tensor.
 
-        A draft asks an empty cache for it, too, behind a prompt of one token.
+        Behind a prompt of one token, a draft asks for it on an empty cache too.
         """
         self.seen = max(0, self.seen + int(tokens_to_remove))
 
     def get_seq_length(self) -> int:
-        """Tokens seen, not tokens kept: the position of the next one."""
+        """Return the tokens seen, not those kept: the position of the next one."""
         return self.seen
 
     def get_max_length(self) -> int:
@@ -65,7 +65,7 @@ class RingLayer(CacheLayerMixin):
 
 
 class StreamingCache(Cache):
-    """The streaming cache of one model: `S + W + 1 + slack` tokens, at the first token and at the millionth."""
+    """The streaming cache of one model: `S + W + 1 + slack` tokens, at any length."""
 
     layers: list[RingLayer]
 
@@ -75,5 +75,5 @@ class StreamingCache(Cache):
 
     @property
     def context(self) -> Context:
-        """What a query sees: of the slots in use."""
+        """What a query sees, read from the slots in use."""
         return Context(self.slots.sinks, self.slots.window)

@@ -1,4 +1,4 @@
-"""The rotation of a streaming model: queries and keys in place, in one go.
+"""The rotation of a streaming model: queries and keys in place, in one operation.
 
 R = 2F numbers of a head are rotated, in pairs (i, i + F).
 """
@@ -13,7 +13,7 @@ from workers.engines.shared.rope import cos_sin
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """`frequency_R`: float64, with rotate_half's minus on the first half: it changes sin there, and not cos.
+    """`frequency_R`: float64. Negative in the first half, which gives sin the minus of `rotate_half` and leaves cos.
 
     `scaling`: multiplies queries and keys alike (YaRN's attention factor). `dtype`: the model's.
     """

@@ -1,4 +1,4 @@
-"""Teacher-forced reading: the log-likelihood of a text under a cache, chunk by chunk, and the logits themselves.
+"""Reads a given text through a cache, chunk by chunk: its logits, and the likelihood of each token.
 
 T tokens, Q tokens of one chunk, V vocabulary.
 """
@@ -18,7 +18,7 @@ from workers.modes import ScoreBucket
 def read(
     model: PreTrainedModel, cache: Cache | None, ids_BT: torch.Tensor, chunk: int
 ) -> Iterator[torch.Tensor]:
-    """Logits [B, Q, V] of every token, in the model's dtype, `chunk` tokens a forward; all at once without a cache."""
+    """Yield the logits [B, Q, V] of every token, in the model's dtype, `chunk` tokens a forward. All at once without a cache."""
     if cache is None:
         yield model(input_ids=ids_BT, use_cache=False).logits
         return
@@ -27,7 +27,7 @@ def read(
 
 
 def skim(readers: list[tuple[PreTrainedModel, Cache]], ids_BT: torch.Tensor, chunk: int) -> None:
-    """Read for the caches' sake, chunk by chunk, each reader in turn: no logits but each chunk's last."""
+    """Fill the caches, chunk by chunk, each reader in turn. No logits but the last of each chunk are computed."""
     for ids_BQ in ids_BT.split(chunk, dim=1):
         for model, cache in readers:
             last_only = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
@@ -37,7 +37,7 @@ def skim(readers: list[tuple[PreTrainedModel, Cache]], ids_BT: torch.Tensor, chu
 def score_through(
     model: PreTrainedModel, cache: Cache | None, ids_T: torch.Tensor, chunk: int, recorder: Recorder
 ) -> list[ScoreBucket]:
-    """Token t + 1 after reading tokens 0..t; the last token has nothing to be compared with and is not read."""
+    """Score token t + 1 after reading tokens 0 .. t. The last token is scored and not read."""
     recorder.phase(Phase.PREFILL)
     tally = Tally()
     for logits_BQV in read(model, cache, ids_T[None, :-1], chunk):
@@ -45,12 +45,12 @@ def score_through(
         nll_Q = negative_log_likelihood(logits_BQV[0], next_Q)
         if not tally.scored:
             recorder.phase(Phase.DECODE)
-        tally.add(list(range(tally.scored + 1, tally.scored + 1 + len(nll_Q))), nll_Q)
+        tally.add(range(tally.scored + 1, tally.scored + 1 + len(nll_Q)), nll_Q)
         recorder.tokens(tally.scored)
     return tally.buckets()
 
 
 def negative_log_likelihood(logits_QV: torch.Tensor, next_Q: torch.Tensor) -> list[float]:
-    """In nats, on the host: one wait per chunk."""
+    """Return nats on the host. Waits for the device once."""
     dtype = torch.promote_types(logits_QV.dtype, torch.float32)
     return torch.nn.functional.cross_entropy(logits_QV.to(dtype), next_Q, reduction="none").tolist()

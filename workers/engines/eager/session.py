@@ -1,4 +1,4 @@
-"""The eager engine's session: transformers `generate` as people run it, under a cache policy, with or without a draft.
+"""The eager engine's session: transformers' `generate` as people run it, under a cache policy and a decoder.
 
 B batch, T tokens of a text, V vocabulary.
 """
@@ -36,7 +36,7 @@ _WARM_UP_TOKENS = 16
 
 
 class CachedSession:
-    """One cell over caches of its policy: one for the target, one for the draft."""
+    """Runs one cell over caches of its policy, one for each model. Each run opens new ones."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class CachedSession:
 
     @torch.no_grad()
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
-        """A few tokens behind the cell's own prompt, or its first chunks; an oracle is recorded here."""
+        """Generate a few tokens behind the cell's own prompt, or score its first chunks. An oracle is recorded here."""
         if not self._cell.workload_spec.decodes:
             chunk = eager_chunk(self._cell) or 1
             self.score(prompt_BT[0, : 2 * chunk + 1], Unmeasured())
@@ -148,7 +148,7 @@ class CachedSession:
             skim(readers, prompt_BT[:, :-1].to(self._device), chunk)
 
     def _oracle(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Oracle | None:
-        """Where acceptance is injected: the oracle that knows the greedy output of this prompt."""
+        """Return the oracle that knows the greedy output of this prompt, None where no acceptance is injected."""
         speculation = self._cell.speculation
         if speculation is None or speculation.acceptance is None:
             return None
@@ -164,7 +164,7 @@ class CachedSession:
         return self._open_cache(model, self._cell)
 
     def _generation_config(self, new_tokens: int, settings: Mapping[str, Any]) -> GenerationConfig:
-        """Greedy, and nothing else but the penalty, which looks at prompt and new tokens alike."""
+        """Return what greedy decoding needs: nothing but the penalty, which counts prompt and new tokens alike."""
         return GenerationConfig(
             do_sample=False,
             max_new_tokens=new_tokens,
@@ -175,7 +175,7 @@ class CachedSession:
 
 @contextmanager
 def own_defaults(model: PreTrainedModel) -> Iterator[None]:
-    """`generate` fills what a call leaves open from the model's own file: sampling, penalties, end-of-text ids."""
+    """Within the context, `generate` takes nothing from the model's own file: no sampling, penalty, end-of-text ids."""
     before = model.generation_config
     model.generation_config = GenerationConfig()
     try:

@@ -1,14 +1,13 @@
 """StreamingLLM (Xiao et al., arXiv:2309.17453) inside transformers: S sinks, W cached window tokens, and the query.
 
-Positions are relative to the cache. RoPE being relative, that differs from absolute positions for the sinks only:
-a key is rotated once, when written, at its absolute position t, and a query is scored twice: as at t against the
-window, as at min(t, S + W) against the sinks. No key is ever rotated again, so several new tokens in one forward
-(verification, chunked prefill) obey the same rule as one.
+Positions are relative to the cache. Rotary embeddings depend on distances only, so this differs from absolute positions
+for the sinks alone. A key is rotated once, when it is written, at its absolute position. A query at t is scored twice: as
+at t against the window, and as at min(t, S + W) against the sinks. No key is rotated again, so several new tokens in one
+forward (verification, chunked prefill) follow the same rule as one.
 
-Within the context, transformers' own model runs with a cache that is a ring, an attention that obeys the rule, and
-without its rotation: that one rounds angles to float32 and knows one position per query. Eager decoding costs what its
-launches cost, so all that the layers of a forward share is computed once, and each layer rotates both kinds of query
-and the key in one go.
+Within `streams`, transformers' own model runs with a ring as its cache, with the attention of this module, and without its
+own rotation, which rounds angles to float32 and knows one position per query. Eager decoding is bound by launches. So what
+the layers of a forward share is computed once, and each layer rotates both kinds of query and the key in one operation.
 
 B batch, K key/value heads, G query heads per key/value head, H = K * G, N = B * K, Q new tokens, C slots,
 M = (2 * G + 1) * Q rows to rotate, D numbers per head, R of them rotated.
@@ -46,7 +45,7 @@ class StreamingPass:
         self.spans: list[Span]
 
     def begin(self, count: int, device: torch.device) -> None:
-        """`count` new tokens come, which the cache has not seen."""
+        """Compute what the layers share, for `count` new tokens that the cache has not seen."""
         slots, seen = self.cache.slots, self.cache.get_seq_length()
         position_Q = torch.arange(seen, seen + count, device=device)
         far_Q = position_Q.clamp(max=slots.far_limit)
@@ -62,21 +61,21 @@ class StreamingPass:
 
 
 class PassBegins(nn.Module):
-    """Stands in for a model's rotary embedding, which runs once per forward, before the layers. Rotates nothing."""
+    """Replaces a model's rotary embedding, which runs once per forward, before the layers. It rotates nothing."""
 
-    def __init__(self, step: StreamingPass) -> None:
+    def __init__(self, current: StreamingPass) -> None:
         super().__init__()
-        self.step = step
+        self.current = current
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        self.step.begin(position_ids.shape[-1], x.device)
+        self.current.begin(position_ids.shape[-1], x.device)
         return x, x
 
 
 def _unrotated(
     query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stands in for `apply_rotary_pos_emb` of the model's own module."""
+    """Replaces `apply_rotary_pos_emb` in the module of the model."""
     return query, key
 
 
@@ -89,22 +88,25 @@ def attend(
     scaling: float,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """`query` [B, H, Q, D], `key`, `value` [B, K, Q, D]: the new tokens' own, un-rotated. Returns [B, Q, H, D]."""
-    step: StreamingPass = module.streaming
-    layer = step.cache.layers[module.layer_idx]
+    """Write the new keys and values, and attend over the ring. Return [B, Q, H, D].
+
+    `query` [B, H, Q, D], `key`, `value` [B, K, Q, D]: of the new tokens, not rotated.
+    """
+    current: StreamingPass = module.streaming
+    layer = current.cache.layers[module.layer_idx]
     batch, heads, count, dim = query.shape
-    sinks, rows = layer.slots.sinks, step.groups * count
+    sinks, rows = layer.slots.sinks, current.groups * count
     q_NMD, k_NQD = query.reshape(-1, rows, dim), key.reshape(-1, count, dim)
     x_NMD = torch.cat([q_NMD, q_NMD, k_NQD] if sinks else [q_NMD, k_NQD], 1)
-    rotate_(x_NMD, step.cos_MR, step.sin_MR)
+    rotate_(x_NMD, current.cos_MR, current.sin_MR)
     queries = x_NMD.shape[1] - count
-    layer.write(step.spans, x_NMD.narrow(1, queries, count), value.reshape(-1, count, value.shape[3]))
+    layer.write(current.spans, x_NMD.narrow(1, queries, count), value.reshape(-1, count, value.shape[3]))
 
     scores_NMC = _scores(x_NMD.narrow(1, 0, queries), layer.keys)
     near_NMC = scores_NMC.narrow(1, 0, rows)
     if sinks:
         near_NMC.narrow(2, 0, sinks).copy_(scores_NMC.narrow(1, rows, rows).narrow(2, 0, sinks))
-    weights_NMC = torch.add(step.bias, near_NMC, alpha=scaling).softmax(-1).to(value.dtype)
+    weights_NMC = torch.add(current.bias, near_NMC, alpha=scaling).softmax(-1).to(value.dtype)
     out_NMD = torch.bmm(weights_NMC, layer.values)
     return out_NMD.view(batch, heads, count, -1).transpose(1, 2), None
 
@@ -124,13 +126,16 @@ AttentionInterface.register(ATTENTION, attend)
 
 @contextmanager
 def streams(model: PreTrainedModel, slots: RingSlots) -> Iterator[StreamingCache]:
-    """Within the context, forwards of `model` given the yielded cache stream; afterwards the model is as before."""
+    """Within the context, forwards of `model` with the yielded cache stream. Afterwards the model is as before.
+
+    Raises `ModeUnsupported` where the family cannot stream.
+    """
     family = family_of(model, "stream")
     config, base = model.config, model.base_model
     attentions = [getattr(layer, family.attention) for layer in base.layers]
     cache = StreamingCache(slots, len(attentions))
     key_value_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-    step = StreamingPass(cache, Rope.of(model), config.num_attention_heads // key_value_heads)
+    current = StreamingPass(cache, Rope.of(model), config.num_attention_heads // key_value_heads)
 
     modeling: Any = sys.modules[type(attentions[0]).__module__]
 
@@ -139,11 +144,11 @@ def streams(model: PreTrainedModel, slots: RingSlots) -> Iterator[StreamingCache
         modeling.apply_rotary_pos_emb,
         config._attn_implementation,
     )
-    base.rotary_emb = PassBegins(step)
+    base.rotary_emb = PassBegins(current)
     modeling.apply_rotary_pos_emb = _unrotated
     config._attn_implementation = ATTENTION
     for attention in attentions:
-        attention.streaming = step
+        attention.streaming = current
     try:
         yield cache
     finally:

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 
 def open_session(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None") -> GraphSession:
-    """Raises `ModeUnsupported`: no cache (`recompute`), several sequences with a draft, vocabularies that differ,
-    or an architecture this engine cannot read."""
+    """Open a session of this engine.
+
+    Raises `ModeUnsupported`: the engine has no such policy or decoder, the decoder cannot run as the cell asks, or the
+    architecture is none of `workers.engines.families`.
+    """
     policy, decoder = cell.mode_spec.policy, cell.mode_spec.decoder
     open_cache, stages_of = implementation(policy, "graph"), implementation(decoder, "graph")
     check_decoder(cell, target, draft)

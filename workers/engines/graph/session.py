@@ -59,8 +59,8 @@ class GraphSession:
 
     @torch.inference_mode()
     def warm_up(self, prompt_BT: torch.Tensor) -> None:
-        """Compiles, captures, reads the prompt once (into rings only a chunk: all passes are alike) and chooses a
-        token; a full cache gives its blocks back."""
+        """Compile, capture, read the prompt once and choose a token. Of a prompt for rings, one chunk: all passes are alike.
+        A full cache gives its blocks back."""
         if not self._cell.workload_spec.decodes:
             self.score(prompt_BT[0], Unmeasured())
             return
@@ -90,7 +90,7 @@ class GraphSession:
         return score.logits(reader, ids_T.to(self._target.device))
 
     def _prepared(self, prompt_BT: torch.Tensor, length: int, recorder: Recorder) -> Execution:
-        """A run of this shape: the one at hand, or a new one."""
+        """Return an execution of this shape: the one at hand, or a new one."""
         B, T = prompt_BT.shape
         oracle = self._oracle(prompt_BT, length, recorder)
         if self._execution is None or not self._execution.fits(B, T, length, oracle):
@@ -134,7 +134,7 @@ class GraphSession:
         return CachedModel(weights, cache, self._kernels)
 
     def _oracle(self, prompt_BT: torch.Tensor, length: int, recorder: Recorder) -> Oracle | None:
-        """Where acceptance is injected: the oracle that knows the greedy output of this prompt."""
+        """Return the oracle that knows the greedy output of this prompt, None where no acceptance is injected."""
         speculation = self._cell.speculation
         if speculation is None or speculation.acceptance is None:
             return None
