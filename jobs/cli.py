@@ -15,6 +15,7 @@ import typer
 from jobs.output import flush_or_discard, prepare_streams
 from orchestrator.journal.errors import REFUSALS
 from orchestrator.spec import SpecError, SweepSpec, read_spec
+from workers.modes import SCORE, modes_with
 
 app = typer.Typer(
     name="oomline",
@@ -117,7 +118,7 @@ def compare(
 @app.command()
 def logits(
     model: Annotated[str, typer.Option(help="Hub id, local folder, file.gguf, pocket, random:NAME.")],
-    mode: Annotated[str, typer.Option(help="baseline, streaming, window, recompute.")],
+    mode: Annotated[str, typer.Option(help=f"{', '.join(modes_with(SCORE))}.")],
     tokens: Annotated[Path, typer.Option(metavar="IDS.json", help="A JSON list of token ids.")],
     out: Annotated[Path, typer.Option(metavar="FILE.safetensors")],
     engine: Annotated[str, typer.Option(help="eager or graph.")] = "eager",

@@ -11,7 +11,7 @@ from workers.cell import Cell, ModelRef
 from workers.engines import ENGINES, open_session
 from workers.engines.session import ModeUnsupported
 from workers.models.load import LoadError, load_model
-from workers.modes import MODES, SCORE, Streaming
+from workers.modes import MODES, SCORE, Streaming, modes_with
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -61,7 +61,7 @@ def write_logits(request: LogitsRequest, tokens: Path, out: Path) -> tuple[int, 
 
 
 def _check(request: LogitsRequest) -> None:
-    plain = [name for name, mode in MODES.items() if SCORE.name in mode.workloads]
+    plain = modes_with(SCORE)
     if request.mode not in plain:
         raise ValueError(
             f"--mode {request.mode}: one of {', '.join(plain)} (a decoder does not change logits)"

@@ -34,6 +34,7 @@ __all__ = [
     "Workload",
     "implementations",
     "mode_rank",
+    "modes_with",
 ]
 
 
@@ -85,6 +86,11 @@ MODES = modes_of(POLICIES.values(), DECODERS.values())
 #: The mode that others are compared with: it sees everything and decodes plainly.
 BASELINE = Mode(FULL, PLAIN).name
 _RANKS = {name: rank for rank, name in enumerate(MODES)}
+
+
+def modes_with(workload: Workload) -> list[str]:
+    """The names of the modes that have a workload."""
+    return [name for name, mode in MODES.items() if workload.name in mode.workloads]
 
 
 def mode_rank(name: str) -> int:
