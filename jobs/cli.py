@@ -151,9 +151,10 @@ def doctor(
 
 
 def _checked(path: Path, overrides: list[str] | None) -> SweepSpec:
+    from orchestrator.local_files import resolve_paths
     from orchestrator.preflight import refuse_bad_input
 
-    sweep = read_spec(path, overrides)
+    sweep = resolve_paths(read_spec(path, overrides), path.parent)
     refuse_bad_input(sweep)
     return sweep
 

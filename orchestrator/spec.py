@@ -101,8 +101,8 @@ class _Strict(BaseModel):
 class ModelSpec(_Strict):
     """`target`: hub id | local folder | file.gguf | pocket | random:NAME or random:FOLDER."""
 
-    target: Annotated[str, Field(min_length=1, max_length=500)]
-    draft: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    target: Annotated[str, Field(min_length=1, max_length=4096)]
+    draft: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     attn_implementation: Literal[
         "auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
@@ -189,7 +189,7 @@ class SweepSpec(_Strict):
     speculation: SpeculationSpec = SpeculationSpec()
     workload: Annotated[str, AfterValidator(_known_workload)] = GENERATE.name
     repetition_penalty: Annotated[list[Penalty], Field(min_length=1)] = [1.0]
-    corpus: Annotated[str, Field(min_length=1, max_length=500)] = "builtin"
+    corpus: Annotated[str, Field(min_length=1, max_length=4096)] = "builtin"
     budgets: Annotated[list[Size], Field(min_length=1)] = [None]
     boundary: BoundarySpec | None = None
     repeats: Annotated[int, Field(ge=1, le=1000, strict=True)] = 1

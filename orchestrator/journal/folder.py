@@ -22,6 +22,7 @@ from orchestrator.journal.object_store import open_store
 from orchestrator.journal.record import SCHEMA_VERSION
 from orchestrator.journal.storable import unicode
 from orchestrator.journal.store import LocalStore, Store
+from orchestrator.local_files import fingerprints
 from orchestrator.spec import SpecError, SweepSpec, dump_spec, load_spec
 from workers.attempt import Device
 
@@ -109,6 +110,9 @@ def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:
             _try_store(store, lambda: store.write(_SPEC, dump_spec(spec).encode()))
         else:
             _refuse_another_sweep(store, stored, spec)
+        files = fingerprints(spec)
+        if manifest is not None:
+            _refuse_other_files(store, manifest.files, files)
         run_id = manifest.run_id if manifest else f"{spec.name}-{secrets.token_hex(4)}"
         session = DriverSession(started_at=time.time(), pid=os.getpid())
         fresh = Manifest(
@@ -117,6 +121,7 @@ def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:
             name=spec.name,
             cells=manifest.cells if manifest else None,
             devices=manifest.devices if manifest else (),
+            files=(manifest.files if manifest else {}) | files,
             sessions=(*(_ended(manifest.sessions) if manifest else ()), session),
             environment=environment(),
         )
@@ -159,6 +164,17 @@ def _refuse_another_sweep(store: Store, stored: str, spec: SweepSpec) -> None:
     raise FolderError(
         f"{store.url} holds another sweep ({'; '.join(differing)}): give another --out, or the same sweep file"
     )
+
+
+def _refuse_other_files(store: Store, then: dict[str, str], now: dict[str, str]) -> None:
+    """Cells on record are compared by the names of their models: those names must mean the same files."""
+    changed = [path for path, digest in now.items() if then.get(path, digest) != digest]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise FolderError(
+            f"{store.url} holds results of other files: {', '.join(changed[:3])}{more} changed since: give another "
+            "--out, or put the files back"
+        )
 
 
 def _ended(sessions: tuple[DriverSession, ...]) -> tuple[DriverSession, ...]:

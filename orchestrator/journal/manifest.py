@@ -53,6 +53,8 @@ class Manifest(_Model):
     cells: int | None = None
     devices: tuple[Device, ...] = ()
     sessions: tuple[DriverSession, ...] = ()
+    #: Path -> hash of the models' and the corpus's files where the driver ran; {} in folders of 0.1.
+    files: dict[str, str] = {}
     environment: Environment
 
     @property

@@ -22,14 +22,15 @@ from orchestrator.status import read_status
 ROOT = Path(__file__).parents[2]
 SWEEP = """
 name: submitted
-models: [{target: pocket, dtype: float32}]
+models: [{target: workers/models/data/pocket, dtype: float32}]  # in the working directory, as the corpus
+corpus: tests/data/words.txt
 modes: [baseline, streaming]
 lengths: [24, 48]
-repeats: 7
+repeats: 24
 prompt_tokens: 16
 streaming: {sinks: 4, window: 16}
 """
-CELLS = 28
+CELLS = 96
 
 
 def free_port() -> int:

@@ -1,7 +1,7 @@
 """What transformers leaves out of a GGUF file's header: read here, or refused where it cannot be.
 
 A key that is left out changes no shape and raises nothing: the logits are other ones, and nobody is told.
-Rotary scaling in GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+Rotary scaling in GGUF: the format by its authors, ggml-org, "Rotary embedding scaling".
 """
 
 import math

@@ -9,6 +9,7 @@ ORG/REPO                     the hub
 """
 
 import importlib.util
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from workers.models.wanted import Wanted
 from workers.models.weight_files import weight_names
 
 RANDOM = "random:"
-_POCKETS = Path(__file__).parent / "data"
+#: The models of this package by name.
+POCKETS = ("pocket", "pocket-draft")
+_DATA = Path(__file__).parent / "data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,10 @@ def locate(name: str, ref: ModelRef, *, weights: bool) -> Files:
     if folder.is_dir():
         return _files(name, folder, wanted)
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise LoadError(f"{name}: no such folder; name an existing one, a hub id, random:NAME or pocket")
+        raise LoadError(
+            f"{name}: no such folder on {socket.gethostname()}; name one that every node has, a URL (s3://, gs://), "
+            "a hub id, random:NAME or pocket"
+        )
     return _files(name, hub.snapshot(name, wanted), wanted)
 
 
@@ -73,7 +79,7 @@ def _files(name: str, folder: Path, wanted: Wanted) -> Files:
 
 
 def _folder(name: str) -> Path:
-    return _POCKETS / name if name in ("pocket", "pocket-draft") else Path(name).expanduser()
+    return _DATA / name if name in POCKETS else Path(name).expanduser()
 
 
 def _gguf(name: str) -> Path:
@@ -81,6 +87,9 @@ def _gguf(name: str) -> Path:
     if path.is_file():
         return path
     if name.count("/") != 2 or name.startswith((".", "/", "~")):
-        raise LoadError(f"{name}: no such file; name a .gguf file here, or ORG/REPO/file.gguf on the hub")
+        raise LoadError(
+            f"{name}: no such file on {socket.gethostname()}; name a .gguf file that every node has, a URL (s3://, "
+            "gs://), or ORG/REPO/file.gguf on the hub"
+        )
     repository, _, file = name.rpartition("/")
     return hub.file(repository, file)

@@ -8,6 +8,7 @@ ID[:CONFIG[:SPLIT]]            any `datasets` id with a column `text`
 
 import functools
 import hashlib
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ def resolve(corpus: str) -> Source:
     if path.suffix in _SUFFIXES or path.is_absolute() or path.is_file():
         if not path.is_file():
             raise CorpusError(
-                f"corpus {corpus}: no such file; name an existing .txt, .jsonl or .parquet file, or builtin"
+                f"corpus {corpus}: no such file on {socket.gethostname()}; name a .txt, .jsonl or .parquet file that every "
+                "node has, a dataset of the hub, or builtin"
             )
         if path.suffix not in _SUFFIXES:
             raise CorpusError(
