@@ -70,7 +70,7 @@ def load_model(name: str, ref: ModelRef, device: torch.device, seed: int = 0) ->
     return LoadedModel(
         model=model,
         name=name,
-        eos_ids=_eos_ids(model),
+        eos_ids=eos_ids_of(model),
         max_positions=max_positions(model.config),
         vocab_size=vocab_size(model.config),
         weights_bytes=_weights_bytes(model),
@@ -182,7 +182,7 @@ def _convert(parameters: Sequence[torch.nn.Parameter], dtype: torch.dtype) -> No
             block.clear()
 
 
-def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
+def eos_ids_of(model: PreTrainedModel) -> frozenset[int]:
     """Those of the vocabulary. Others cannot occur: -1 says that there is none, and some files name one too many."""
     told = model.generation_config or model.config.get_text_config(decoder=True)
     eos = getattr(told, "eos_token_id", None)

@@ -1,0 +1,68 @@
+"""An engine's passes at any length, from the few lengths at which they were rehearsed."""
+
+from typing import Protocol
+
+from workers.rehearsal.passes import Generation, PassFamily, PassTrace, Piece
+
+#: A generation's steps are rehearsed at multiples of this many tokens.
+_STEPS = 64
+
+
+class EngineRehearsal(Protocol):
+    """What `workers.rehearsal` offers for an engine."""
+
+    weights: tuple[int, ...]
+
+    def chunk(self, position: int, tokens: int) -> PassTrace: ...
+
+    def generation(self, prompt_tokens: int, *, read: bool) -> Generation: ...
+
+
+class RehearsedPasses:
+    """Implements `run_replay.Rehearsal` for prompts that are read `chunk` tokens at a time, None: all at once."""
+
+    def __init__(self, rehearsal: EngineRehearsal, chunk: int | None) -> None:
+        self._rehearsal = rehearsal
+        self._chunk = chunk
+        self._chunks: dict[tuple[int, int], PassTrace] = {}
+        self._family: PassFamily | None = None
+        self._generations: dict[int, Generation] = {}
+        self._steps: dict[int, PassFamily] = {}
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        return self._rehearsal.weights
+
+    def chunk(self, position: int, tokens: int) -> PassTrace:
+        if position and tokens == self._chunk:
+            if self._family is None:
+                self._family = PassFamily(self._full_chunk, tokens, tokens)
+            return self._family.at(position)
+        if (position, tokens) not in self._chunks:
+            self._chunks[position, tokens] = self._rehearsal.chunk(position, tokens)
+        return self._chunks[position, tokens]
+
+    def start(self, prompt_tokens: int) -> PassTrace:
+        return self._generation(prompt_tokens).start
+
+    def first(self, prompt_tokens: int) -> PassTrace:
+        return self._generation(prompt_tokens).first
+
+    def steps(self, prompt_tokens: int, step: int) -> Piece:
+        """The piece that holds the `step`-th pass behind the first, at position `prompt_tokens + step - 2`."""
+        if prompt_tokens not in self._steps:
+            self._steps[prompt_tokens] = PassFamily(self._step, prompt_tokens, _STEPS)
+        return self._steps[prompt_tokens].piece(prompt_tokens + step - 2)
+
+    def _full_chunk(self, position: int) -> PassTrace:
+        assert self._chunk is not None
+        return self._rehearsal.chunk(position, self._chunk)
+
+    def _generation(self, prompt_tokens: int) -> Generation:
+        if prompt_tokens not in self._generations:
+            read = self._chunk is not None
+            self._generations[prompt_tokens] = self._rehearsal.generation(prompt_tokens, read=read)
+        return self._generations[prompt_tokens]
+
+    def _step(self, prompt_tokens: int) -> PassTrace:
+        return self._rehearsal.generation(prompt_tokens, read=False).steady

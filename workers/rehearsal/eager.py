@@ -1,0 +1,280 @@
+"""The eager engine's passes, rehearsed at any length: its own session and its own loops, on models without memory.
+
+B batch, T tokens.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.initialization import no_init_weights
+
+from workers.cell import Cell, ModelRef
+from workers.engines.eager.policies import OpenCache, takes_dynamic_cache
+from workers.engines.eager.score import skim
+from workers.engines.eager.session import CachedSession
+from workers.engines.session import Unmeasured
+from workers.engines.shared.implementations import implementation
+from workers.engines.sizes import eager_chunk
+from workers.models.build import from_config
+from workers.models.cache_tensors import cache_tensors
+from workers.models.config import vocab_size
+from workers.models.load import LoadedModel, eos_ids_of, read_config
+from workers.models.source import RANDOM
+from workers.modes import Layout
+from workers.rehearsal.passes import Generation, Label, NotRehearsable, PassTrace
+from workers.rehearsal.stand_in import CUDA, standing_in
+from workers.rehearsal.storages import StorageLog
+
+Readers = list[tuple[PreTrainedModel, Cache]]
+
+
+#: Passes of a generation that are watched: start, first, steady, and one more that must be like it.
+_WATCHED = 4
+
+
+class _Enough(Exception):
+    """Enough passes were seen."""
+
+
+class EagerRehearsal:
+    """One cell's passes, by length. Its model names are read as the engine reads them; no weight is.
+
+    Raises `NotRehearsable`, here and in each rehearsal, where the engine's code needs real values.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        # The oracle's own run comes before and frees what it took.
+        speculation = cell.speculation and dataclasses.replace(cell.speculation, acceptance=None)
+        self._cell = dataclasses.replace(cell, speculation=speculation)
+        self._batch = cell.batch_size
+        policy, decoder = cell.mode_spec.policy, cell.mode_spec.decoder
+        if policy.layout is Layout.NONE or cell.workload == "score":
+            raise NotRehearsable(f"{cell.mode}, {cell.workload}: no passes of `generate`")
+        names = [cell.model.target]
+        if decoder.needs_draft and cell.model.draft is not None:
+            names.append(cell.model.draft)
+        with _refusals():
+            self._open_cache: OpenCache = implementation(policy, "eager")
+            self._open_decoder = implementation(decoder, "eager")
+            self.weights, models = _load(names, cell.model)
+        self._models = models
+        tensors = (tensor for model in models for tensor in (*model.parameters(), *model.buffers()))
+        self._log = StorageLog(tensors)
+        self._loaded = [_loaded(name, model) for name, model in zip(names, models, strict=True)]
+
+    @property
+    def reads_in_chunks(self) -> bool:
+        return all(takes_dynamic_cache(type(model)) for model in self._models)
+
+    def chunk(self, position: int, tokens: int) -> PassTrace:
+        """One pass over `tokens` of the prompt behind `position` that were read before."""
+        with self._running(), self._caches() as readers:
+            ids_BT = torch.empty(self._batch, position + tokens, dtype=torch.int64, device=CUDA)
+            if position:
+                skim(readers, ids_BT[:, :position], position)
+            cut = _Cut(self._log, readers)
+            skim(readers, ids_BT[:, position:], tokens)
+            return cut.passed()
+
+    def generation(self, prompt_tokens: int, *, read: bool) -> Generation:
+        """`read`: all but the prompt's last token are in the caches already; else the session reads the prompt."""
+        grows = self._cell.mode_spec.policy.grows
+        cell = dataclasses.replace(
+            self._cell,
+            prompt_tokens=prompt_tokens,
+            prefill_chunk=None if grows else self._cell.prefill_chunk,
+        )
+        chunk = eager_chunk(cell)
+        fed = 0 if chunk is None else -(-(prompt_tokens - 1) // chunk)
+        watch = _Passes(self._log, skip=fed)
+
+        @contextmanager
+        def filled(model: PreTrainedModel, cell: Cell) -> Iterator[Cache | None]:
+            with self._open_cache(model, cell) as cache:
+                if cache is not None and watch.is_open:
+                    watch.readers.append((model, cache))
+                    if read and prompt_tokens > 1:
+                        ids_BT = torch.empty(self._batch, prompt_tokens - 1, dtype=torch.int64, device=CUDA)
+                        skim([(model, cache)], ids_BT, prompt_tokens - 1)
+                if watch.is_open:
+                    watch.begin()
+                yield cache
+
+        with self._running():
+            session = CachedSession(cell, *self._both(), filled, self._open_decoder)
+            watch.is_open = True
+            ids_BT = torch.zeros(self._batch, prompt_tokens, dtype=torch.int64)
+            hook = self._models[0].register_forward_pre_hook(watch.before_forward)
+            try:
+                session.generate(ids_BT, 8, Unmeasured())
+            except _Enough:
+                pass
+            finally:
+                hook.remove()
+        start, first, steady, again = watch.traces
+        if not steady.is_like(again):
+            raise NotRehearsable("its steps have no steady state after two")
+        return Generation(start, first, steady)
+
+    def _both(self) -> tuple[LoadedModel, LoadedModel | None]:
+        return self._loaded[0], self._loaded[1] if len(self._loaded) > 1 else None
+
+    @contextmanager
+    def _caches(self) -> Iterator[Readers]:
+        with self._open_cache(self._models[0], self._cell) as first:
+            if first is None:
+                raise NotRehearsable(f"{type(self._models[0]).__name__} makes its own cache")
+            if len(self._models) == 1:
+                yield [(self._models[0], first)]
+                return
+            with self._open_cache(self._models[1], self._cell) as second:
+                assert second is not None
+                yield [(self._models[0], first), (self._models[1], second)]
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        self._log.clear()
+        with _refusals(), torch.no_grad(), standing_in(), self._log:
+            yield
+
+
+class _Cut:
+    """The moment between two passes: what is alive, by name."""
+
+    def __init__(self, log: StorageLog, readers: Readers) -> None:
+        self._log = log
+        self._readers = readers
+        self._at = len(log.events)
+        self._labels = self._alive()
+
+    def passed(self) -> PassTrace:
+        """What happened since, up to now."""
+        events, makers = self._log.events, self._log.makers
+        sizes: list[int] = []
+        own: dict[int, int] = {}
+        frees: list[Label] = []
+        trace: list[int] = []
+        for index in range(self._at, len(events)):
+            event = events[index]
+            if event >= 0:
+                own[index] = len(sizes)
+                trace.append(len(sizes))
+                sizes.append(event)
+            elif ~event in own:
+                trace.append(~(2 * own[~event]))
+            elif ~event in self._labels:
+                trace.append(~(2 * len(frees) + 1))
+                frees.append(self._labels[~event])
+            else:
+                raise NotRehearsable(f"a pass frees what {makers[~event]} made outside of every pass")
+        alive = self._alive()
+        return PassTrace(
+            sizes=tuple(sizes),
+            events=tuple(trace),
+            frees=tuple(frees),
+            leaves=tuple((own[index], label) for index, label in alive.items() if index in own),
+            renames=tuple(
+                (self._labels[index], label)
+                for index, label in alive.items()
+                if index not in own and self._labels[index] != label
+            ),
+        )
+
+    def _alive(self) -> dict[int, Label]:
+        """Event -> label of all that is allocated and not freed."""
+        events = self._log.events
+        freed = {~event for event in events if event < 0}
+        alive = [index for index, event in enumerate(events) if event >= 0 and index not in freed]
+        labels: dict[int, Label] = {}
+        for place, tensor in enumerate(cache_tensors([cache for _, cache in self._readers])):
+            index = self._log.event_of(tensor)
+            if index is not None and index not in labels:
+                labels[index] = f"cache {place}"
+        counts: dict[str, int] = {}
+        for index in alive:
+            if index not in labels:
+                maker = self._log.makers[index]
+                counts[maker] = counts.get(maker, 0) + 1
+                labels[index] = f"{maker} {counts[maker]}"
+        return labels
+
+
+class _Passes:
+    """Cuts what a session does into passes: at each forward of the target, but for the first `skip + 1`."""
+
+    def __init__(self, log: StorageLog, skip: int) -> None:
+        self.readers: Readers = []
+        self.traces: list[PassTrace] = []
+        self.is_open = False
+        self._log = log
+        self._skip = skip + 1
+        self._cut: _Cut | None = None
+
+    def begin(self) -> None:
+        self._cut = _Cut(self._log, self.readers)
+
+    def before_forward(self, *_: object) -> None:
+        if self._cut is None:
+            return  # what fills a cache
+        if self._skip:
+            self._skip -= 1
+            return
+        self.traces.append(self._cut.passed())
+        if len(self.traces) == _WATCHED:
+            raise _Enough
+        self.begin()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Whatever cannot be rehearsed becomes `NotRehearsable`."""
+    try:
+        yield
+    except (NotRehearsable, _Enough):
+        raise
+    except Exception as error:  # an architecture's own code may need anything
+        raise NotRehearsable(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _load(names: list[str], ref: ModelRef) -> tuple[tuple[int, ...], list[PreTrainedModel]]:
+    """(events of loading, as they come onto the card; the models)."""
+    log = StorageLog()
+    models = []
+    for name in names:
+        config = read_config(name, ref)
+        dtype = getattr(torch, ref.dtype)
+        options: dict[str, Any] = {
+            "attn_implementation": ref.attn_implementation,
+            "trust_remote_code": ref.trust_remote_code,
+        }
+        if name.startswith(RANDOM):
+            with standing_in(), log, torch.device("meta"):
+                model = from_config(config, dtype, **options)
+        else:
+            with torch.device("meta"), no_init_weights():
+                model = from_config(config, dtype, **options)
+            with log:
+                for tensor in {
+                    id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())
+                }.values():
+                    tensor.data = torch.empty_like(tensor.data)
+        models.append(model.eval().requires_grad_(False))
+    return tuple(log.events), models
+
+
+def _loaded(name: str, model: PreTrainedModel) -> LoadedModel:
+    return LoadedModel(
+        model=model,
+        name=name,
+        eos_ids=eos_ids_of(model),
+        max_positions=None,
+        vocab_size=vocab_size(model.config),
+        weights_bytes=0,
+        load_s=0.0,
+        load_was_warm=None,
+    )

@@ -1,0 +1,193 @@
+"""Every storage of the stand-in device, from its allocation to its release."""
+
+import weakref
+from collections.abc import Hashable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from workers.rehearsal import kernels
+
+_aten = torch.ops.aten
+
+#: What a tensor's value would be, where Python asks and nobody knows: masks hold no padding.
+_TRUE_OF = (_aten.all.default, _aten.all.dim, _aten.all.dims)
+#: Integers and booleans of up to so many elements are computed where their inputs are known: a loop's end hangs on them.
+_FEW = 64
+
+
+class _Layout(NamedTuple):
+    """What the meta device would answer: of one new tensor."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class StorageLog(TorchDispatchMode):
+    """Within the context, `events` gets n for a storage of n bytes, and ~i when the storage of event i is released.
+
+    Views share a storage and count once. `given`: tensors that are there before, not counted, nor is their release.
+    Python that reads a value gets it where it follows from Python's own numbers; else True of `all`, and False or 0 of
+    everything else. `makers`: of each event that allocates the operation's name, "" for a release.
+    """
+
+    def __init__(self, given: Iterable[torch.Tensor] = ()) -> None:
+        super().__init__()
+        self.events: list[int] = []
+        self.makers: list[str] = []
+        self._index: dict[int, int | None] = {}  # storage -> its event
+        self._kept: dict[int, object] = {}  # weak references, and the storages that are given
+        self._values: dict[int, torch.Tensor] = {}  # storage -> what it holds, where that is known
+        self._layouts: dict[Hashable, _Layout] = {}
+        self._has_workspace = False
+        for tensor in given:
+            storage = tensor.untyped_storage()
+            self._index[storage._cdata] = None
+            self._kept[storage._cdata] = storage  # so that its address is not reused
+
+    def clear(self) -> None:
+        """Forget all events: whatever is alive is given from now on. What operations return stays known."""
+        self.events.clear()
+        self.makers.clear()
+        self._index = dict.fromkeys(self._index, None)
+        self._has_workspace = False
+
+    def event_of(self, tensor: torch.Tensor) -> int | None:
+        """The event that allocated the tensor's storage; None where it was given."""
+        return self._index.get(tensor.untyped_storage()._cdata)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.is_view:
+            return func(*args, **(kwargs or {}))
+        if func is _aten._local_scalar_dense.default and args[0].is_meta:
+            return self._value(args[0])
+        held = [self._take(size, "copy") for size in kernels.before(func, args)]
+        out = self._run(func, args, kwargs or {})
+        self._follow(func, args, kwargs or {}, out)
+        held += [self._take(size, "scratch") for size in kernels.after(func, args)]
+        if not self._has_workspace and (size := kernels.kept(func, args)):
+            self._take(size, "workspace")
+            self._has_workspace = True
+        for index in reversed(held):
+            self._release(index)
+        return out
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The operation's result. One like an earlier one is made from its layout: far faster than asking again."""
+        if func is _aten.nonzero.default and args[0].is_meta:
+            out = args[0].new_empty((0, args[0].ndim), dtype=torch.int64)
+            self._see(out, func)
+            return out
+        key = None if func._schema.is_mutable else _key(func, args, kwargs)
+        layout = self._layouts.get(key) if key is not None else None
+        if layout is not None:
+            out = torch.empty_strided(layout.shape, layout.stride, dtype=layout.dtype, device="meta")
+            self._see(out, func)
+            return out
+        out = func(*args, **kwargs)
+        if isinstance(out, torch.Tensor):
+            if out.is_meta and self._see(out, func) and key is not None:
+                self._layouts[key] = _Layout(out.shape, out.stride(), out.dtype)
+            return out
+        for tensor in tree_iter(out):
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                self._see(tensor, func)
+        return out
+
+    def _see(self, tensor: torch.Tensor, func: Any) -> bool:
+        """Whether its storage is new."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._index:
+            return False
+        size = storage.nbytes()
+        self._index[key] = self._take(size, func._schema.name) if size else None
+
+        def released(_: object) -> None:
+            index = self._index.pop(key)
+            self._values.pop(key, None)
+            del self._kept[key]
+            if index is not None:
+                self._release(index)
+
+        self._kept[key] = weakref.ref(storage, released)
+        return True
+
+    def _take(self, size: int, maker: str) -> int:
+        self.events.append(size)
+        self.makers.append(maker)
+        return len(self.events) - 1
+
+    def _release(self, index: int) -> None:
+        self.events.append(~index)
+        self.makers.append("")
+
+    def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Compute what `out` holds, where it is little and follows from what is known."""
+        if func._schema.is_mutable:
+            for tensor in args[:1]:
+                if isinstance(tensor, torch.Tensor):
+                    self._values.pop(tensor.untyped_storage()._cdata, None)
+            return
+        if (
+            not isinstance(out, torch.Tensor)
+            or out.numel() > _FEW
+            or out.is_floating_point()
+            or not out.is_meta
+        ):
+            return
+        key = out.untyped_storage()._cdata
+        known = [
+            self._known(argument) if isinstance(argument, torch.Tensor) else argument for argument in args
+        ]
+        if all(
+            argument is not None or given is None for argument, given in zip(known, args, strict=True)
+        ) and not any(
+            isinstance(argument, list | tuple) and any(isinstance(item, torch.Tensor) for item in argument)
+            for argument in args
+        ):
+            self._values[key] = func(
+                *known, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})}
+            )
+        elif func in _TRUE_OF:
+            self._values[key] = torch.ones(out.shape, dtype=out.dtype)
+
+    def _known(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """What a tensor holds. None: not known."""
+        if not tensor.is_meta:
+            return tensor
+        value = self._values.get(tensor.untyped_storage()._cdata)
+        return value if value is not None and value.shape == tensor.shape else None
+
+    def _value(self, tensor: torch.Tensor) -> bool | int | float:
+        known = self._known(tensor)
+        if known is not None:
+            return known.item()
+        return False if tensor.dtype == torch.bool else 0.0 if tensor.is_floating_point() else 0
+
+
+def _key(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
+    """Equal for calls whose results have the same layout. None: not known to be so."""
+    parts: list[Hashable] = [func]
+    for argument in (*args, *kwargs.items()):
+        if isinstance(argument, torch.Tensor):
+            if not argument.is_meta and argument.ndim:
+                return None
+            parts.append((argument.shape, argument.stride(), argument.dtype))
+        elif isinstance(argument, list | tuple):
+            for item in argument:
+                if isinstance(item, torch.Tensor):
+                    parts.append((item.shape, item.stride(), item.dtype))
+                elif isinstance(item, list):
+                    parts.append(tuple(item))
+                else:
+                    parts.append((type(item), item))
+            parts.append(len(argument))
+        else:
+            parts.append((type(argument), argument))
+    return tuple(parts)
