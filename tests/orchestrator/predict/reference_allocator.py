@@ -10,7 +10,7 @@ FREE, TAKEN, UNMAPPED = "free", "taken", "unmapped"
 
 
 @dataclass(eq=False)
-class Part:
+class Range:
     size: int
     state: str
     since: int = 0
@@ -19,11 +19,11 @@ class Part:
 @dataclass(eq=False)
 class Segment:
     address: int
-    pieces: list[Part]
+    pieces: list[Range]
     is_small: bool
     page: int | None  # of an expandable one
 
-    def where(self, piece: Part) -> int:
+    def where(self, piece: Range) -> int:
         before = 0
         for other in self.pieces:
             if other is piece:
@@ -31,7 +31,7 @@ class Segment:
             before += other.size
         raise AssertionError("not a piece of this segment")
 
-    def put(self, piece: Part, *instead: Part) -> None:
+    def put(self, piece: Range, *instead: Range) -> None:
         at = self.pieces.index(piece)
         self.pieces[at : at + 1] = [new for new in instead if new.size]
 
@@ -53,7 +53,7 @@ class ReferenceAllocator:
     def reserved(self) -> int:
         return sum(p.size for s in self.segments for p in s.pieces if p.state != UNMAPPED)
 
-    def allocate(self, requested: int) -> Part | None:
+    def allocate(self, requested: int) -> Range | None:
         """None: out of memory."""
         size = self.rounded(requested)
         is_small = size <= MiB
@@ -83,11 +83,11 @@ class ReferenceAllocator:
             split = left > MiB and (
                 self.settings.max_split_bytes is None or size < self.settings.max_split_bytes
             )
-        taken = Part(size if split else piece.size, TAKEN)
-        segment.put(piece, taken, Part(left if split else 0, FREE, self.searches))
+        taken = Range(size if split else piece.size, TAKEN)
+        segment.put(piece, taken, Range(left if split else 0, FREE, self.searches))
         return taken
 
-    def free(self, piece: Part) -> None:
+    def free(self, piece: Range) -> None:
         segment = next(s for s in self.segments if piece in s.pieces)
         piece.state = FREE
         piece.since = self.searches
@@ -105,9 +105,9 @@ class ReferenceAllocator:
                 start = segment.where(piece) - segment.address
                 begin, end = up(start, segment.page), (start + piece.size) // segment.page * segment.page
                 if begin < end:
-                    unmapped = Part(end - begin, UNMAPPED)
-                    before = Part(begin - start, FREE, self.searches)
-                    after = Part(start + piece.size - end, FREE, self.searches)
+                    unmapped = Range(end - begin, UNMAPPED)
+                    before = Range(begin - start, FREE, self.searches)
+                    after = Range(start + piece.size - end, FREE, self.searches)
                     segment.put(piece, before, unmapped, after)
                     self.merge(segment, unmapped)
         self.segments = [s for s in self.segments if any(p.state != UNMAPPED for p in s.pieces)]
@@ -121,12 +121,12 @@ class ReferenceAllocator:
             return up(requested, 2 ** (requested.bit_length() - 1) // divisions)
         return max(512, up(requested, 512))
 
-    def free_pieces(self, is_small: bool) -> list[tuple[Segment, Part]]:
+    def free_pieces(self, is_small: bool) -> list[tuple[Segment, Range]]:
         """By size, then address."""
         found = [(s, p) for s in self.segments if s.is_small == is_small for p in s.pieces if p.state == FREE]
         return sorted(found, key=lambda pair: (pair[1].size, pair[0].where(pair[1])))
 
-    def find(self, size: int, is_small: bool) -> tuple[Segment, Part] | None:
+    def find(self, size: int, is_small: bool) -> tuple[Segment, Range] | None:
         if not is_small:
             self.searches += 1
         fitting = [pair for pair in self.free_pieces(is_small) if pair[1].size >= size]
@@ -145,23 +145,23 @@ class ReferenceAllocator:
                 return None
         return fitting[chosen]
 
-    def new(self, size: int, is_small: bool, wanted: int) -> tuple[Segment, Part] | None:
+    def new(self, size: int, is_small: bool, wanted: int) -> tuple[Segment, Range] | None:
         if self.allowed is not None and self.reserved + wanted > self.allowed:
             return None
         if self.settings.expandable_segments:
             return self.expand(size, is_small)
         if self.device is not None and self.reserved + wanted > self.device:
             return None
-        piece = Part(wanted, FREE, self.searches)
+        piece = Range(wanted, FREE, self.searches)
         self.segments.append(Segment(self.space.take(wanted), [piece], is_small, None))
         return self.segments[-1], piece
 
-    def expand(self, size: int, is_small: bool) -> tuple[Segment, Part] | None:
+    def expand(self, size: int, is_small: bool) -> tuple[Segment, Range] | None:
         """Map every unmapped page of the lowest range that can hold `size` bytes."""
         page = 2 * MiB if is_small else self.settings.large_segment_bytes
         place = self.lowest(size, is_small)
         if place is None:
-            nothing = Part(2**40 // page * page, UNMAPPED)
+            nothing = Range(2**40 // page * page, UNMAPPED)
             self.segments.append(Segment(2**45 + len(self.segments) * 2**40, [nothing], is_small, page))
             place = self.segments[-1], nothing
         segment, first = place
@@ -183,11 +183,11 @@ class ReferenceAllocator:
             mapped = up(needed, page)
             if self.device is not None and self.reserved + mapped > self.device:
                 return None
-            backed = Part(mapped, FREE, self.searches)
-            segment.put(unmapped, backed, Part(unmapped.size - mapped, UNMAPPED))
+            backed = Range(mapped, FREE, self.searches)
+            segment.put(unmapped, backed, Range(unmapped.size - mapped, UNMAPPED))
             self.merge(segment, backed)
 
-    def lowest(self, size: int, is_small: bool) -> tuple[Segment, Part] | None:
+    def lowest(self, size: int, is_small: bool) -> tuple[Segment, Range] | None:
         for segment in self.segments:
             if segment.page is None or segment.is_small != is_small:
                 continue
@@ -204,7 +204,7 @@ class ReferenceAllocator:
                     return segment, segment.pieces[first]
         return None
 
-    def merge(self, segment: Segment, piece: Part) -> None:
+    def merge(self, segment: Segment, piece: Range) -> None:
         at = segment.pieces.index(piece)
         first, last = at, at
         while first and segment.pieces[first - 1].state == piece.state:
@@ -212,7 +212,7 @@ class ReferenceAllocator:
         while last + 1 < len(segment.pieces) and segment.pieces[last + 1].state == piece.state:
             last += 1
         size = sum(p.size for p in segment.pieces[first : last + 1])
-        segment.pieces[first : last + 1] = [Part(size, piece.state, self.searches)]
+        segment.pieces[first : last + 1] = [Range(size, piece.state, self.searches)]
 
     def release_oversize(self, size: int, is_small: bool) -> bool:
         most = self.settings.max_split_bytes
@@ -256,7 +256,7 @@ class ReferenceAllocator:
                 self.drop(segment)
 
 
-def room(segment: Segment, piece: Part) -> int:
+def room(segment: Segment, piece: Range) -> int:
     at = segment.pieces.index(piece)
     behind = segment.pieces[at + 1] if at + 1 < len(segment.pieces) else None
     return piece.size + (behind.size if behind is not None and behind.state == UNMAPPED else 0)
