@@ -33,7 +33,7 @@ def live_blocks() -> list[int]:
 def end(before: Sequence[int], reserved_before: int, marks_us: Sequence[int]) -> dict[str, np.ndarray]:
     """The events since `begin`, as arrays. `before`, `reserved_before`: what was alive and reserved at that moment.
 
-    `trace`: as `orchestrator.predict.replay.Trace`, `before` first. `reserved`: bytes after each event. `segments`: taken and given back (negative), in order, with the trace's length at that moment.
+    `trace`: as `orchestrator.predict.allocator.replay.Trace`, `before` first. `reserved`: bytes after each event. `segments`: taken and given back (negative), in order, with the trace's length at that moment.
     `marks`: the trace's length at each moment of `marks_us`. `failed`: 1 where the last event found no memory.
     """
     import torch

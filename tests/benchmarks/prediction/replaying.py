@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.predict.allocator import CachingAllocator
-from orchestrator.predict.allocator_settings import AllocatorSettings
-from orchestrator.predict.replay import replay
+from orchestrator.predict.allocator.caching import CachingAllocator
+from orchestrator.predict.allocator.replay import replay
+from orchestrator.predict.allocator.settings import AllocatorSettings
 
 
 def replay_file(path: Path) -> None:

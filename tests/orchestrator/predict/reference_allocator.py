@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from orchestrator.predict.address_space import AddressSpace
-from orchestrator.predict.allocator_settings import AllocatorSettings
+from orchestrator.predict.allocator.address_space import AddressSpace
+from orchestrator.predict.allocator.settings import AllocatorSettings
 
 MiB = 2**20
 FREE, TAKEN, UNMAPPED = "free", "taken", "unmapped"

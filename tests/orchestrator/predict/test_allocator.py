@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.predict.address_space import AddressSpace
-from orchestrator.predict.allocator import CachingAllocator, OutOfDeviceMemory
-from orchestrator.predict.allocator_settings import AllocatorSettings, AllocatorSettingsError, MiB
-from orchestrator.predict.replay import TraceError, replay
+from orchestrator.predict.allocator.address_space import AddressSpace
+from orchestrator.predict.allocator.caching import CachingAllocator, OutOfDeviceMemory
+from orchestrator.predict.allocator.replay import TraceError, replay
+from orchestrator.predict.allocator.settings import AllocatorSettings, AllocatorSettingsError, MiB
 from tests.orchestrator.predict.reference_allocator import FREE, UNMAPPED, ReferenceAllocator
 
 EXPANDABLE = AllocatorSettings(expandable_segments=True)

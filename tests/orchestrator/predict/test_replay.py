@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.predict.allocator import CachingAllocator
-from orchestrator.predict.allocator_settings import AllocatorSettings
-from orchestrator.predict.replay import replay
+from orchestrator.predict.allocator.caching import CachingAllocator
+from orchestrator.predict.allocator.replay import replay
+from orchestrator.predict.allocator.settings import AllocatorSettings
 
 RECORDED = Path(__file__).parent / "recorded" / "lfm2-1.2b-h100.npz"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.predict.allocator import CachingAllocator
-from orchestrator.predict.allocator_settings import AllocatorSettings
-from orchestrator.predict.rehearsed_passes import RehearsedPasses
-from orchestrator.predict.run_replay import Course, RunOutcome, RunReplay
+from orchestrator.predict.allocator.caching import CachingAllocator
+from orchestrator.predict.allocator.settings import AllocatorSettings
+from orchestrator.predict.rehearsed.passes import RehearsedPasses
+from orchestrator.predict.rehearsed.run import Course, RunOutcome, RunReplay
 from tests.benchmarks.prediction.shapes import benchmark_shapes
 from workers.cell import Cell, ModelRef
 from workers.rehearsal.eager import EagerRehearsal
@@ -89,8 +89,8 @@ def test_steps_that_are_skipped_make_no_difference(
         return [RunReplay(pythia, allocator, ()).run(course).reached for allocator in allocators]
 
     skipped = reached()
-    monkeypatch.setattr("orchestrator.predict.run_replay._STRIDE", 0)
-    monkeypatch.setattr("orchestrator.predict.run_replay._WHOLE", 1)
+    monkeypatch.setattr("orchestrator.predict.rehearsed.run._STRIDE", 0)
+    monkeypatch.setattr("orchestrator.predict.rehearsed.run._WHOLE", 1)
     assert skipped == pytest.approx(reached(), rel=0.005)
 
 

@@ -16,9 +16,9 @@ Which of two equally large free blocks is lower is `address_space`'s to say.
 
 from bisect import bisect_left, insort
 
-from orchestrator.predict.address_space import AddressSpace
-from orchestrator.predict.allocator_blocks import ADDRESSES, Block, Pool
-from orchestrator.predict.allocator_settings import AllocatorSettings, MiB
+from orchestrator.predict.allocator.address_space import AddressSpace
+from orchestrator.predict.allocator.blocks import ADDRESSES, Block, Pool
+from orchestrator.predict.allocator.settings import AllocatorSettings, MiB
 
 _UNIT = 512
 _SMALL = MiB

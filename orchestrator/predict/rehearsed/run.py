@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from orchestrator.predict.allocator import CachingAllocator, OutOfDeviceMemory
-from orchestrator.predict.allocator_blocks import Block
+from orchestrator.predict.allocator.blocks import Block
+from orchestrator.predict.allocator.caching import CachingAllocator, OutOfDeviceMemory
 from workers.rehearsal.passes import Label, PassTrace, Piece
 
 _SMALL, _SHARED, _UNIT = 2**20, 10 * 2**20, 512
@@ -20,7 +20,7 @@ class Rehearsal(Protocol):
 
     @property
     def weights(self) -> tuple[int, ...]:
-        """Loading, as events of `orchestrator.predict.replay.Trace`."""
+        """Loading, as events of `orchestrator.predict.allocator.replay.Trace`."""
 
     def chunk(self, position: int, tokens: int) -> PassTrace: ...
 

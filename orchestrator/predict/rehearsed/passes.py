@@ -19,7 +19,7 @@ class EngineRehearsal(Protocol):
 
 
 class RehearsedPasses:
-    """Implements `run_replay.Rehearsal` for prompts that are read `chunk` tokens at a time, None: all at once."""
+    """Implements `run.Rehearsal` for prompts that are read `chunk` tokens at a time, None: all at once."""
 
     def __init__(self, rehearsal: EngineRehearsal, chunk: int | None) -> None:
         self._rehearsal = rehearsal

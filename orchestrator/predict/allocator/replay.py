@@ -4,8 +4,8 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.predict.allocator import CachingAllocator, OutOfDeviceMemory
-from orchestrator.predict.allocator_blocks import Block
+from orchestrator.predict.allocator.blocks import Block
+from orchestrator.predict.allocator.caching import CachingAllocator, OutOfDeviceMemory
 
 #: Events in order. n > 0 allocates n bytes; 0 allocates nothing; ~i (negative) frees what event i allocated.
 Trace = Sequence[int]
