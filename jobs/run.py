@@ -24,7 +24,7 @@ def run_command(spec: SweepSpec, out: str, *, address: str | None, cpu_slots: in
     try:
         folder = open_run(out, spec)
     except REFUSALS as error:
-        raise SpecError(f"--out {out}: {error}") from None
+        raise SpecError(f"--out {out}: {str(error).removeprefix(f'{out}: ')}") from None
     with folder:
         try:
             status = _run(spec, out, folder, address=address, cpu_slots=cpu_slots)

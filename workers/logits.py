@@ -1,10 +1,12 @@
 """Teacher-forced logits of one mode and engine, one token at a time: to hold an implementation against a reference."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from workers.cell import Cell, ModelRef
@@ -32,6 +34,7 @@ def write_logits(request: LogitsRequest, tokens: Path, out: Path) -> tuple[int, 
     Raises ValueError with one line that names the argument, its value and the remedy.
     """
     _check(request)
+    _check_out(out)
     ids_T = _read_ids(tokens)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy = MODES[request.mode].policy
@@ -56,7 +59,10 @@ def write_logits(request: LogitsRequest, tokens: Path, out: Path) -> tuple[int, 
         logits_TV = open_session(cell, loaded, None).logits(ids_T)
     except (LoadError, ModeUnsupported) as error:
         raise ValueError(f"--model {request.model}: {error}") from None
-    save_file({"logits": logits_TV.float().contiguous()}, out)
+    try:
+        save_file({"logits": logits_TV.float().contiguous()}, out)
+    except SafetensorError as error:
+        raise ValueError(f"--out {out}: {error}") from None
     return logits_TV.shape[0], logits_TV.shape[1]
 
 
@@ -74,6 +80,20 @@ def _check(request: LogitsRequest) -> None:
         raise ValueError(f"--dtype {request.dtype}: one of {', '.join(DTYPES)}")
     if request.window < request.sinks:
         raise ValueError(f"--window {request.window} is smaller than --sinks {request.sinks}")
+
+
+def _check_out(out: Path) -> None:
+    """Before minutes of work. A device or a pipe would be replaced by a file."""
+    try:
+        other = out.exists() and not out.is_file()
+    except OSError as error:
+        raise ValueError(f"--out {out}: {error.strerror}") from None
+    if other:
+        raise ValueError(f"--out {out}: there is something that is no file: give another name")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: {out.parent} is no folder: make it, or give another name")
+    if not os.access(out.parent, os.W_OK):
+        raise ValueError(f"--out {out}: {out.parent} cannot be written: give another name")
 
 
 def _read_ids(tokens: Path) -> torch.Tensor:

@@ -7,11 +7,10 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
 from orchestrator.journal.errors import FolderError, SchemaTooNew
 from orchestrator.journal.journal import Journal
@@ -26,7 +25,6 @@ from orchestrator.local_files import fingerprints
 from orchestrator.spec import SpecError, SweepSpec, dump_spec, load_spec
 from workers.attempt import Device
 
-T = TypeVar("T")
 _SPEC, _MANIFEST = "spec.yaml", "manifest.json"
 
 
@@ -97,7 +95,7 @@ def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:
     Raises `FolderInUse` (another driver), `FolderError` (another sweep), `SchemaTooNew`, `StoreError`.
     """
     store = open_store(out)
-    lock = _try_store(store, store.lock)
+    lock = store.lock()
     try:
         stored = _read(store, _SPEC)
         manifest = _manifest(store)
@@ -107,7 +105,7 @@ def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:
                 raise FolderError(
                     f"{store.url} holds a journal but no {_SPEC}: put it back, or give another --out"
                 )
-            _try_store(store, lambda: store.write(_SPEC, dump_spec(spec).encode()))
+            store.write(_SPEC, dump_spec(spec).encode())
         else:
             _refuse_another_sweep(store, stored, spec)
         files = fingerprints(spec)
@@ -138,8 +136,8 @@ def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:
 def read_run(out: str | Path) -> RecordedRun:
     """A run folder as it is. Raises `FolderError` where there is none, `SchemaTooNew`, `StoreError`."""
     store = open_store(out)
-    names = _try_store(store, lambda: store.names("."))
-    if not names and not store.names("journal"):
+    names = store.names(".")
+    if not {_SPEC, _MANIFEST} & {*names} and not store.names("journal"):
         raise FolderError(f"{store.url} is no run folder: there is no {_SPEC} and no journal in it")
     stored = _read(store, _SPEC)
     try:
@@ -206,10 +204,3 @@ def _read(store: Store, name: str) -> str | None:
         return store.read(name).decode("utf-8", "replace")
     except FileNotFoundError:
         return None
-
-
-def _try_store(store: Store, call: Callable[[], T]) -> T:
-    try:
-        return call()
-    except OSError as error:
-        raise FolderError(f"{store.url} cannot be used: {error}") from error

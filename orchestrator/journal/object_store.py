@@ -37,7 +37,10 @@ def open_store(out: str | Path) -> Store:
     text = str(out)
     if text.startswith("file://"):
         return LocalStore(Path(text.removeprefix("file://")))
-    return ObjectStore(text) if "://" in text else LocalStore(Path(text))
+    scheme, separator, _ = text.partition("://")
+    if separator and not scheme:
+        raise StoreError(f"{text}: a URL begins with its kind of store, as s3:// does")
+    return ObjectStore(text) if separator else LocalStore(Path(text))
 
 
 class ObjectStore:

@@ -7,11 +7,11 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from orchestrator.journal.errors import StoreFull
+from orchestrator.journal.errors import StoreError, StoreFull
 from orchestrator.journal.lock import FileLock, Lock
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -26,10 +26,10 @@ class Store(Protocol):
         """Files directly inside `folder` (`.` = the run folder), sorted; [] where there is no such folder."""
 
     def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError."""
+        """Raises FileNotFoundError, `StoreError`."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Durable on return, whole or not there at all. Raises `StoreFull`."""
+        """Durable on return, whole or not there at all. Raises `StoreFull`, `StoreError`."""
 
     def adopt(self, name: str, path: Path) -> None:
         """Make the local file `path`, which lies in a `scratch` folder, the file `name`."""
@@ -59,43 +59,46 @@ class LocalStore:
 
     def names(self, folder: str) -> list[str]:
         try:
-            with os.scandir(self._path(folder)) as entries:
+            with self._told(folder, may_be_absent=True), os.scandir(self._path(folder)) as entries:
                 return sorted(
-                    entry.name for entry in entries if entry.is_file() and not entry.name.endswith(_TEMPORARY)
+                    entry.name for entry in entries if _is_file(entry) and not entry.name.endswith(_TEMPORARY)
                 )
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return []
 
     def read(self, name: str) -> bytes:
-        return self._path(name).read_bytes()
+        with self._told(name, may_be_absent=True):
+            return self._path(name).read_bytes()
 
     def write(self, name: str, data: bytes) -> None:
         path = self._path(name)
         temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync_folder(path.parent)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            if error.errno in FULL:
-                raise StoreFull(f"{self.url}: {error.strerror} while writing {name}") from error
-            raise
+        with self._told(name):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+                _sync_folder(path.parent)
+            except OSError:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
 
     def adopt(self, name: str, path: Path) -> None:
         target = self._path(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
+        with self._told(name):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
 
     def move(self, name: str, target: str) -> None:
         self.adopt(target, self._path(name))
 
     def remove(self, name: str) -> None:
-        self._path(name).unlink(missing_ok=True)
+        with self._told(name):
+            self._path(name).unlink(missing_ok=True)
 
     @contextmanager
     def local(self, folder: str) -> Iterator[Path]:
@@ -103,12 +106,15 @@ class LocalStore:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        self._root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".scratch-", dir=self._root) as folder:
+        with self._told("."):
+            self._root.mkdir(parents=True, exist_ok=True)
+            scratch = tempfile.TemporaryDirectory(prefix=".scratch-", dir=self._root)
+        with scratch as folder:
             yield Path(folder)
 
     def lock(self) -> Lock:
-        return FileLock(self._root / ".lock")
+        with self._told("."):
+            return FileLock(self._root / ".lock")
 
     def clear_leftovers(self, folder: str) -> None:
         for path in self._path(folder).glob(f".*{_TEMPORARY}"):
@@ -117,12 +123,32 @@ class LocalStore:
     def _path(self, name: str) -> Path:
         return self._root / inside(name)
 
+    @contextmanager
+    def _told(self, name: str, *, may_be_absent: bool = False) -> Iterator[None]:
+        """What the operating system refuses, as one line. `may_be_absent`: FileNotFoundError is an answer."""
+        try:
+            yield
+        except OSError as error:
+            if may_be_absent and isinstance(error, FileNotFoundError):
+                raise
+            where = f"{self.url}: {error.strerror or error}" + ("" if name == "." else f" ({name})")
+            if error.errno in FULL:
+                raise StoreFull(f"{where}: make room") from error
+            raise StoreError(f"{where}: give a folder that can be read and written") from error
+
 
 def inside(name: str) -> str:
     """`name`, if it names something inside the run folder. Raises `ValueError`."""
     if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
         raise ValueError(f"{name!r} is not a name inside the run folder")
     return name
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads nowhere, or round in a circle
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.journal.errors import FolderError, FolderInUse, SchemaTooNew
+from orchestrator.journal.errors import FolderError, FolderInUse, SchemaTooNew, StoreError
 from orchestrator.journal.folder import open_run, read_run
 from orchestrator.journal.record import Record
 from orchestrator.journal.store import LocalStore
@@ -111,7 +111,7 @@ def test_no_folder_is_a_message(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="no run folder"):
         read_run(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(FolderError, match="cannot be used"):
+    with pytest.raises(StoreError, match="File exists"):
         open_run(tmp_path / "file", demo_spec(budgets=[MiB]))
 
 
