@@ -83,6 +83,7 @@ def from_config(
         whole: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code, **options
         )
+        _refuse_encoder(whole)
         return whole
     device = torch.get_default_device()
     with torch.device("meta"):  # what is left out shall not take memory first
@@ -106,7 +107,17 @@ def from_files(
     else:
         loader, options = AutoModelForCausalLM, {**options, "trust_remote_code": trust_remote_code}
     model, found = loader.from_pretrained(folder, config=config, output_loading_info=True, **options)
+    _refuse_encoder(model)
     return model, found
+
+
+def _refuse_encoder(model: "PreTrainedModel") -> None:
+    """BERT and its kin become decoders only if they are told: else each token sees those behind it."""
+    if any(getattr(module, "is_decoder", None) is False for module in model.modules()):
+        raise LoadError(
+            f"{type(model).__name__} reads in both directions (`is_decoder` is false in its config), so that it is no "
+            "causal language model; set it to true if it was trained as one"
+        )
 
 
 def _text_class(config: "PreTrainedConfig") -> type:

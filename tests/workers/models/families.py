@@ -7,7 +7,9 @@ import functools
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+
+from workers.models.build import from_config
 
 VOCAB = 320
 WINDOW = 16
@@ -67,6 +69,19 @@ _LATENT = {"num_key_value_heads": 4, "head_dim": 8}
 #: What makes a shrunken model one of its kind.
 _DETAILS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
+    "bailing_hybrid": {"num_expert_group": 1},
+    "codegen": {"rotary_dim": 8},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 1e4}
+            for kind in ("sliding_attention", "full_attention")
+        },
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+        "ffn_config": {"hidden_size": 64, "ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
+    },
     "dots1": {"n_routed_experts": 4},
     "gemma3n_text": {
         "num_kv_shared_layers": 1,
@@ -87,7 +102,19 @@ _DETAILS: dict[str, dict[str, Any]] = {
     "longcat_flash": {"head_dim": 8, "num_key_value_heads": 4},
     "mamba2": {"num_heads": 8, "head_dim": 16},
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 8},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 64,
+        "indexer_compress_ratio": 4,
+        "ple_embed_dim": 64,
+        "hc_lowrank": 16,
+    },
+    "xlstm": {"embedding_dim": 64, "qk_dim_factor": 1.0},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }
 
 
@@ -99,7 +126,7 @@ def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
 def tiny_model(family: str, *, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
     """Random weights, always the same ones."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=dtype)
+    model = from_config(tiny_config(family, **changes), dtype)
     return model.eval().requires_grad_(False)
 
 

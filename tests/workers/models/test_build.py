@@ -189,3 +189,14 @@ def test_no_end_of_text_forbids_no_token(tmp_path: Path) -> None:
     found = open_session(cell("baseline", prompt=4, length=3), loaded, None).generate(prompt_BT, 3, Heard())
     assert found.ids_BT.tolist() == [[VOCAB - 1] * 3]
     assert found.eos_at is None
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "big_bird"])
+def test_a_model_that_reads_in_both_directions_is_refused(tmp_path: Path, family: str) -> None:
+    with pytest.raises(LoadError, match=r"reads in both directions \(`is_decoder` is false in its config\)"):
+        load(random(family, tmp_path))
+    tiny_config(family, is_decoder=True).save_pretrained(tmp_path)
+    model = load(f"random:{tmp_path}").model
+    ids_BT = torch.randint(3, VOCAB, (1, 20), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(model(ids_BT).logits[:, :7], model(ids_BT[:, :7]).logits, atol=1e-5)

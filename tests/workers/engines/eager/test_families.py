@@ -113,6 +113,16 @@ LAW = {
 }
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3_next", "lfm2", "deepseek_v3", "mamba2"])
+def test_logits_are_those_of_the_whole_text_at_once(family: str) -> None:
+    model, ids_T = tiny_model(family), text()
+    rows_TV = open_session(
+        cell("baseline", workload="score", prompt=0, length=PROMPT), loaded(model), None
+    ).logits(ids_T)
+    dense_TV = model(input_ids=ids_T[None], use_cache=False).logits[0]
+    assert torch.allclose(rows_TV, dense_TV, atol=1e-5 * float(dense_TV.abs().max()))
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("family", LAW)
 def test_every_byte_of_every_kind_of_layer_is_counted(family: str, batch: int) -> None:

@@ -61,7 +61,7 @@ def loaded(model: PreTrainedModel, eos: tuple[int, ...] = ()) -> LoadedModel:
         name="tiny",
         eos_ids=frozenset(eos),
         max_positions=64,
-        vocab_size=model.config.vocab_size,
+        vocab_size=model.config.get_text_config(decoder=True).vocab_size,
         weights_bytes=sum(p.nbytes for p in model.parameters()),
         load_s=0.0,
         load_was_warm=None,
