@@ -13,7 +13,9 @@ from orchestrator.predict.memory import UnknownWeightsError, fits, predict, pred
 from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
 from orchestrator.spec import SpecError, SweepSpec, parse_bytes
 from workers.attempt import Device
-from workers.cell import Cell
+from workers.cell import Cell, ModelRef
+from workers.engines.preflight import refuse_by_config
+from workers.engines.session import ModeUnsupported
 from workers.models import LoadError
 
 #: What an 80 GB card holds: stands in for `budget: device` where no device was named.
@@ -39,7 +41,7 @@ class CellForecast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """`unknown`: models of which nothing can be told here, with the reason. `assumed_card`: nobody named one."""
+    """`unknown`: models, and modes of them, of which nothing can be told here, with the reason. `assumed_card`: nobody named one."""
 
     cells: int
     device: DeviceProfile
@@ -57,13 +59,29 @@ def forecast(spec: SweepSpec, device: str | None = None) -> Forecast:
     profile, assumed = profile_for(device)
     cells = expand(spec)
     shapes, unknown = read_shapes(cells)
+    refused = _refused_modes(cells)
+    possible = [cell for cell in cells if (cell.model, cell.mode, cell.engine) not in refused]
+    told = {f"{model.target}, mode {mode}": reason for (model, mode, _), reason in refused.items()}
     return Forecast(
         cells=len(cells),
         device=profile,
         assumed_card=assumed and None in spec.budgets,
-        forecasts=tuple(_forecast_cells(cells, shapes, profile)),
-        unknown=tuple(unknown.items()),
+        forecasts=tuple(_forecast_cells(possible, shapes, profile)),
+        unknown=tuple((unknown | told).items()),
     )
+
+
+def _refused_modes(cells: Iterable[Cell]) -> dict[tuple[ModelRef, str, str], str]:
+    """The modes that an architecture cannot have, and why: their cells end in `load_error`."""
+    refused: dict[tuple[ModelRef, str, str], str] = {}
+    for cell in {(cell.model, cell.mode, cell.engine): cell for cell in cells}.values():
+        try:
+            refuse_by_config(cell)
+        except ModeUnsupported as error:
+            refused[cell.model, cell.mode, cell.engine] = str(error)
+        except LoadError:
+            pass  # told of the model as a whole
+    return refused
 
 
 def _forecast_cells(

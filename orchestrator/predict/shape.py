@@ -218,7 +218,7 @@ def _gated(config: Any) -> bool:
 
 
 def _stored_dtype(config: Any) -> str | None:
-    dtype = _read(config, "dtype", "torch_dtype")
+    dtype = _read(config, *(("dtype", "torch_dtype") if isinstance(config, dict) else ("dtype",)))
     name = str(dtype).removeprefix("torch.")
     return name if name in _DTYPE_BYTES else None
 

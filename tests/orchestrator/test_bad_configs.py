@@ -126,3 +126,17 @@ def test_a_budget_too_small_for_one_model_refuses_the_sweep_only_where_nothing_f
 def test_a_sweep_that_loaded_no_model_does_not_succeed(outcomes: dict[Outcome, int], status: int) -> None:
     summary = Summary(run_id="a", computed=sum(outcomes.values()), reused=0, left=0, outcomes=outcomes)
     assert summary.exit_status == status
+
+
+def test_a_mode_that_an_architecture_cannot_have_is_told_by_plan(tmp_path: Path) -> None:
+    """The other modes of the model, and the mode of other models, are predicted all the same."""
+    recurrent = with_changes(tmp_path, "mamba2")
+    raw = {"name": "a", "modes": ["baseline", "baseline+spec"], "lengths": [500]}
+    models = [{"target": recurrent, "draft": recurrent}, {"target": GOOD, "draft": GOOD}]
+    outlook = forecast(parse_spec(raw | {"models": models}), "H100:80GiB")
+    reason = "Mamba2ForCausalLM has no speculative mode: it keeps a recurrent state, which cannot take back a rejected token"
+    assert dict(outlook.unknown)[f"{recurrent}, mode baseline+spec"] == reason
+    assert {f.cell.mode for f in outlook.forecasts if f.cell.model.target == GOOD} == {
+        "baseline",
+        "baseline+spec",
+    }

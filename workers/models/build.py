@@ -44,7 +44,7 @@ def model_class(
     if causal is not None and (not is_multimodal or issubclass(causal.config_class, _text_class(config))):
         return causal
     whole = IMAGE_TEXT.get(type(config), None) or MULTIMODAL.get(type(config), None) or causal
-    if whole is None:
+    if whole is None or (causal is None and config.is_encoder_decoder):
         raise LoadError(f"{config.model_type!r} is no causal language model that transformers knows")
     return _text_only(whole) if is_multimodal else whole
 
@@ -79,7 +79,7 @@ def from_config(
     check_attention(config, attn_implementation, trust_remote_code=trust_remote_code)
     built: Any = model_class(config, trust_remote_code=trust_remote_code)
     options = attention_options(attn_implementation)
-    if not _is_text_part(built):
+    if _has_auto_class(config, built):
         whole: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code, **options
         )
@@ -102,9 +102,8 @@ def from_files(
     from transformers import AutoModelForCausalLM
 
     built = model_class(config, trust_remote_code=trust_remote_code)
-    if _is_text_part(built):
-        loader: Any = built
-    else:
+    loader: Any = built
+    if _has_auto_class(config, built):
         loader, options = AutoModelForCausalLM, {**options, "trust_remote_code": trust_remote_code}
     model, found = loader.from_pretrained(folder, config=config, output_loading_info=True, **options)
     _refuse_encoder(model)
@@ -124,8 +123,11 @@ def _text_class(config: "PreTrainedConfig") -> type:
     return type(config.get_text_config(decoder=True))
 
 
-def _is_text_part(built: Any) -> bool:
-    return getattr(built, "leaves_out_towers", False)
+def _has_auto_class(config: "PreTrainedConfig", built: Any) -> bool:
+    """Whether transformers' own choice for this configuration is `built`, or a class in remote code."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as CAUSAL
+
+    return built is None or (type(config) in CAUSAL and not hasattr(built, "leaves_out_towers"))
 
 
 @functools.cache

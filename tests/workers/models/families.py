@@ -66,8 +66,23 @@ _HYBRID = ["linear_attention", "full_attention"] * 2
 #: Latents keep the heads of the keys as many as those of the queries, and their `head_dim` is the rotated part's.
 _LATENT = {"num_key_value_heads": 4, "head_dim": 8}
 
+#: Encoders by default.
+_DECODERS = (
+    *(
+        "bert",
+        "bert-generation",
+        "big_bird",
+        "camembert",
+        "data2vec-text",
+        "electra",
+        "ernie",
+        "megatron-bert",
+    ),
+    *("rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl"),
+)
 #: What makes a shrunken model one of its kind.
 _DETAILS: dict[str, dict[str, Any]] = {
+    **{family: {"is_decoder": True} for family in _DECODERS},
     "bamba": {"attn_layer_indices": [1, 3]},
     "bailing_hybrid": {"num_expert_group": 1},
     "codegen": {"rotary_dim": 8},
@@ -113,6 +128,11 @@ _DETAILS: dict[str, dict[str, Any]] = {
         "ple_embed_dim": 64,
         "hc_lowrank": 16,
     },
+    **{
+        family: {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
+        for family in ("qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm_ocr_text", "paddleocr_vl_text")
+    },
+    "xmod": {"is_decoder": True, "languages": ["en_XX"], "default_language": "en_XX"},
     "xlstm": {"embedding_dim": 64, "qk_dim_factor": 1.0},
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }

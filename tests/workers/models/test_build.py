@@ -13,11 +13,12 @@ from tests.workers.engines.heard import Heard
 from tests.workers.models.families import VOCAB, tiny_config, tiny_model
 from workers.cell import ModelRef
 from workers.engines.eager import open_session
+from workers.models.build import from_config
 from workers.models.load import LoadedModel, LoadError, load_model
 
 CPU = torch.device("cpu")
 #: Wrappers around a text model that has a class of its own, and around one that has none.
-WRAPPERS = ("mistral3", "gemma3", "llava", "qwen3_vl")
+WRAPPERS = ("mistral3", "gemma3", "llava", "qwen3_vl", "qwen2_5_vl")
 
 
 def load(name: str | Path, **options: object) -> LoadedModel:
@@ -25,8 +26,8 @@ def load(name: str | Path, **options: object) -> LoadedModel:
     return load_model(str(name), ModelRef(target=str(name), **options), CPU)  # type: ignore[arg-type]
 
 
-def random(family: str, folder: Path) -> str:
-    tiny_config(family).save_pretrained(folder)
+def random(family: str, folder: Path, **changes: object) -> str:
+    tiny_config(family, **changes).save_pretrained(folder)
     return f"random:{folder}"
 
 
@@ -194,9 +195,24 @@ def test_no_end_of_text_forbids_no_token(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["bert", "roberta", "big_bird"])
 def test_a_model_that_reads_in_both_directions_is_refused(tmp_path: Path, family: str) -> None:
     with pytest.raises(LoadError, match=r"reads in both directions \(`is_decoder` is false in its config\)"):
-        load(random(family, tmp_path))
-    tiny_config(family, is_decoder=True).save_pretrained(tmp_path)
+        load(random(family, tmp_path, is_decoder=False))
+    tiny_config(family).save_pretrained(tmp_path)
     model = load(f"random:{tmp_path}").model
     ids_BT = torch.randint(3, VOCAB, (1, 20), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.allclose(model(ids_BT).logits[:, :7], model(ids_BT[:, :7]).logits, atol=1e-5)
+
+
+def test_a_causal_model_that_transformers_lists_elsewhere_is_loaded(tmp_path: Path) -> None:
+    model = from_config(tiny_config("mistral4"), torch.float32)
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path).model
+    assert type(loaded).__name__ == "Mistral4ForCausalLM"
+    ids_BT = torch.randint(3, VOCAB, (1, 20), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids_BT).logits, model.eval()(input_ids=ids_BT).logits)
+
+
+def test_an_encoder_decoder_is_no_causal_model(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="'t5gemma2' is no causal language model"):
+        load(random("t5gemma2", tmp_path))

@@ -16,6 +16,7 @@ from workers.engines.eager.streaming import streams
 from workers.engines.session import ModeUnsupported
 from workers.engines.shared.slots import RingSlots
 from workers.engines.sizes import eager_slack
+from workers.models.config import one_line
 
 OpenCache = Callable[[PreTrainedModel, Cell], AbstractContextManager[Cache | None]]
 
@@ -37,7 +38,15 @@ def full(model: PreTrainedModel, cell: Cell) -> Iterator[Cache | None]:
             )
         yield None
         return
-    yield DynamicCache(config=model.config.get_text_config(decoder=True))
+    try:
+        cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    except (
+        Exception
+    ) as error:  # some configs lack what it reads; transformers' own `generate` fails there, too
+        raise ModeUnsupported(
+            f"{type(model).__name__}: transformers makes no cache for it: {one_line(error)}"
+        ) from error
+    yield cache
 
 
 def takes_dynamic_cache(model_class: type[PreTrainedModel]) -> bool:
