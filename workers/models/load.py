@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
@@ -15,6 +16,7 @@ from workers.cell import ModelRef
 from workers.host.error_kinds import Raised, of_exception
 from workers.models import LoadError
 from workers.models.build import attention_options, check_attention, from_config, from_files
+from workers.models.cache_tensors import cache_tensors
 from workers.models.config import check_draft, max_positions, one_line, read_config, vocab_size
 from workers.models.page_cache import resident_fraction
 from workers.models.source import RANDOM, locate
@@ -73,7 +75,7 @@ def load_model(name: str, ref: ModelRef, device: torch.device, seed: int = 0) ->
         eos_ids=eos_ids_of(model),
         max_positions=max_positions(model.config),
         vocab_size=vocab_size(model.config),
-        weights_bytes=_weights_bytes(model),
+        weights_bytes=weights_bytes_of(model),
         load_s=time.perf_counter() - started,
         load_was_warm=was_warm,
     )
@@ -116,6 +118,7 @@ def _load_files(
             local_files_only=True,
             ignore_mismatched_sizes=True,  # refused below, by name
             **attention_options(ref.attn_implementation),
+            **_quantised_options(config, device),
         )
     if missing := sorted(found["missing_keys"]):
         raise LoadError(f"{name}: its files lack {len(missing)} of its tensors, {missing[0]} among them")
@@ -127,6 +130,12 @@ def _load_files(
         )
     _place(model, dtype, device)
     return model, None if resident is None else resident >= _WARM
+
+
+def _quantised_options(config: PreTrainedConfig, device: torch.device) -> dict[str, object]:
+    """A quantiser wants to know the card beforehand: what it makes is not always moved afterwards."""
+    is_quantised = getattr(config, "quantization_config", None) is not None
+    return {"device_map": {"": device}} if is_quantised and device.type == "cuda" else {}
 
 
 @contextlib.contextmanager
@@ -157,7 +166,8 @@ def _place(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> 
     loaded_dtype = model.dtype
     if device.type == "cpu":
         if dtype != loaded_dtype:
-            _convert([p for p in model.parameters() if p.dtype == loaded_dtype], dtype)
+            plain = (p for p in model.parameters() if not is_traceable_wrapper_subclass(p))
+            _convert([p for p in plain if p.dtype == loaded_dtype], dtype)
     else:
         for parameter in model.parameters():
             data = parameter.data.to(device)
@@ -195,6 +205,13 @@ def _tensors(model: PreTrainedModel) -> Iterator[torch.Tensor]:
     yield from model.buffers()
 
 
-def _weights_bytes(model: PreTrainedModel) -> int:
-    """Tied tensors share their memory and count once."""
-    return sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(model)}.values())
+def weights_bytes_of(model: PreTrainedModel) -> int:
+    """Bytes of parameters and buffers; tied tensors share their memory and count once.
+
+    Quantised tensors count as what they consist of, and what a quantiser keeps beside them (scales) counts too.
+    """
+    whole = list(_tensors(model))
+    kept_beside = [vars(parameter) for parameter in model.parameters()]
+    parts = cache_tensors([t for t in whole if is_traceable_wrapper_subclass(t)] + kept_beside)
+    plain = [t for t in whole if not is_traceable_wrapper_subclass(t)]
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in (*plain, *parts)}.values())

@@ -5,13 +5,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.testing._internal.two_tensor import TwoTensor
 
+from tests.workers.models.families import tiny_model
 from tests.workers.models.folders import NEOX, pickle_weights, save, save_gguf
 from workers.cell import ModelRef
-from workers.models.load import LoadedModel, LoadError, load_model, load_tokenizer, read_config
+from workers.models.load import (
+    LoadedModel,
+    LoadError,
+    load_model,
+    load_tokenizer,
+    read_config,
+    weights_bytes_of,
+)
 
 CPU = torch.device("cpu")
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 8388608\n"
@@ -71,6 +81,21 @@ def test_tied_weights_count_once(tmp_path: Path, tied: bool) -> None:
     rotary = sum(b.untyped_storage().nbytes() for b in loaded.model.buffers())
     layers = 2 * (attention + feed_forward + norms) * 4
     assert loaded.weights_bytes == (2 - tied) * embedding + layers + 2 * 32 * 4 + rotary
+
+
+def test_quantised_weights_count_as_what_they_consist_of() -> None:
+    """A tensor that is two others inside, and scales that a quantiser keeps at its parameter."""
+    plain = tiny_model("llama")
+    before = weights_bytes_of(plain)
+    layer = plain.model.layers[0].mlp
+    rows = layer.up_proj.weight.shape
+    halves = TwoTensor(torch.zeros(rows, dtype=torch.uint8), torch.ones(rows, dtype=torch.uint8))
+    layer.up_proj.weight = torch.nn.Parameter(halves, requires_grad=False)
+    codes = torch.nn.Parameter(torch.zeros(rows, dtype=torch.uint8), requires_grad=False)
+    codes.quant_state = SimpleNamespace(absmax=torch.ones(7), code=None, dtype=torch.float32)
+    layer.gate_proj.weight = codes
+    numel = rows.numel()
+    assert weights_bytes_of(plain) == before - 2 * numel * 4 + 2 * numel + numel + 7 * 4
 
 
 def test_gguf(tmp_path: Path) -> None:
