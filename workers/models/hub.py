@@ -1,5 +1,6 @@
 """Models of the Hugging Face hub: a snapshot on this node, and a clear word when the hub cannot be reached."""
 
+import glob
 import threading
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,10 @@ def snapshot(repo_id: str, wanted: Wanted) -> Path:
         )
         return Path(
             huggingface_hub.snapshot_download(
-                repo_id, revision=info.sha, allow_patterns=names, etag_timeout=5
+                repo_id,
+                revision=info.sha,
+                allow_patterns=[glob.escape(name) for name in names],  # each is one name, and no pattern
+                etag_timeout=5,
             )
         )
     except HubError as error:

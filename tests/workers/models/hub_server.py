@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -20,7 +21,7 @@ def serve(repo_id: str, folder: Path, requests: list[str]) -> Iterator[str]:
 
         def do_GET(self) -> None:
             requests.append(f"{self.command} {self.path}")
-            path = self.path.partition("?")[0]
+            path = unquote(self.path.partition("?")[0])
             if path.startswith(f"/api/models/{repo_id}/tree/"):
                 files = [_entry(file) for file in sorted(folder.iterdir())]
                 self._answer(json.dumps(files).encode(), "application/json")

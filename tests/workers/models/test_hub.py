@@ -48,6 +48,25 @@ def test_a_model_is_fetched_once_and_its_configuration_without_weights(
         assert torch.equal(mine, theirs)
 
 
+def test_shards_of_any_name_are_fetched_by_their_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its names are names, also where they read like patterns; what it does not name is not fetched."""
+    folder = save(tmp_path / "tiny")
+    index = folder / "model.safetensors.index.json"
+    content = index.read_text()
+    for number, shard in enumerate(sorted(folder.glob("model-*.safetensors"))):
+        shard.rename(folder / f"part[{number}].safetensors")
+        content = content.replace(shard.name, f"part[{number}].safetensors")
+    index.write_text(content)
+    (folder / "consolidated.safetensors").write_bytes(b"the same in another format")
+    requests: list[str] = []
+    with serve("org/tiny", folder, requests) as endpoint:
+        point_to(endpoint, monkeypatch)
+        assert load_model("org/tiny", REF, CPU).vocab_size == 2048
+    assert not any("consolidated" in line for line in requests)
+
+
 def test_pickled_weights_are_not_even_downloaded_unless_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
