@@ -152,10 +152,12 @@ def doctor(
 
 def _checked(path: Path, overrides: list[str] | None) -> SweepSpec:
     from orchestrator.local_files import resolve_paths
-    from orchestrator.preflight import refuse_bad_input
+    from orchestrator.preflight import refuse_bad_input, skipped_rows
 
     sweep = resolve_paths(read_spec(path, overrides), path.parent)
     refuse_bad_input(sweep)
+    if skipped := skipped_rows(sweep):
+        typer.echo(f"oomline: note: corpus {sweep.corpus}: {skipped}", err=True)
     return sweep
 
 

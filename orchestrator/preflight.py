@@ -9,8 +9,13 @@ from orchestrator.predict.memory import UnknownWeightsError, smallest_budget
 from orchestrator.spec import SpecError, SweepSpec
 from workers.cell import Cell
 from workers.models import LoadError
-from workers.models.config import check_draft, read_config
+from workers.models.config import check_draft, one_line, read_config
+from workers.text import CorpusError
+from workers.text.files import look_through
 from workers.units import round_size_text, size_text
+
+#: Texts of a corpus that are looked at before the sweep begins: a second's worth.
+_ROWS = 10_000
 
 
 def refuse_bad_input(spec: SweepSpec) -> None:
@@ -52,12 +57,29 @@ def refuse_bad_models(spec: SweepSpec) -> None:
 
 
 def refuse_missing_corpus(spec: SweepSpec) -> None:
-    """Refuse a corpus that names a file where there is none. Raises `SpecError`."""
+    """Refuse a corpus that names a file where there is none, or one without a text. Raises `SpecError`."""
     path = Path(spec.corpus).expanduser()
     if path.suffix in (".txt", ".jsonl", ".parquet") and "://" not in spec.corpus and not path.is_file():
         raise SpecError(
             f"corpus: {spec.corpus!r} does not exist; give a .txt, .jsonl or .parquet file, a datasets name, or builtin"
         )
+    skipped_rows(spec)
+
+
+def skipped_rows(spec: SweepSpec) -> str:
+    """Which rows of the corpus have no text, in words; empty where all have one. Looks at the first `_ROWS` texts.
+
+    Raises `SpecError`.
+    """
+    path = Path(spec.corpus)
+    if path.suffix not in (".jsonl", ".parquet") or not path.is_file():
+        return ""
+    try:
+        return str(look_through(path, _ROWS))
+    except CorpusError as error:
+        raise SpecError(f"corpus: {spec.corpus!r}: {error}") from None
+    except Exception as error:  # each format's parser raises its own
+        raise SpecError(f"corpus: {spec.corpus!r} cannot be read: {one_line(error)}") from None
 
 
 def refuse_budgets_below_weights(spec: SweepSpec) -> None:

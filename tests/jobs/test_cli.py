@@ -146,3 +146,23 @@ def test_doctor_tells_versions_as_json() -> None:
     found = json.loads(result.stdout)
     assert found["packages"]["torch"] == torch.__version__
     assert set(found) >= {"machine", "gpus", "packages", "environment"}
+
+
+def test_rows_of_a_corpus_without_a_text_are_told(tmp_path: Path, oomline: Callable[..., Exited]) -> None:
+    corpus = tmp_path / "texts[1].jsonl"
+    corpus.write_text('{"text": "one"}\n{"text": null}\n{"other": 1}\n')
+    said = oomline("plan", write_sweep(tmp_path, SWEEP + "corpus: 'texts[1].jsonl'\n"))
+    assert said.status == 0
+    assert said.stderr == (
+        f"oomline: note: corpus {corpus}: 2 rows skipped (`text` is null, no `text`), row 2 the first\n"
+    )
+    corpus.write_text('{"body": "one"}\n')
+    said = oomline("plan", write_sweep(tmp_path, SWEEP + "corpus: 'texts[1].jsonl'\n"))
+    assert said.status == 2
+    assert said.stderr.startswith(
+        f"oomline: corpus: '{corpus}': none of its 1 rows has a text in a field `text`"
+    )
+    corpus.with_suffix(".parquet").write_text("no parquet")
+    said = oomline("plan", write_sweep(tmp_path, SWEEP + "corpus: 'texts[1].parquet'\n"))
+    assert (said.status, said.stderr.count("\n")) == (2, 1)
+    assert "cannot be read: ArrowInvalid" in said.stderr

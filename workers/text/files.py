@@ -3,6 +3,7 @@
 A path is a path, whatever characters are in it.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -76,6 +77,18 @@ def read_records(path: Path, skipped: Skipped) -> Iterator[str]:
         yield from _parquet(path, skipped)
     else:
         yield from texts(_json_lines(path), skipped)
+
+
+def look_through(path: Path, most_rows: int) -> Skipped:
+    """The rows without a text up to the row with the `most_rows`-th one, of a .jsonl or .parquet file.
+
+    Raises `CorpusError` (without the corpus's name) for what is wrong in them.
+    """
+    refuse_lfs(path)
+    skipped = Skipped()
+    for _ in itertools.islice(read_records(path, skipped), most_rows):
+        pass
+    return skipped
 
 
 def refuse_lfs(path: Path) -> None:
