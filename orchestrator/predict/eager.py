@@ -56,6 +56,16 @@ def cached_tokens(cell: Cell, window: int | None, tokens: int, rows: int) -> int
     return kept + eager_slack(cell) if cell.mode_spec.policy.layout is Layout.RING else kept
 
 
+def cache_bytes(cell: Cell, shape: ModelShape, tokens: int) -> int:
+    """Bytes of one model's cache while decoding, `tokens` of each sequence read."""
+    return total(_cache(cell, shape, tokens, cell.rows, "KV cache"))
+
+
+def copied_bytes(cell: Cell, shape: ModelShape, tokens: int) -> int:
+    """Bytes that `torch.cat` holds beside the cache while it makes one layer's longer keys or values."""
+    return total(_copy(cell, shape, tokens, cell.rows))
+
+
 def _moment(
     name: str, cell: Cell, shape: ModelShape, draft: ModelShape | None, tokens: int, rows: int
 ) -> Moment:

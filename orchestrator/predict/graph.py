@@ -7,7 +7,7 @@ whole prompt in one pass unless the cell says otherwise.
 
 from orchestrator.predict.caches import kept_tokens, token_bytes
 from orchestrator.predict.device import Allocator
-from orchestrator.predict.moment import Live, Moment
+from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
 from workers.engines.sizes import BLOCK, CHUNKS_WORTH_A_GRAPH, graph_chunk, graph_slack
@@ -50,6 +50,16 @@ def _chunk(cell: Cell) -> int:
 
 def _is_ring(cell: Cell) -> bool:
     return cell.mode_spec.policy.layout is Layout.RING
+
+
+def cache_bytes(cell: Cell, shape: ModelShape, tokens: int) -> int:
+    """Bytes of one model's cache while decoding, `tokens` of each sequence read. A full cache grows by blocks."""
+    return total(_cache(cell, shape, tokens + cell.rows - 1, "KV cache"))
+
+
+def copied_bytes(cell: Cell, shape: ModelShape, tokens: int) -> int:
+    """Nothing is copied while decoding."""
+    return 0
 
 
 def _moment(

@@ -26,6 +26,10 @@ _KERNELS: dict[Engine, Callable[[Cell, Allocator], int]] = {
     "graph": graph.kernels_bytes,
 }
 
+_OfTokens = Callable[[Cell, ModelShape, int], int]
+_CACHES: dict[Engine, _OfTokens] = {"eager": eager.cache_bytes, "graph": graph.cache_bytes}
+_COPIES: dict[Engine, _OfTokens] = {"eager": eager.copied_bytes, "graph": graph.copied_bytes}
+
 #: No search for a boundary looks further than this.
 _FAR = 2**31
 
@@ -115,6 +119,16 @@ def bytes_per_token(cell: Cell, shape: ModelShape, draft_shape: ModelShape | Non
     if cell.mode_spec.decoder.needs_draft and draft_shape is not None:
         growth += growth_per_token(cell, draft_shape)
     return growth * cell.batch_size
+
+
+def cache_bytes(cell: Cell, shape: ModelShape, tokens: int) -> int:
+    """Bytes of one model's cache while decoding, `tokens` of each sequence read."""
+    return _CACHES[cell.engine](cell, shape, tokens)
+
+
+def copied_bytes(cell: Cell, shape: ModelShape, tokens: int) -> int:
+    """Bytes alive beside one model's cache while its tensors are made longer, `tokens` of each sequence read."""
+    return _COPIES[cell.engine](cell, shape, tokens)
 
 
 def fits(cell: Cell, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile) -> bool:

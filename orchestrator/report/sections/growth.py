@@ -31,7 +31,7 @@ def growth(settings: Sequence[Setting], runs: dict[int, list[LongestRun]]) -> Se
                     run.name,
                     _SOURCES[found.source],
                     formats.number(found.measured, 0),
-                    formats.count(found.analytic),
+                    formats.number(found.implied, 0),
                     formats.number(found.ratio, 2),
                     found.diagnosis,
                 ]
@@ -40,8 +40,9 @@ def growth(settings: Sequence[Setting], runs: dict[int, list[LongestRun]]) -> Se
     if not rows:
         return None
     about = (
-        "A robust slope (median over all pairs of points) of each meter along the longest run of each mode, beside the "
-        "bytes per token that the config implies. A ratio that is off usually names its cause."
+        "A robust slope (median over all pairs of points) of each meter along the longest run of each mode, beside what "
+        "the config implies for the same tokens, windows and the engine's blocks included. A ratio that is off usually "
+        "names its cause. A run over which a meter moved too rarely says nothing."
     )
     table = Table(columns, rows, "", frozenset(columns[3:6]), group="on")
     return Section("Does memory grow as it should?", [Paragraph([about]), table])

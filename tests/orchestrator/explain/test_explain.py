@@ -14,7 +14,7 @@ from orchestrator.predict.shape import ModelShape, shape_of
 from tests.orchestrator.boundary.attempts import CPU, attempt_of
 from workers.attempt import Attempt, Device, Sample, Step
 from workers.cell import Cell, ModelRef
-from workers.modes import Streaming
+from workers.modes import Speculation, Streaming
 from workers.outcome import Outcome
 
 GiB, MiB = 2**30, 2**20
@@ -107,22 +107,36 @@ def test_what_the_allocator_moves() -> None:
 # Reconciliation
 
 
-def growing(per_token: float, *, cell: Cell = CELL, base: int = GiB, outliers: int = 0) -> Attempt:
+def growing(
+    per_token: float,
+    *,
+    cell: Cell = CELL,
+    tokens: int = 4000,
+    device_per_token: float | None = None,
+    device: Device = CPU,
+    reserved_per_token: float | None = None,
+    base: int = GiB,
+    outliers: int = 0,
+) -> Attempt:
+    """Along `tokens` new tokens: the cache and torch's tensors grow by `per_token`, the device by its own."""
+    every = max(1, tokens // 400)
     steps = tuple(
         Step(
             token_index=index,
             t_s=float(index),
             allocated_bytes=base + int(per_token * index) + (MiB * 50 if index % 97 < outliers else 0),
-            reserved_bytes=None,
+            reserved_bytes=None if reserved_per_token is None else base + int(reserved_per_token * index),
             kv_cache_bytes=int(per_token * index),
         )
-        for index in range(0, 4000, 10)
+        for index in range(0, tokens, every)
     )
+    on_device = per_token if device_per_token is None else device_per_token
     samples = tuple(
-        Sample(t_s=t + 0.5, device_used_bytes=2 * GiB + int(per_token * t), process_used_bytes=None)
-        for t in range(0, 4000, 3)
+        Sample(t_s=index - 0.5, device_used_bytes=2 * GiB + int(on_device * index), process_used_bytes=None)
+        for index in range(0, tokens, every)
     )
-    return dataclasses.replace(attempt_of(cell, Outcome.OK), steps=steps, samples=samples)
+    attempt = attempt_of(cell, Outcome.OK, device=device)
+    return dataclasses.replace(attempt, steps=steps, samples=samples)
 
 
 def sources(attempt: Attempt, shape: ModelShape = SHAPE) -> dict[str, Reconciliation]:
@@ -133,9 +147,9 @@ def test_growth_as_the_config_implies_in_all_three_sources() -> None:
     found = sources(growing(PER_TOKEN))
     assert set(found) == {"kv_cache", "allocated", "device"}
     for entry in found.values():
-        assert entry.analytic == PER_TOKEN
+        assert entry.implied == PER_TOKEN
         assert entry.ratio == pytest.approx(1.0, abs=0.01)
-        assert entry.agrees
+        assert (entry.diagnosis, entry.agrees) == ("as the config implies", True)
 
 
 def test_outliers_do_not_move_the_slope() -> None:
@@ -146,32 +160,169 @@ def test_outliers_do_not_move_the_slope() -> None:
 @pytest.mark.parametrize(
     ("ratio", "words"),
     [
-        (1.5, "float32"),
+        (1.5, "keys (or values) are kept in float32"),
         (2.0, "the cache is kept in float32"),
-        (3.0, "expanded 3 times"),
-        (0.4, "evicts"),
-        (5.0, "unexplained"),
+        (3.0, "key and value heads are expanded 3 times before they are cached"),
+        (0.4, "0.40 of what the config implies: something evicts, or a window is in effect"),
+        (5.0, "5.00 times what the config implies: unexplained"),
     ],
 )
 def test_tell_tale_ratios(ratio: float, words: str) -> None:
     entry = sources(growing(ratio * PER_TOKEN))["kv_cache"]
-    assert not entry.agrees
-    assert words in entry.diagnosis
+    assert (entry.diagnosis, entry.agrees) == (words, False)
 
 
 def test_float32_models_have_no_float32_surprise() -> None:
     cell = dataclasses.replace(CELL, model=ModelRef(target="random:x", dtype="float32"))
     entry = sources(growing(1.5 * 2 * PER_TOKEN, cell=cell))["kv_cache"]
-    assert "unexplained" in entry.diagnosis
+    assert entry.diagnosis == "1.50 times what the config implies: unexplained"
+
+
+STREAMED = dataclasses.replace(CELL, mode="streaming", streaming=Streaming(sinks=4, window=512))
 
 
 def test_a_streaming_cache_that_grows_leaks() -> None:
-    cell = dataclasses.replace(CELL, mode="streaming", streaming=Streaming(sinks=4, window=512))
-    leak = sources(growing(0.5 * PER_TOKEN, cell=cell))["allocated"]
+    leak = sources(growing(0.5 * PER_TOKEN, cell=STREAMED))["allocated"]
     assert (leak.ratio, leak.agrees) == (None, False)
-    assert "a leak: 50%" in leak.diagnosis
-    flat = sources(growing(0, cell=cell))
-    assert all(entry.agrees for entry in flat.values())
+    assert leak.diagnosis == "a leak: 50% of a full cache's growth in a mode of constant memory"
+    flat = sources(growing(0, cell=STREAMED))
+    assert {(entry.diagnosis, entry.implied) for entry in flat.values()} == {("constant, as it should be", 0)}
+
+
+SLIDING = shape_of(GQA | {"model_type": "mistral", "sliding_window": 2000})
+
+
+def slid(tokens: int, cell: Cell = CELL) -> Attempt:
+    """As transformers keeps a window of 2,000: at most that many tokens, the one in work among them."""
+    attempt = growing(0, cell=cell, tokens=tokens)
+    steps = tuple(
+        dataclasses.replace(step, kv_cache_bytes=PER_TOKEN * min(cell.prompt_tokens + step.token_index, 2000))
+        for step in attempt.steps
+    )
+    return dataclasses.replace(attempt, steps=steps)
+
+
+def test_a_window_that_is_not_full_yet_grows_as_the_config_implies() -> None:
+    entry = sources(slid(1500), SLIDING)["kv_cache"]
+    assert (entry.implied, entry.ratio) == (PER_TOKEN, 1.0)
+    assert entry.diagnosis == "as the config implies, below its window of 2,000 tokens"
+    assert entry.agrees
+
+
+def test_a_window_that_is_full_is_constant() -> None:
+    entry = sources(slid(12_000), SLIDING)["kv_cache"]
+    assert (entry.implied, entry.ratio, entry.agrees) == (0, None, True)
+    assert entry.diagnosis == "constant, as its sliding windows are full"
+
+
+def test_a_window_that_fills_on_the_way_is_held_against_its_own_law() -> None:
+    entry = sources(slid(2600), SLIDING)["kv_cache"]
+    assert entry.ratio == pytest.approx(1.0, abs=0.01)
+    assert entry.diagnosis == "as the config implies"
+
+
+def test_a_window_that_evicts_nothing_leaks() -> None:
+    entry = sources(growing(PER_TOKEN, tokens=12_000), SLIDING)["kv_cache"]
+    assert entry.diagnosis == "a leak: 100% of a full cache's growth although its windows are full"
+
+
+def test_a_model_with_some_sliding_layers_grows_by_the_others() -> None:
+    shape = dataclasses.replace(SHAPE, windows=(2000, None))
+    entry = sources(growing(PER_TOKEN / 2, tokens=12_000), shape)["kv_cache"]
+    assert (entry.implied, entry.diagnosis) == (PER_TOKEN / 2, "as the config implies")
+
+
+def test_blocks_are_held_against_blocks() -> None:
+    """The graph engine takes 64 tokens at a time: a run within a few blocks says nothing, a longer one is exact."""
+    cell = dataclasses.replace(CELL, engine="graph")
+
+    def blocks(tokens: int) -> Reconciliation:
+        attempt = growing(0, cell=cell, tokens=tokens)
+        steps = tuple(
+            dataclasses.replace(step, kv_cache_bytes=PER_TOKEN * 64 * -(-(64 + step.token_index) // 64))
+            for step in attempt.steps
+        )
+        return sources(dataclasses.replace(attempt, steps=steps))["kv_cache"]
+
+    for tokens in (2, 20, 100, 400):
+        entry = blocks(tokens)
+        assert entry.diagnosis.startswith("too short to tell: ")
+        assert (entry.measured, entry.implied, entry.ratio, entry.agrees) == (None, None, None, True)
+    for tokens in (600, 1000, 5000):
+        entry = blocks(tokens)
+        assert entry.ratio == pytest.approx(1.0, abs=0.02)
+        assert (entry.diagnosis, entry.agrees) == ("as the config implies", True)
+
+
+@pytest.mark.parametrize("cell", [CELL, STREAMED])
+@pytest.mark.parametrize("per_token", [0, PER_TOKEN / 2, PER_TOKEN, 7 * PER_TOKEN])
+def test_nothing_is_said_of_a_run_of_few_tokens(cell: Cell, per_token: float) -> None:
+    for tokens in (2, 5, 32):
+        for entry in sources(growing(per_token, cell=cell, tokens=tokens)).values():
+            assert entry.diagnosis == f"too short to tell: {tokens - 1} tokens"
+            assert (entry.measured, entry.agrees) == (None, True)
+
+
+def test_nothing_is_said_of_a_meter_that_moved_too_rarely() -> None:
+    on_cpu = sources(growing(PER_TOKEN, tokens=1000))
+    assert on_cpu["kv_cache"].diagnosis == "as the config implies"
+    assert (
+        on_cpu["device"].diagnosis
+        == "too short to tell: 998 tokens are 998.0 KiB of a full cache, measured in steps of 256.0 KiB"
+    )
+    on_card = sources(growing(PER_TOKEN, tokens=12_000, device=CARD))
+    assert (
+        on_card["device"].diagnosis
+        == "too short to tell: 11,970 tokens are 11.7 MiB of a full cache, measured in steps of 20.0 MiB"
+    )
+
+
+@pytest.mark.parametrize("extra", [0.25])  # one of two layers' keys beside two layers' keys and values
+def test_the_copy_of_a_layer_while_it_is_made_longer_is_no_surprise(extra: float) -> None:
+    entry = sources(growing(PER_TOKEN, device_per_token=(1 + extra) * PER_TOKEN))["device"]
+    assert entry.ratio == pytest.approx(1.25, abs=0.01)
+    assert entry.diagnosis.startswith("as the engine implies: while it makes a layer's longer keys or values")
+    assert entry.agrees
+    graph = dataclasses.replace(CELL, engine="graph")
+    copied = sources(growing(PER_TOKEN, cell=graph, device_per_token=(1 + extra) * PER_TOKEN))["device"]
+    assert copied.diagnosis == "1.25 times what the config implies: unexplained", "it copies nothing"
+
+
+def test_a_draft_copies_its_layers_too() -> None:
+    draft = shape_of(GQA | {"num_key_value_heads": 12})
+    model = dataclasses.replace(CELL.model, draft="random:y")
+    cell = dataclasses.replace(CELL, mode="baseline+spec", model=model, speculation=Speculation(gamma=4))
+    both = 4 * PER_TOKEN
+    for copies in (PER_TOKEN / 4, PER_TOKEN):
+        attempt = growing(both, cell=cell, device_per_token=both + copies, tokens=8000)
+        entry = {found.source: found for found in reconcile(attempt, SHAPE, draft)}["device"]
+        assert entry.implied == both
+        assert entry.agrees, entry
+
+
+def test_a_device_that_grows_by_other_than_the_cache_is_told_by_what_is_known() -> None:
+    kept = sources(growing(PER_TOKEN, device_per_token=1.7 * PER_TOKEN, reserved_per_token=1.7 * PER_TOKEN))
+    assert (
+        kept["device"].diagnosis
+        == "1.70 times what the cache grew by: memory that torch freed and could not use again"
+    )
+    odd = sources(growing(PER_TOKEN, device_per_token=1.7 * PER_TOKEN, reserved_per_token=PER_TOKEN))
+    assert odd["device"].diagnosis == "1.70 times what the config implies: unexplained"
+    held = sources(growing(PER_TOKEN, device_per_token=0.3 * PER_TOKEN))
+    assert (
+        held["device"].diagnosis
+        == "0.30 of what the cache grew by: it took memory that the process already held"
+    )
+    evicts = sources(growing(0.3 * PER_TOKEN))
+    assert (
+        evicts["device"].diagnosis
+        == "0.30 of what the config implies: something evicts, or a window is in effect"
+    )
+    both = sources(growing(PER_TOKEN, device_per_token=2 * PER_TOKEN))
+    assert (
+        both["device"].diagnosis == "the cache is alive twice: concatenation copies that are not given back"
+    )
+    assert not any(found["device"].agrees for found in (kept, odd, held, evicts, both))
 
 
 def test_an_attempt_without_steps_reconciles_nothing() -> None:
