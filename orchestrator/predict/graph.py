@@ -10,14 +10,12 @@ from orchestrator.predict.device import Allocator
 from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
-from workers.engines.sizes import BLOCK, CHUNKS_WORTH_A_GRAPH, graph_chunk, graph_slack
+from workers.engines.sizes import BLOCK, RING_QUERIES, graph_chunk, graph_slack
 from workers.modes import Layout
 
 #: Device memory outside torch's allocator, beyond the context: Triton's kernels and the captured graphs (32
 #: layers, one or six captures alike). Measured.
 _KERNELS_BYTES: dict[Allocator, int] = {"cuda": 82 * 2**20, "cpu": 3 * 2**19}
-#: Of the graph that reads a prompt's chunks into rings: its nodes, and cuBLAS's workspace for its stream. Measured.
-_CHUNK_GRAPH_BYTES = 56 * 2**20
 _FLOAT32 = 4
 _INT32 = 4
 
@@ -34,9 +32,7 @@ def moments(cell: Cell, shape: ModelShape, draft: ModelShape | None) -> list[Mom
 
 def kernels_bytes(cell: Cell, allocator: Allocator) -> int:
     """Beyond the context."""
-    chunks = -(-cell.prompt_tokens // prompt_pass(cell)) if cell.prompt_tokens else 0
-    captured = allocator == "cuda" and _is_ring(cell) and chunks >= CHUNKS_WORTH_A_GRAPH
-    return _KERNELS_BYTES[allocator] + captured * _CHUNK_GRAPH_BYTES
+    return _KERNELS_BYTES[allocator]
 
 
 def prompt_pass(cell: Cell) -> int:
@@ -45,7 +41,7 @@ def prompt_pass(cell: Cell) -> int:
 
 
 def _chunk(cell: Cell) -> int:
-    return graph_chunk(cell, cell.prompt_tokens, graph_slack(cell) + 1 if _is_ring(cell) else None)
+    return graph_chunk(cell, cell.prompt_tokens, grows=not _is_ring(cell))
 
 
 def _is_ring(cell: Cell) -> bool:
@@ -114,7 +110,8 @@ def _pass(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> tuple[Live, 
     if summed.size + wide.size > live[0].size:
         live = [wide, summed]
     if _is_ring(cell) and rows > 1:
-        scores = row * shape.heads * ring_slots(cell)
+        queries = min(rows, RING_QUERIES)
+        scores = cell.batch_size * queries * shape.heads * (ring_slots(cell) + queries)
         live.append(Live("scores of the ring, float32, and their copies", scores * _FLOAT32, 5))
     elif 1 < rows < tokens:
         # As plain torch merges them; the kernel that a CUDA device has keeps a quarter of it.

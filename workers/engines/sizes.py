@@ -10,11 +10,13 @@ SCORE_CHUNK = 128
 RECOMPUTE_TOKENS = 4096
 #: Graph engine: tokens in one block of the full cache.
 BLOCK = 64
-#: Graph engine: free slots of a ring beside what a query sees. Drafted tokens and the prefill chunk fit in it. It is the
+#: Graph engine: free slots of a ring beside what a query sees. Drafted tokens fit in it. It is the
 #: same for plain and speculative decoding: the same keys in the same slots, hence the same sums, bit for bit.
 RING_SLACK = 127
-#: Graph engine: prompts of fewer chunks are not captured, as a capture runs the chunk once more.
-CHUNKS_WORTH_A_GRAPH = 4
+#: Graph engine: prompt tokens that one pass reads into a ring, unless the cell says otherwise.
+RING_CHUNK = 2048
+#: Graph engine, plain torch: queries of such a pass that are scored at once.
+RING_QUERIES = 256
 #: Width of the buckets in which scores are summed: `SCORE_FINE` positions up to `SCORE_COARSE_FROM`, then `SCORE_COARSE`.
 SCORE_FINE, SCORE_COARSE, SCORE_COARSE_FROM = 128, 4096, 65536
 
@@ -41,7 +43,8 @@ def graph_slack(cell: Cell) -> int:
     return max(cell.rows - 1, RING_SLACK)
 
 
-def graph_chunk(cell: Cell, prompt_tokens: int, longest_pass: int | None) -> int:
-    """Tokens per pass while the graph engine reads a text. `longest_pass`: the most that the cache takes, None: any."""
-    asked = cell.prefill_chunk or (prompt_tokens if cell.workload_spec.decodes else SCORE_CHUNK)
-    return asked if longest_pass is None else min(asked, longest_pass)
+def graph_chunk(cell: Cell, prompt_tokens: int, *, grows: bool) -> int:
+    """Tokens per pass while the graph engine reads a text. `grows`: its cache grows with the text."""
+    if not cell.workload_spec.decodes:
+        return cell.prefill_chunk or SCORE_CHUNK
+    return cell.prefill_chunk or (prompt_tokens if grows else RING_CHUNK)

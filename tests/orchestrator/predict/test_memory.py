@@ -184,12 +184,9 @@ def test_how_cuda_rounds() -> None:
     assert held([(12 * MiB + 1, 2)], PROFILE) == 28 * MiB
 
 
-def test_a_ring_pays_once_for_the_graph_that_reads_long_prompts() -> None:
-    """Three chunks of 128 are read without one, and a million tokens need no more than four chunks."""
-
+def test_a_ring_reads_prompts_of_any_length_in_the_memory_of_one_chunk() -> None:
     def peak(prompt_tokens: int) -> int:
         asked = cell("streaming", engine="graph", prompt_tokens=prompt_tokens)
         return predict(asked, PYTHIA, None, PROFILE).peak_bytes
 
-    assert peak(385) - peak(384) == 56 * MiB
-    assert peak(1_000_000) == peak(385)
+    assert peak(1024) < peak(2048) == peak(2049) == peak(10**6)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class GraphCache(Protocol):
     """Keys and values of all layers. `B` sequences, which all stand at the same position."""
 
-    #: Whether its memory grows with the length. One that does not is read by the same launches at every length.
+    #: Whether its memory grows with the length.
     grows: bool
 
     @property
@@ -24,10 +24,6 @@ class GraphCache(Protocol):
     @property
     def far_limit(self) -> int:
         """The largest position of a query relative to the first tokens: at position t it is min(t, far_limit)."""
-
-    @property
-    def longest_pass(self) -> int | None:
-        """The most tokens that one pass may write. None: any number."""
 
     def reserve(self, tokens: int) -> None:
         """Allocate what is missing for `tokens` tokens. Raises torch.OutOfMemoryError, the cache still usable."""
@@ -43,15 +39,6 @@ class GraphCache(Protocol):
         angles: Angles,
     ) -> torch.Tensor:
         """Write the keys and values of positions `start .. start + M` and attend over what they see: [B, M, H * D]."""
-
-    def launch_sizes(self, unit: int, most_tokens: int) -> list[int]:
-        """The numbers of tokens to capture a launch for, ascending; the last one covers `most_tokens`.
-
-        `unit`: tokens that one program of the attention kernel reads.
-        """
-
-    def launch_over(self, tokens: int) -> None:
-        """Let the launches that follow cover `tokens` tokens. Called before a capture."""
 
     def nbytes(self) -> int:
         """Bytes of the keys and values in memory now."""

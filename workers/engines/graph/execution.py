@@ -12,11 +12,10 @@ import torch
 from workers.attempt import Phase
 from workers.engines.graph import decode
 from workers.engines.graph.clock import Clock, Mark, clock_of
-from workers.engines.graph.decode import NEVER, Rules, State
 from workers.engines.graph.graphs import Stage
 from workers.engines.graph.model import CachedModel
 from workers.engines.graph.prefill import Prefill
-from workers.engines.graph.speculate import Round
+from workers.engines.graph.state import NEVER, Round, Rules, State
 from workers.engines.session import Generated, Recorder
 from workers.engines.shared.oracle import Oracle
 
@@ -169,7 +168,7 @@ def _decode(run: Execution, clock: Clock, started: Mark, recorder: Recorder) -> 
                 run.reserve(reach)
                 marks = []
                 for stage in run.stages:
-                    stage(reach)
+                    stage()
                     marks.append(clock.mark())
                 tokens = clock.fetch(run.state.count)
                 in_flight.append(_Round(marks, tokens, clock.mark()))

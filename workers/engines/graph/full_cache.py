@@ -22,7 +22,6 @@ class FullCache:
 
     grows = True
     context: Context | None = None
-    longest_pass: int | None = None
 
     def __init__(self, weights: Weights, batch: int, most_tokens: int) -> None:
         """`most_tokens`: what the run can need at most; sizes the table of addresses only, 8 bytes per block."""
@@ -30,8 +29,7 @@ class FullCache:
         self.dtype, self.device = weights.dtype, weights.device
         self.blocks: list[torch.Tensor] = []
         self.most_tokens = most_tokens
-        self.grid_tokens = BLOCK  # what a launch of the attention kernel covers; a capture sets it beforehand
-        self.table = torch.zeros(-(-most_tokens // BLOCK), dtype=torch.int64, device=weights.device)
+        self.table = torch.zeros(-(-most_tokens // BLOCK) + 1, dtype=torch.int64, device=weights.device)
 
     @property
     def far_limit(self) -> int:
@@ -43,7 +41,6 @@ class FullCache:
             block = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
             self.table[len(self.blocks) : len(self.blocks) + 1].fill_(block.data_ptr())
             self.blocks.append(block)
-            self.grid_tokens = len(self.blocks) * BLOCK
 
     def attend(
         self,
@@ -56,16 +53,6 @@ class FullCache:
         angles: Angles,
     ) -> torch.Tensor:
         return kernels.attend_blocks(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles)
-
-    def launch_sizes(self, unit: int, most_tokens: int) -> list[int]:
-        """Powers of two of `unit`."""
-        sizes = [unit]
-        while sizes[-1] < most_tokens:
-            sizes.append(sizes[-1] * 2)
-        return sizes
-
-    def launch_over(self, tokens: int) -> None:
-        self.grid_tokens = tokens
 
     def nbytes(self) -> int:
         return sum(block.nbytes for block in self.blocks)

@@ -37,10 +37,6 @@ class RingCache:
     def far_limit(self) -> int:
         return self.ring.far_limit
 
-    @property
-    def longest_pass(self) -> int:
-        return self.ring.longest_pass
-
     def reserve(self, tokens: int) -> None:
         """Room for any number of tokens is there from the start."""
 
@@ -55,12 +51,6 @@ class RingCache:
         angles: Angles,
     ) -> torch.Tensor:
         return kernels.attend_ring(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles)
-
-    def launch_sizes(self, unit: int, most_tokens: int) -> list[int]:
-        return [2**62]
-
-    def launch_over(self, tokens: int) -> None:
-        """Every launch covers all slots."""
 
     def nbytes(self) -> int:
         return self.k_LBKCD.nbytes + self.v_LBKCD.nbytes

@@ -7,14 +7,14 @@ import torch
 from workers.attempt import InEffect, Phase
 from workers.cell import Cell
 from workers.engines.graph import score
-from workers.engines.graph.decode import Rules, new_state
 from workers.engines.graph.execution import Execution, StagesOf, execute, readers_of
 from workers.engines.graph.families import describe
 from workers.engines.graph.kernels import PLAIN, kernels_of
 from workers.engines.graph.model import CachedModel
 from workers.engines.graph.policies import OpenCache
 from workers.engines.graph.prefill import new_prefill
-from workers.engines.graph.speculate import new_round, recording_stages
+from workers.engines.graph.speculate import recording_stages
+from workers.engines.graph.state import Rules, new_round, new_state
 from workers.engines.graph.weights import Weights
 from workers.engines.session import Generated, Recorder, Unmeasured, telling_failures
 from workers.engines.shared.oracle import Oracle, Recording, draw_oracle
@@ -81,7 +81,7 @@ class GraphSession:
     def score(self, ids_T: torch.Tensor, recorder: Recorder) -> list[ScoreBucket]:
         reader = self._reader(self._target, 1, len(ids_T))
         recorder.count_cache_with(reader.cache.nbytes)
-        chunk = graph_chunk(self._cell, len(ids_T), reader.cache.longest_pass)
+        chunk = graph_chunk(self._cell, len(ids_T), grows=reader.cache.grows)
         return score.score(reader, ids_T.to(self._target.device), chunk, recorder)
 
     @torch.inference_mode()
@@ -118,14 +118,14 @@ class GraphSession:
             readers_of(target, draft),
             batch,
             prompt_tokens,
-            graph_chunk(self._cell, prompt_tokens, target.cache.longest_pass),
+            graph_chunk(self._cell, prompt_tokens, grows=target.cache.grows),
         )
         run = Execution(target, draft, prefill, state, rules, round_, stages)
         if self._kernels is not PLAIN:
             run.reserve(rows + 1)
             state.head.fill_(1)
-            for stage in (prefill.stage, *stages) if prefill.worth_a_graph else stages:
-                stage.capture(tuple(reader.cache for reader in run.readers), furthest)
+            for stage in stages:
+                stage.capture()
             run.clear()
         return run
 

@@ -1,6 +1,7 @@
 """Run as a process of its own, with TRITON_INTERPRET=1: every kernel against its twin, on a CPU, over shapes that are
 no multiples of anything. Prints one line per comparison; ends with an error if one is out of bounds."""
 
+import importlib
 import sys
 
 import torch
@@ -9,8 +10,15 @@ from triton.runtime import interpreter
 from tests.workers.engines.graph.tiny import build, cell, tokens
 from tests.workers.engines.heard import Heard
 from workers.engines.graph import kernels, open_session
+from workers.engines.graph.families import describe
+from workers.engines.graph.full_cache import FullCache
 from workers.engines.graph.graphs import Stage
+from workers.engines.graph.kernels.attend_window import attend_window, attend_window_plain
+from workers.engines.graph.ring import RingCache
+from workers.engines.graph.rope import angles
 from workers.engines.graph.session import GraphSession
+from workers.engines.graph.weights import Weights
+from workers.engines.shared.slots import RingSlots
 from workers.modes import Speculation
 
 _patch = interpreter._patch_lang_tensor
@@ -22,7 +30,10 @@ def _patch_for_numpy_24(tensor, scope):  # numpy 2.4 refuses int() of an array o
 
 
 interpreter._patch_lang_tensor = _patch_for_numpy_24
-Stage.capture = lambda self, caches, most_tokens: None  # type: ignore[method-assign]
+Stage.capture = lambda self: None  # type: ignore[method-assign]
+# Few enough programs that each has several units of a cache to read.
+blocks = importlib.import_module("workers.engines.graph.kernels.attend_blocks")
+blocks.multiprocessors = lambda device: 3
 
 
 def fused(session: GraphSession) -> GraphSession:
@@ -49,7 +60,7 @@ def logits_alike() -> None:
 
 def decoding_alike() -> None:
     """Through chunks of a prompt, penalty, rounds that roll back; a prompt of several blocks."""
-    for mode, prompt, gamma in (("streaming+spec", 9, 3), ("baseline+spec", 252, 3)):
+    for mode, prompt, gamma in (("streaming+spec", 9, 3), ("baseline+spec", 130, 3)):
         target, draft = (
             build("llama", torch.float32, layers=1),
             build("llama", torch.float32, layers=1, seed=2),
@@ -81,7 +92,70 @@ def a_row_alone_is_the_row_among_others() -> None:
         check(f"rows {mode}", together, alone, 0.0)
 
 
+def operands(weights: Weights, batch: int, count: int) -> tuple[torch.Tensor, ...]:
+    return tuple(
+        torch.randn(batch, count, heads, weights.head_dim)
+        for heads in (weights.heads, weights.kv_heads, weights.kv_heads)
+    )
+
+
+def a_chunk_longer_than_the_ring() -> None:
+    """Attention of a prompt's chunk, and what it leaves in the ring: before the first wrap, across it, after it."""
+    weights = describe(build("llama", torch.float32, layers=1).model)
+    for sinks, start, count in ((2, 0, 5), (2, 0, 20), (2, 7, 20), (2, 20, 3), (0, 3, 18)):
+        caches = [RingCache(weights, 2, RingSlots(sinks, 4, 3)) for _ in range(2)]
+        for mine, other in zip(held(caches[0]), held(caches[1]), strict=True):
+            other.copy_(mine.normal_())
+        at = torch.tensor(start)
+        turn = angles(at, count, weights.inv_freq_F, 1.0, caches[0].far_limit, torch.float32)
+        q_k_v = operands(weights, 2, count)
+        out, expected = (
+            attend(*q_k_v, cache, 0, at, turn)
+            for attend, cache in zip((attend_window, attend_window_plain), caches, strict=True)
+        )
+        check(f"window {sinks} {start} {count}", out, expected, 1e-6)
+        for mine, other in zip(held(caches[0]), held(caches[1]), strict=True):
+            check("ring", mine, other, 1e-7)
+
+
+def held(cache: RingCache) -> tuple[torch.Tensor, torch.Tensor]:
+    return cache.k_LBKCD, cache.v_LBKCD
+
+
+def units_of_every_length() -> None:
+    """Blocks shared out among programs, in units of one, two and four: alike whatever the rows of a pass."""
+    weights = describe(build("neox", torch.float32, layers=1).model)
+    blocks.OCTAVE = 2
+    for start, count in ((0, 3), (62, 4), (640, 3)):
+        caches = [FullCache(weights, 1, 1024) for _ in range(2)]
+        for cache in caches:
+            cache.reserve(start + count)
+        for mine, other in zip(caches[0].blocks, caches[1].blocks, strict=True):
+            other.copy_(mine.normal_())
+        q_k_v = operands(weights, 1, count)
+        together, expected = (
+            read(attend, weights, caches[index], q_k_v, start)
+            for index, attend in enumerate((blocks.attend_blocks, blocks.attend_blocks_plain))
+        )
+        check(f"blocks {start} {count}", together, expected, 1e-6)
+        rows = [tuple(x[:, row : row + 1] for x in q_k_v) for row in range(count)]
+        alone = [
+            read(blocks.attend_blocks, weights, caches[0], row, start + at) for at, row in enumerate(rows)
+        ]
+        check("row by row", torch.cat(alone, 1), together, 0.0)
+
+
+def read(
+    attend, weights: Weights, cache: FullCache, q_k_v: tuple[torch.Tensor, ...], start: int
+) -> torch.Tensor:
+    at = torch.tensor(start)
+    turn = angles(at, q_k_v[0].shape[1], weights.inv_freq_F, 1.0, cache.far_limit, torch.float32)
+    return attend(*q_k_v, cache, 0, at, turn)
+
+
 if __name__ == "__main__":
+    a_chunk_longer_than_the_ring()
+    units_of_every_length()
     logits_alike()
     decoding_alike()
     a_row_alone_is_the_row_among_others()

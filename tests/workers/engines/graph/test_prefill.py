@@ -1,17 +1,14 @@
-"""Chunks of one shape cover a prompt."""
+"""Chunks cover a prompt, each token once; only the first is short."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engines.graph.prefill import starts
+from workers.engines.graph.prefill import chunks
 
 
-@given(chunk=st.integers(1, 64), more=st.integers(0, 500))
-def test_chunks_cover_a_prompt_and_never_leave_it(chunk: int, more: int) -> None:
-    prompt_tokens = chunk + more
-    read = 0
-    for start in starts(prompt_tokens, chunk):
-        assert 0 <= start <= read  # no token is left out
-        assert start + chunk > read  # each reads something new
-        read = start + chunk
-    assert read == prompt_tokens
+@given(chunk=st.integers(1, 64), tokens=st.integers(1, 500))
+def test_chunks_cover_a_prompt_once(chunk: int, tokens: int) -> None:
+    found = list(chunks(tokens, chunk))
+    assert [position for first, end in found for position in range(first, end)] == list(range(tokens))
+    assert 1 <= found[0][1] <= chunk
+    assert all(end - first == chunk for first, end in found[1:])

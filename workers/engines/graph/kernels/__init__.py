@@ -5,15 +5,18 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from workers.engines.graph.kernels.add_norm import add_norm, add_norm_plain
-from workers.engines.graph.kernels.attend_blocks import attend_blocks, attend_blocks_plain, attend_chunk
+from workers.engines.graph.kernels.attend_blocks import attend_blocks, attend_blocks_plain
+from workers.engines.graph.kernels.attend_prompt import attend_alone, attend_chunk
 from workers.engines.graph.kernels.attend_ring import attend_ring, attend_ring_plain
-from workers.engines.graph.kernels.down_proj import down_proj, down_proj_plain
+from workers.engines.graph.kernels.attend_window import attend_window, attend_window_plain
+from workers.engines.graph.kernels.commit import accept, accept_plain, commit, commit_plain
+from workers.engines.graph.kernels.down_proj import down_proj, down_proj_plain, down_proj_rows
 from workers.engines.graph.kernels.embed import embed, embed_plain
-from workers.engines.graph.kernels.gated_mlp import gated_mlp, gated_mlp_plain
+from workers.engines.graph.kernels.gated_mlp import gated_mlp, gated_mlp_plain, gated_mlp_rows
 from workers.engines.graph.kernels.greedy import greedy, greedy_plain
 from workers.engines.graph.kernels.jit import AVAILABLE
-from workers.engines.graph.kernels.linear import head, head_plain, linear, linear_plain
+from workers.engines.graph.kernels.linear import head, head_plain, linear, linear_plain, linear_rows
+from workers.engines.graph.kernels.residual import Residual
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Weights
 
@@ -23,15 +26,16 @@ class Kernels:
     """One implementation of each operation; the files beside this one say what each computes."""
 
     name: str
-    embed: Callable[..., tuple[torch.Tensor, Angles]]
+    embed: Callable[..., tuple[Residual, Angles]]
     linear: Callable[..., tuple[torch.Tensor, ...]]
     gated_mlp: Callable[..., torch.Tensor]
-    down_proj: Callable[..., torch.Tensor]
-    add_norm: Callable[..., tuple[torch.Tensor, tuple[torch.Tensor, ...]]]
+    down_proj: Callable[..., Residual]
     head: Callable[..., torch.Tensor]
     attend_ring: Callable[..., torch.Tensor]
     attend_blocks: Callable[..., torch.Tensor]
-    greedy: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    greedy: Callable[..., None]
+    commit: Callable[..., None]
+    accept: Callable[..., None]
 
 
 PLAIN = Kernels(
@@ -40,18 +44,31 @@ PLAIN = Kernels(
     linear_plain,
     gated_mlp_plain,
     down_proj_plain,
-    add_norm_plain,
     head_plain,
     attend_ring_plain,
     attend_blocks_plain,
     greedy_plain,
+    commit_plain,
+    accept_plain,
 )
 FUSED = Kernels(
-    "triton", embed, linear, gated_mlp, down_proj, add_norm, head, attend_ring, attend_blocks, greedy
+    "triton", embed, linear, gated_mlp, down_proj, head, attend_ring, attend_blocks, greedy, commit, accept
 )
-#: For a prompt's chunks, by the name of the kernels that decode: many rows are torch's to multiply, but what came
-#: before them is read block by block.
-OF_CHUNKS = {PLAIN.name: PLAIN, FUSED.name: replace(PLAIN, name=FUSED.name, attend_blocks=attend_chunk)}
+
+#: For a prompt's chunks, by the name of the kernels that decode. Many rows are cuBLAS's to multiply.
+OF_CHUNKS = {
+    PLAIN.name: replace(PLAIN, attend_ring=attend_window_plain),
+    FUSED.name: replace(
+        FUSED,
+        linear=linear_rows,
+        gated_mlp=gated_mlp_rows,
+        down_proj=down_proj_rows,
+        attend_ring=attend_window,
+        attend_blocks=attend_chunk,
+    ),
+}
+#: For a prompt that is one pass.
+ALONE = {**OF_CHUNKS, FUSED.name: replace(OF_CHUNKS[FUSED.name], attend_blocks=attend_alone)}
 
 
 def kernels_of(weights: Weights) -> Kernels:

@@ -6,8 +6,19 @@ import torch
 from torch.nn import functional
 
 from workers.engines.graph.full_cache import FullCache
-from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
-from workers.engines.graph.kernels.tiles import load_rotated, online_softmax, wait_for_previous
+from workers.engines.graph.kernels.jit import (
+    ceil_div,
+    jit,
+    launch_options,
+    multiprocessors,
+    power_of_two,
+    tl,
+)
+from workers.engines.graph.kernels.tiles import (
+    load_rotated,
+    online_softmax,
+    wait_for_previous,
+)
 from workers.engines.graph.rope import Angles, rotate
 from workers.engines.shared.rope import working
 from workers.engines.sizes import BLOCK
@@ -80,76 +91,136 @@ def ungrouped(attended_BKRD: torch.Tensor, tokens: int) -> torch.Tensor:
     return attended_BKRD.reshape(B, K, tokens, R // tokens, D).transpose(1, 2).reshape(B, tokens, -1)
 
 
+#: Units of equal length in a row; the next as many are twice as long.
+OCTAVE = 16
+#: Octaves of units that a row can have: 33 million tokens.
+OCTAVES = 16
+
+
 @dataclass(frozen=True, slots=True)
 class BlockSplit:
-    """`blocks`: that one program reads, one after the other, `stages` of them on their way. `rows` of its query
-    tile, where a row need not be computed as in a pass of one token (`query_rows`)."""
+    """Of a program: `warps`, `stages` of its loads. `at_once`: as many run together on a multiprocessor. None: one program
+    reads all blocks, as there are queries enough. `rows` of its query tile, where a row need not be computed as in a pass
+    of one token (`query_rows`)."""
 
-    blocks: int
     warps: int
     stages: int
+    at_once: int | None
     rows: int | None = None
 
+    @property
+    def registers(self) -> int | None:
+        """Of a thread, so that `at_once` programs have room (65,536 registers; multiples of 8)."""
+        return None if self.at_once is None else 65536 // (self.at_once * self.warps * 32) // 8 * 8
 
-CUT = BlockSplit(blocks=12, warps=4, stages=4)
-#: Of a prompt's chunk: its queries are programs enough, so nothing is split and merged, whatever came before.
-CHUNK_CUT = BlockSplit(blocks=2**16, warps=4, stages=2, rows=64)
-#: Float32 is multiplied without tensor cores, in registers: as few rows as decoding takes.
-CHUNK_CUT_FLOAT32 = BlockSplit(blocks=2**16, warps=4, stages=2)
+
+CUT = BlockSplit(warps=4, stages=3, at_once=2)
+
+
+def units_of(blocks: int) -> int:
+    """Units of a row that sees `blocks`. The first 32 are one block long, the next 16 two, the next 16 four, and so on.
+
+    A unit is summed alone, whoever reads it, and units are merged in their order. So a row is summed alike whatever the
+    rows of a pass and the number of programs; short contexts have units enough for many programs, long ones no more than
+    can be merged.
+    """
+    if blocks <= OCTAVE:
+        return blocks
+    octave = ((blocks - 1) // OCTAVE).bit_length() - 1
+    return octave * OCTAVE + ((blocks - 1) >> octave) + 1
+
+
+def programs_of(heads: int, at_once: int) -> int:
+    """Programs that share the blocks of one head of one sequence: as many as run at once, or several times that."""
+    return at_once // heads if heads <= at_once else ceil_div(4 * at_once, heads)
+
+
+@jit
+def _unit_of(block, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr):
+    """The unit that `block` lies in."""
+    octave = block * 0
+    for longer in tl.static_range(1, OCTAVES):
+        octave += (block >= (OCTAVE << longer)).to(tl.int32)
+    return octave * OCTAVE + (block >> octave)
+
+
+@jit
+def _first_block(unit, OCTAVE: tl.constexpr):
+    octave = tl.maximum(unit // OCTAVE - 1, 0)
+    return tl.where(unit < OCTAVE, unit, (OCTAVE + unit % OCTAVE) << octave)
+
+
+@jit
+def _first_unit_from(block, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr):
+    """The first unit that begins at `block` or behind it."""
+    unit = _unit_of(block, OCTAVE, OCTAVES)
+    return unit + (_first_block(unit, OCTAVE) < block).to(tl.int32)
 
 
 @jit(do_not_specialize=["M", "layer"])
 def _attend_blocks(
-    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, start, cos, sin,
-    partial, stats, M, scale,
+    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, start, cos, sin, partial, stats, out, M, scale,
     B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, QUERIES: tl.constexpr,
-    BLOCK: tl.constexpr, SPAN_BLOCKS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
-    PDL: tl.constexpr,
+    BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr, WHOLE: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """One program: SPAN_BLOCKS blocks, one key/value head of one sequence, QUERIES of the M queries."""
-    split, bk, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    wait_for_previous(PDL)
+    """One program: its share of the blocks, one key/value head of one sequence, QUERIES of the M queries."""
+    program, bk, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first = tl.load(start).to(tl.int32)
-    low = split * SPAN_BLOCKS * BLOCK
-    if low < first + M:
+    blocks = tl.cdiv(first + M, BLOCK)
+    unit = program * 0
+    begin, end = unit, blocks
+    if not WHOLE:
+        share = tl.cdiv(blocks, tl.num_programs(0))
+        unit = _first_unit_from(program * share, OCTAVE, OCTAVES)
+        begin = _first_block(unit, OCTAVE)
+        end = _first_block(_first_unit_from((program + 1) * share, OCTAVE, OCTAVES), OCTAVE)
+        end = tl.minimum(end, blocks)
+    wait_for_previous(PDL)
+    if begin < end:
         G: tl.constexpr = H // K
         b, head = bk // K, bk % K
         d = tl.arange(0, BLOCK_D)
+        c = tl.arange(0, BLOCK)
+        DTYPE: tl.constexpr = q.dtype.element_ty
         to_v: tl.constexpr = B * K * BLOCK * D
         here = (layer * 2).to(tl.int64) * to_v + bk * BLOCK * D
+        r = tl.arange(0, BLOCK_R)
+        m = group * QUERIES + r // G
+        asks = (r < QUERIES * G) & (m < M)
+        q_R = (b * M + m).to(tl.int64) * q_row + (head * G + r % G) * q_head
+        q_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, BLOCK_D)
 
-        # The blocks of a split belong to it alone, so it writes the new keys that fall there before it reads.
-        if low + SPAN_BLOCKS * BLOCK > first:
-            for j0 in range(0, M, 16):
+        # The blocks of a program belong to it alone, so it writes the new keys that fall there before it reads.
+        # Several groups of queries write the same bytes.
+        if end * BLOCK > first:
+            for j0 in tl.range(0, M, 16, num_stages=1):
                 j = j0 + tl.arange(0, 16)
                 position = first + j
-                mine = (j < M) & (position >= low) & (position < low + SPAN_BLOCKS * BLOCK)
+                mine = (j < M) & (position >= begin * BLOCK) & (position < end * BLOCK)
                 row = (b * M + j).to(tl.int64)  # a batch of long chunks passes 2^31 numbers
                 k_JD = load_rotated(k, row * k_row + head * k_head, mine, cos, sin, j, D, F, BLOCK_D)
                 inside = mine[:, None] & (d < D)[None, :]
                 v_JD = tl.load(
                     v + (row * v_row + head * v_head)[:, None] + d[None, :], mask=inside, other=0.0
                 )
-                address = tl.load(table + position // BLOCK, mask=mine, other=0)
-                block_J = address.to(tl.pointer_type(q.dtype.element_ty))
+                block_J = tl.load(table + position // BLOCK, mask=mine, other=0).to(tl.pointer_type(DTYPE))
                 place = block_J[:, None] + here + (position % BLOCK)[:, None] * D + d[None, :]
                 tl.store(place, k_JD, mask=inside)
                 tl.store(place + to_v, v_JD, mask=inside)
             tl.debug_barrier()
 
-        r = tl.arange(0, BLOCK_R)
-        m = group * QUERIES + r // G
-        asks = (r < QUERIES * G) & (m < M)
-        q_R = (b * M + m).to(tl.int64) * q_row + (head * G + r % G) * q_head
-        q_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, BLOCK_D)
+        N = B * M * H
+        at_R = (b * M + m).to(tl.int64) * H + head * G + r % G
+        inside_RD = asks[:, None] & (d < D)[None, :]
         peak_R = tl.full((BLOCK_R,), float("-inf"), tl.float32)
         total_R = tl.zeros((BLOCK_R,), tl.float32)
         sum_RD = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
-        c = tl.arange(0, BLOCK)
-        end = tl.minimum(tl.cdiv(first + M, BLOCK), (split + 1) * SPAN_BLOCKS)
-        for index in range(split * SPAN_BLOCKS, end):
+        address = tl.load(table + begin)  # read one ahead, so that the loads of a block wait for nothing
+        for index in range(begin, end):
             position = index * BLOCK + c
-            block = tl.load(table + index).to(tl.pointer_type(q.dtype.element_ty))
+            block = address.to(tl.pointer_type(DTYPE))
+            address = tl.load(table + index + 1)
             place = tl.multiple_of(block, 16) + here + c[:, None] * D + d[None, :]
             inside = (position < first + M)[:, None] & (d < D)[None, :]
             k_CD = tl.load(place, mask=inside, other=0.0)
@@ -158,35 +229,40 @@ def _attend_blocks(
             visible = position[None, :] <= (first + m)[:, None]
             scores_RC = tl.where(visible, scores_RC * scale, float("-inf"))
             peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
-        N = B * M * H
-        at_R = (b * M + m).to(tl.int64) * H + head * G + r % G
-        tl.store(stats + split * 2 * N + at_R, peak_R, mask=asks)
-        tl.store(stats + (split * 2 + 1) * N + at_R, total_R, mask=asks)
-        tl.store(
-            partial + (split * N + at_R)[:, None] * D + d[None, :],
-            sum_RD,
-            mask=asks[:, None] & (d < D)[None, :],
-        )
+            if not WHOLE:  # noqa: SIM102  (decided when compiled; the next one on the device)
+                if (index + 1 == end) | (index + 1 == _first_block(unit + 1, OCTAVE)):
+                    stats_R = stats + unit * 2 * N + at_R
+                    tl.store(stats_R, peak_R, mask=asks)
+                    tl.store(stats_R + N, total_R, mask=asks)
+                    tl.store(partial + (unit * N + at_R)[:, None] * D + d[None, :], sum_RD, mask=inside_RD)
+                    peak_R = tl.full((BLOCK_R,), float("-inf"), tl.float32)
+                    total_R = tl.zeros((BLOCK_R,), tl.float32)
+                    sum_RD = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
+                    unit += 1
+        if WHOLE:
+            y_RD = sum_RD / tl.where(asks, total_R, 1.0)[:, None]
+            tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside_RD)
 
 
 @jit(do_not_specialize=["M", "N"])
 def _merge(
     partial, stats, start, out, M, N,
-    D: tl.constexpr, SPAN: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
+    D: tl.constexpr, BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """One program: one row, its splits in their order. Splits a row does not see weigh nothing."""
-    wait_for_previous(PDL)
+    """One program: one row, its units in their order. Units that a row does not see weigh nothing."""
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, BLOCK_D)
-    splits = tl.cdiv(tl.load(start).to(tl.int32) + M, SPAN)
+    units = _unit_of((tl.load(start).to(tl.int32) + M - 1) // BLOCK, OCTAVE, OCTAVES) + 1
+    wait_for_previous(PDL)
     peak = tl.max(tl.full((BLOCK_S,), float("-inf"), tl.float32), axis=0)
     total = 0.0
     sum_D = tl.zeros((BLOCK_D,), tl.float32)
-    for s0 in range(0, splits, BLOCK_S):
+    for s0 in tl.range(0, units, BLOCK_S, num_stages=1):
         s = s0 + tl.arange(0, BLOCK_S)
-        peak_S = tl.load(stats + s * 2 * N + row, mask=s < splits, other=float("-inf"))
-        total_S = tl.load(stats + (s * 2 + 1) * N + row, mask=s < splits, other=0.0)
-        inside = (s < splits)[:, None] & (d < D)[None, :]
+        peak_S = tl.load(stats + s * 2 * N + row, mask=s < units, other=float("-inf"))
+        total_S = tl.load(stats + (s * 2 + 1) * N + row, mask=s < units, other=0.0)
+        inside = (s < units)[:, None] & (d < D)[None, :]
         part_SD = tl.load(partial + (s * N + row)[:, None] * D + d[None, :], mask=inside, other=0.0)
         new_peak = tl.maximum(peak, tl.max(peak_S, axis=0))
         weight_S = tl.exp(peak_S - new_peak)
@@ -207,39 +283,30 @@ def attend_blocks(
     angles: Angles,
     cut: BlockSplit = CUT,
 ) -> torch.Tensor:
-    """`attend_blocks_plain` in two launches: the splits, their merge."""
+    """`attend_blocks_plain` in two launches, the same at every length: the units, their merge."""
     B, M, H, D = q_BMHD.shape
     K, F, N = k_BMKD.shape[2], angles.cos_MF.shape[1], B * M * H
     rows = cut.rows or query_rows(H // K)
     queries = rows // (H // K)
-    splits = ceil_div(cache.grid_tokens, cut.blocks * BLOCK)
-    partial = torch.empty(splits, N, D, dtype=torch.float32, device=q_BMHD.device)
-    stats = torch.empty(splits, 2, N, dtype=torch.float32, device=q_BMHD.device)
+    whole = cut.at_once is None
+    programs = 1 if cut.at_once is None else programs_of(B * K, cut.at_once * multiprocessors(q_BMHD.device))
+    units = 0 if whole else units_of(ceil_div(cache.most_tokens, BLOCK))
+    partial = torch.empty(units, N, D, dtype=torch.float32, device=q_BMHD.device)
+    stats = torch.empty(units, 2, N, dtype=torch.float32, device=q_BMHD.device)
     out = torch.empty(B, M, H * D, dtype=q_BMHD.dtype, device=q_BMHD.device)
     block_d = max(16, power_of_two(D))
-    _attend_blocks[(splits, B * K, ceil_div(M, queries))](
+    _attend_blocks[(programs, B * K, ceil_div(M, queries))](
         q_BMHD, k_BMKD, v_BMKD, *strides(q_BMHD), *strides(k_BMKD), *strides(v_BMKD),
-        cache.table, layer, start, angles.cos_MF, angles.sin_MF, partial, stats, M, D**-0.5,
-        B, H, K, D, F, queries, BLOCK, cut.blocks, rows, block_d, num_warps=cut.warps, num_stages=cut.stages, **launch_options(),
+        cache.table, layer, start, angles.cos_MF, angles.sin_MF, partial, stats, out, M, D**-0.5,
+        B, H, K, D, F, queries, BLOCK, OCTAVE, OCTAVES, whole, rows, block_d,
+        num_warps=cut.warps, num_stages=cut.stages, maxnreg=cut.registers, **launch_options(),
     )  # fmt: skip
-    _merge[(N,)](
-        partial, stats, start, out, M, N, D, cut.blocks * BLOCK, 16, block_d, num_warps=4, **launch_options()
-    )
+    if not whole:
+        _merge[(N,)](
+            partial, stats, start, out, M, N, D, BLOCK, OCTAVE, OCTAVES, 32, block_d, num_warps=4,
+            **launch_options(),
+        )  # fmt: skip
     return out
-
-
-def attend_chunk(
-    q_BMHD: torch.Tensor,
-    k_BMKD: torch.Tensor,
-    v_BMKD: torch.Tensor,
-    cache: FullCache,
-    layer: int,
-    start: torch.Tensor,
-    angles: Angles,
-) -> torch.Tensor:
-    """`attend_blocks_plain` for the many tokens of a prompt's chunk: no more memory than its own rows."""
-    cut = CHUNK_CUT_FLOAT32 if q_BMHD.dtype == torch.float32 else CHUNK_CUT
-    return attend_blocks(q_BMHD, k_BMKD, v_BMKD, cache, layer, start, angles, cut)
 
 
 def query_rows(group: int) -> int:

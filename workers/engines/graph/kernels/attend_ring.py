@@ -1,12 +1,10 @@
 """Attention of M new tokens over sinks and ring: write their keys, then score the window with the query at its
 absolute position and the sinks with the query at min(t, S + R - 1)."""
 
-from dataclasses import dataclass
-
 import torch
 
 from workers.engines.graph.kernels.attend_blocks import grouped, query_rows, strides, ungrouped
-from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
+from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, multiprocessors, power_of_two, tl
 from workers.engines.graph.kernels.tiles import load_rotated, wait_for_previous
 from workers.engines.graph.ring import RingCache
 from workers.engines.graph.rope import Angles, rotate
@@ -47,15 +45,28 @@ def attend_ring_plain(
     return ungrouped(attended_BKRD, M).to(q_BMHD.dtype)
 
 
-@dataclass(frozen=True, slots=True)
-class RingSplit:
-    """`span`: slots that one program reads, in one product. More programs hide more of each other's waiting."""
-
-    span: int
-    warps: int
+#: Slots that one program reads, in one product. More programs hide more of each other's waiting.
+SPAN = 64
+#: Of a thread: three programs of 128 threads fit a multiprocessor. Where fewer programs are launched, none must wait.
+REGISTERS = 168
 
 
-CUT = RingSplit(span=64, warps=4)
+@jit
+def _merge_one(
+    stats_R, partial_RD, N, there_R, inside_RD, peak_R, total_R, sum_RD
+):  # fmt: skip
+    """What has been merged so far, and one more. What a row does not see weighs nothing, and changes no bit."""
+    theirs_R = tl.load(stats_R, mask=there_R, other=float("-inf"), cache_modifier=".cg")
+    count_R = tl.load(stats_R + N, mask=there_R, other=0.0, cache_modifier=".cg")
+    part_RD = tl.load(partial_RD, mask=inside_RD, other=0.0, cache_modifier=".cg")
+    new_peak_R = tl.maximum(peak_R, theirs_R)
+    level_R = tl.where(new_peak_R == float("-inf"), 0.0, new_peak_R)
+    fade_R, weight_R = tl.exp(peak_R - level_R), tl.exp(theirs_R - level_R)
+    return (
+        new_peak_R,
+        total_R * fade_R + weight_R * count_R,
+        sum_RD * fade_R[:, None] + weight_R[:, None] * part_RD,
+    )
 
 
 @jit(do_not_specialize=["M"])
@@ -78,13 +89,19 @@ def _attend_ring(
     k_CD = tl.load(k_cache + place, mask=inside, other=0.0)
     v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
 
+    first = tl.load(start).to(tl.int32)
+    last = first + M - 1 - S
+    last_place = last % P
+
     # The slots of a split belong to it alone, so it writes the new keys that fall there, and reads again.
     # Several groups of queries write the same bytes. What it has read by now can lack keys
     # of this pass alone: see `wait_for_previous`.
     wait_for_previous(PDL)
-    first = tl.load(start)
-    last = first + M - 1 - S
-    last_place = (last % P).to(tl.int32)
+    r = tl.arange(0, BLOCK_R)
+    m = group * QUERIES + r // G
+    asks = (r < QUERIES * G) & (m < M)
+    q_R = (b * M + m) * q_row + (head * G + r % G) * q_head
+    near_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, BLOCK_D)
     oldest_place = last_place - (M - 1)
     in_ring = (S + last_place >= low) & (S + oldest_place < low + SPAN)
     wrapped = (oldest_place < 0) & (S + oldest_place + P < low + SPAN)
@@ -105,11 +122,6 @@ def _attend_ring(
         k_CD = tl.load(k_cache + place, mask=inside, other=0.0)
         v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
 
-    r = tl.arange(0, BLOCK_R)
-    m = group * QUERIES + r // G
-    asks = (r < QUERIES * G) & (m < M)
-    q_R = (b * M + m) * q_row + (head * G + r % G) * q_head
-    near_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, BLOCK_D)
     k_DC = tl.trans(k_CD)
     scores_RC = tl.dot(near_RD, k_DC, input_precision="ieee")
     if low < S:
@@ -118,12 +130,11 @@ def _attend_ring(
         scores_RC = tl.where((slot < S)[None, :], far_RC, scores_RC)
 
     # Slot S + j holds position S + last - ((last - j) mod P): `ring.Ring.held`.
-    held_at_most = tl.minimum(last, 1073741824).to(tl.int32)
-    sees_sinks = tl.minimum(first + m, S).to(tl.int32)
+    sees_sinks = tl.minimum(first + m, S)
     behind = last_place - (slot - S)
     behind = tl.where(behind < 0, behind + P, behind)
     age_RC = behind[None, :] - (M - 1 - m)[:, None]
-    in_window = ((slot >= S) & (slot < S + P) & (behind <= held_at_most))[None, :]
+    in_window = ((slot >= S) & (slot < S + P) & (behind <= last))[None, :]
     visible = in_window & (age_RC >= 0) & (age_RC < REACH)
     visible = visible | ((slot < S)[None, :] & (slot[None, :] <= sees_sinks[:, None]))
     scores_RC = tl.where(visible, scores_RC * scale, float("-inf"))
@@ -144,28 +155,13 @@ def _attend_ring(
     if ticket == SPLITS - 1:
         tl.debug_barrier()
         peak_R = tl.full((BLOCK_R,), float("-inf"), tl.float32)
-        for other in tl.static_range(SPLITS):
-            theirs_R = tl.load(
-                stats + other * 2 * N + at_R, mask=asks, other=float("-inf"), cache_modifier=".cg"
-            )
-            peak_R = tl.maximum(peak_R, theirs_R)
-        level_R = tl.where(peak_R == float("-inf"), 0.0, peak_R)
         total_R = tl.zeros((BLOCK_R,), tl.float32)
         sum_RD = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
         for other in tl.static_range(SPLITS):
-            theirs_R = tl.load(
-                stats + other * 2 * N + at_R, mask=asks, other=float("-inf"), cache_modifier=".cg"
-            )
-            weight_R = tl.exp(theirs_R - level_R)
-            count_R = tl.load(stats + (other * 2 + 1) * N + at_R, mask=asks, other=0.0, cache_modifier=".cg")
-            part_RD = tl.load(
-                partial + (other * N + at_R)[:, None] * D + d[None, :],
-                mask=inside,
-                other=0.0,
-                cache_modifier=".cg",
-            )
-            total_R += weight_R * count_R
-            sum_RD += weight_R[:, None] * part_RD
+            peak_R, total_R, sum_RD = _merge_one(
+                stats + other * 2 * N + at_R, partial + (other * N + at_R)[:, None] * D + d[None, :], N, asks, inside,
+                peak_R, total_R, sum_RD,
+            )  # fmt: skip
         y_RD = sum_RD / tl.where(asks, total_R, 1.0)[:, None]
         tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside)
         tl.store(arrived + group * B * K + bk, 0)
@@ -179,14 +175,16 @@ def attend_ring(
     layer: int,
     start: torch.Tensor,
     angles: Angles,
-    cut: RingSplit = CUT,
 ) -> torch.Tensor:
     """`attend_ring_plain` in one launch."""
     B, M, H, D = q_BMHD.shape
     K, ring, F = k_BMKD.shape[2], cache.ring, angles.cos_MF.shape[1]
     rows = query_rows(H // K)
     queries = rows // (H // K)
-    splits = ceil_div(ring.sinks + ring.slots, cut.span)
+    splits = ceil_div(ring.sinks + ring.slots, SPAN)
+    processors = multiprocessors(q_BMHD.device)
+    warps = 8 if splits * B * K <= processors else 4  # whatever M is: a row is summed alike
+    registers = REGISTERS if splits * B * K * ceil_div(M, queries) > 2 * processors else None
     partial = torch.empty(splits, B * M * H, D, dtype=torch.float32, device=q_BMHD.device)
     stats = torch.empty(splits, 2, B * M * H, dtype=torch.float32, device=q_BMHD.device)
     out = torch.empty(B, M, H * D, dtype=q_BMHD.dtype, device=q_BMHD.device)
@@ -195,6 +193,6 @@ def attend_ring(
         cache.k_LBKCD[layer], cache.v_LBKCD[layer], start,
         angles.cos_MF, angles.sin_MF, angles.far_cos_MF, angles.far_sin_MF, partial, stats, cache.arrived, out,
         M, D**-0.5, B, H, K, D, F, ring.sinks, ring.slots, ring.reach, splits, queries,
-        cut.span, rows, max(16, power_of_two(D)), num_warps=cut.warps, num_stages=1, **launch_options(),
+        SPAN, rows, max(16, power_of_two(D)), maxnreg=registers, num_warps=warps, num_stages=1, **launch_options(),
     )  # fmt: skip
     return out

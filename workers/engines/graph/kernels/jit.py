@@ -33,6 +33,25 @@ def launch_options() -> dict[str, bool]:
     return {"PDL": True, "launch_pdl": True} if early else {"PDL": False}
 
 
+@functools.cache
+def tickets(count: int, device: torch.device) -> torch.Tensor:
+    """Counters of programs that have arrived: zero before and after each launch. Kernels share them: each is done with
+    them before the next has waited for it."""
+    return torch.zeros(count, dtype=torch.int32, device=device)
+
+
+def first_launch_options() -> dict[str, bool]:
+    """Of the first kernel of a pass: it is set up only once all before it is done, so that the kernels behind it may read
+    what an earlier pass wrote before they wait."""
+    return {"PDL": launch_options()["PDL"]}
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """An H100's where there is no GPU, so that kernels are cut alike when they are interpreted."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 

@@ -1,4 +1,4 @@
-"""What several kernels share, on the device: rotated rows, activations, one step of an online softmax."""
+"""What several kernels share: rotated rows, activations, one step of an online softmax."""
 
 from workers.engines.graph.kernels.jit import jit, tl
 
@@ -8,8 +8,8 @@ def wait_for_previous(PDL: tl.constexpr):
     """Let the next kernel be set up; wait until the one before this one is done and its writes are seen.
 
     Every kernel waits before it writes, or reads what a kernel of its own pass writes, so the end of one is the end of
-    all before it, however many of them are set up at once. Between two passes there are kernels of torch's, launched
-    without PDL, which wait for everything: what an earlier pass wrote may be read before the wait.
+    all before it, however many of them are set up at once. The first kernel of a pass is launched without PDL: what an
+    earlier pass wrote may be read before the wait.
     """
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
