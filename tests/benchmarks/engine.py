@@ -1,7 +1,7 @@
 """What the graph engine reaches on this device, beside the roofline, the eager engine and the formula.
 
     python -m tests.benchmarks.engine [--model random:pythia-2.8b --draft random:pythia-160m] [--out FILE.parquet]
-    python -m tests.benchmarks.engine --parts check,kernels      # kernels against their twins; tiles
+    python -m tests.benchmarks.engine --parts check              # kernels against their twins
     python -m tests.benchmarks.engine --parts streaming --model pocket --draft pocket-draft --dtype float32
 
 Each row is printed as a JSON line as it comes, so that a killed run leaves what it had; the table comes last.
@@ -29,7 +29,7 @@ from workers.engines.session import Generated
 from workers.models.load import LoadedModel, load_model
 from workers.modes import Speculation, Streaming
 
-PARTS = ("check", "kernels", "streaming", "full", "spec", "eager", "replay", "long")
+PARTS = ("check", "streaming", "full", "spec", "eager", "replay", "long")
 SINKS, WINDOW, PROMPT, GAMMA = 4, 512, 512, 4
 SEED_TOKENS_PER_STEP, SEED_SPEEDUPS = (1.14, 1.61), (0.70, 1.03)
 
@@ -170,9 +170,7 @@ def streaming(bench: Bench) -> float:
         p50_s=gaps[len(gaps) // 2],
         p99_s=gaps[-len(gaps) // 100],
     )
-    bench.row(
-        "streaming", "graph streaming over roofline", speed / bench.roofline(), "ratio", must=0.60, aim=0.80
-    )
+    bench.row("streaming", "graph streaming over roofline", speed / bench.roofline(), "ratio")
     return speed
 
 
@@ -182,16 +180,19 @@ def full(bench: Bench) -> None:
     speed = heard.tokens_per_s()
     own = bench.roofline(bench.bytes_per_token(context))
     bench.row("full", f"graph baseline at {context} tokens", speed, "tok/s", roofline=own)
-    bench.row(
-        "full", f"full KV at {context} over its own roofline", speed / own, "ratio", must=0.55, aim=0.75
-    )
+    bench.row("full", f"full KV at {context} over its own roofline", speed / own, "ratio")
 
 
 def spec(bench: Bench, plain: float) -> None:
+    for gamma in map(int, bench.args.gammas.split(",")):
+        _spec(bench, plain, gamma)
+
+
+def _spec(bench: Bench, plain: float, gamma: int) -> None:
     """Everything of the formula from timings alone: c, v, o; then the speed-up it predicts beside the measured one."""
     rate, tokens = 0.8, bench.args.tokens * 2
     heard, generated = bench.run(
-        "graph", "streaming+spec", tokens, speculation=Speculation(gamma=GAMMA, acceptance=rate)
+        "graph", "streaming+spec", tokens, speculation=Speculation(gamma=gamma, acceptance=rate)
     )
     assert generated.rounds
     assert generated.draft_step_s
@@ -199,11 +200,11 @@ def spec(bench: Bench, plain: float) -> None:
     step = 1 / plain
     round_s = heard.times_s[-1] / generated.rounds
     c, v = generated.draft_step_s / step, generated.verify_step_s / step
-    o = round_s / step - GAMMA * c - v
-    expected = (1 - rate ** (GAMMA + 1)) / (1 - rate)
+    o = round_s / step - gamma * c - v
+    expected = (1 - rate ** (gamma + 1)) / (1 - rate)
     achieved = (tokens - 1) / generated.rounds
-    speedup, formula = heard.tokens_per_s() / plain, expected / (GAMMA * c + v + o)
-    bench.row("spec", f"speed-up at {rate}, gamma {GAMMA}", speedup, "ratio", must=1.6, aim=2.2)
+    speedup, formula = heard.tokens_per_s() / plain, expected / (gamma * c + v + o)
+    bench.row("spec", f"speed-up at {rate}, gamma {gamma}", speedup, "ratio")
     bench.row(
         "spec",
         "formula's speed-up",
@@ -215,16 +216,15 @@ def spec(bench: Bench, plain: float) -> None:
         tokens_per_round=achieved,
         expected=expected,
     )
-    bench.row("spec", "measured over formula", speedup / formula, "ratio", must=[0.9, 1.1], aim=[0.95, 1.05])
+    bench.row("spec", "measured over formula", speedup / formula, "ratio")
 
 
 def eager(bench: Bench, plain: float) -> None:
     for mode in ("streaming", "baseline"):
         heard, _ = bench.run("eager", mode, bench.args.eager_tokens)
         speed = heard.tokens_per_s()
-        goals = {"must": 5.0, "aim": 8.0} if mode == "streaming" else {}
         bench.row("eager", f"eager {mode}", speed, "tok/s")
-        bench.row("eager", f"graph streaming over eager {mode}", plain / speed, "ratio", **goals)
+        bench.row("eager", f"graph streaming over eager {mode}", plain / speed, "ratio")
 
 
 def replay(bench: Bench) -> None:
@@ -265,18 +265,16 @@ def long(bench: Bench) -> None:
     else:
         first = bench.run("graph", "streaming", part)[0].tokens_per_s()
         with Reserved() as reserved:
-            heard, _ = bench.run(
-                "graph", "streaming", part, prompt_tokens=tokens - part, prefill_chunk=128, warm_up=False
-            )
+            heard, _ = bench.run("graph", "streaming", part, prompt_tokens=tokens - part, warm_up=False)
         last = heard.tokens_per_s()
         watched = reserved.since_prefill(heard)
         bench.row("long", f"prefill of {tokens - part} tokens", heard.ttft_s, "s")
     bench.row("long", f"first {part} of {tokens} tokens", first, "tok/s")
     name = f"last {part} of {tokens} over the first, reached by {bench.args.reach}"
-    bench.row("long", name, last / first, "ratio", must=0.99, aim=1.0)
+    bench.row("long", name, last / first, "ratio")
     if watched:
         growth = max(watched) - watched[0]
-        bench.row("long", f"growth of reserved memory to token {tokens}", growth, "bytes", must=0, aim=0)
+        bench.row("long", f"growth of reserved memory to token {tokens}", growth, "bytes")
 
 
 class Reserved:
@@ -311,6 +309,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--parts", default="streaming,full,spec,eager,replay,long", help=", ".join(PARTS))
     parser.add_argument("--tokens", type=int, default=1000)
+    parser.add_argument("--gammas", default=str(GAMMA), help="drafted tokens a round, of the part spec")
     parser.add_argument("--eager-tokens", type=int, default=96)
     parser.add_argument("--context", type=int, default=8000)
     parser.add_argument("--long", type=int, default=1_000_000)
@@ -335,8 +334,6 @@ def main() -> None:
     bench = Bench(args, device, target, draft, describe(target.model))
     bench.row("load", "target and draft", target.load_s + draft.load_s, "s")
     bandwidth(bench)
-    if "kernels" in parts:
-        engine_kernels.tiles(bench.weights, bench.row)
     plain = streaming(bench) if set(parts) & {"streaming", "spec", "eager"} else 0.0
     later = {
         "full": full,
@@ -359,8 +356,7 @@ def main() -> None:
             ]
         ).write_parquet(args.out)
     for row in bench.rows:
-        goals = f"  must {row['must']}, aim {row['aim']}" if "must" in row else ""
-        print(f"{row['part']:<10} {row['name']:<52} {row['value']:>14,.4g} {row['unit']}{goals}")
+        print(f"{row['part']:<10} {row['name']:<52} {row['value']:>14,.4g} {row['unit']}")
 
 
 if __name__ == "__main__":
