@@ -36,6 +36,7 @@ def plan_as_json(outlook: Forecast) -> dict[str, Any]:
                 "length": forecast.cell.length,
                 "predicted_peak_bytes": forecast.peak_bytes,
                 "predicted_boundary": forecast.boundary,
+                "predicted_by": forecast.predicted_by,
                 "analytic_bytes_per_token": forecast.bytes_per_token,
                 "predicted_s": round(forecast.seconds, 1),
             }

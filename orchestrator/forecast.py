@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.plan import expand
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.duration import predict_seconds
-from orchestrator.predict.memory import UnknownWeightsError, fits, predict, predict_boundary
+from orchestrator.predict.memory import PredictedBy, UnknownWeightsError, fits, predict, predict_boundary
 from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
 from orchestrator.spec import SpecError, SweepSpec, parse_bytes
 from workers.attempt import Device
@@ -24,7 +24,10 @@ _TYPICAL_CARD = 80 * 10**9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellForecast:
-    """None: cannot be told from the config (see `Forecast.unknown`); `boundary` None: constant memory."""
+    """None: cannot be told from the config (see `Forecast.unknown`); `boundary` None: constant memory.
+
+    `predicted_by`: the source of `peak_bytes` and `boundary`.
+    """
 
     cell: Cell
     budget_bytes: int
@@ -33,6 +36,7 @@ class CellForecast:
     bytes_per_token: int
     seconds: float
     max_positions: int | None
+    predicted_by: PredictedBy
 
     @property
     def fits(self) -> bool:
@@ -107,6 +111,7 @@ def _forecast_cells(
             bytes_per_token=prediction.bytes_per_token,
             seconds=predict_seconds(cell, target, draft, profile) * count,
             max_positions=target.max_positions,
+            predicted_by=prediction.predicted_by,
         )
 
 

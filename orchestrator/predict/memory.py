@@ -1,21 +1,24 @@
-"""The memory model: weights + caches + workspace + rounding + context, and the length at which they stop
-fitting.
+"""The memory of a cell: weights + caches + workspace + rounding + context, and the length at which they stop fitting.
 
-Pure functions of a cell, the shapes of its models and a device profile. Each engine's own arithmetic is in
-its own file (`eager`, `graph`); nothing here is fitted, what was measured is in the `DeviceProfile`.
+By rehearsal (`rehearsed`) where the cell can be rehearsed: the engine's own passes through a model of torch's allocator.
+Else by formulas, pure functions of a cell, the shapes of its models and a device profile: each engine's are in its own
+file (`eager`, `graph`). Nothing is fitted; what was measured is in the `DeviceProfile`.
 """
 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from orchestrator.predict import eager, graph
 from orchestrator.predict.caches import growth_per_token
 from orchestrator.predict.device import Allocator, DeviceProfile, held
 from orchestrator.predict.load import is_converted, loading
 from orchestrator.predict.moment import Live, Moment, total
+from orchestrator.predict.rehearsed import answers
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell, Engine, ModelRef
+from workers.rehearsal.passes import NotRehearsable
 
 _MOMENTS: dict[Engine, Callable[[Cell, ModelShape, ModelShape | None], list[Moment]]] = {
     "eager": eager.moments,
@@ -34,6 +37,10 @@ _COPIES: dict[Engine, _OfTokens] = {"eager": eager.copied_bytes, "graph": graph.
 _FAR = 2**31
 
 
+#: rehearsal: the engine's passes, replayed. formula: arithmetic on the config.
+PredictedBy = Literal["rehearsal", "formula"]
+
+
 class UnknownWeightsError(ValueError):
     """transformers cannot build the model from its config, so the size of its weights is not known."""
 
@@ -47,7 +54,7 @@ class Prediction:
     alive. `rounding_bytes`: what the allocator's segments add to all these, or what of
     them lies in room that was counted already. `bytes_per_token`: growth of the
     caches with one more token per sequence, all sequences together; 0 in a mode of constant memory. `parts`:
-    the tensors.
+    the tensors. `predicted_by`: the source of all this.
     """
 
     weights_bytes: int
@@ -58,6 +65,7 @@ class Prediction:
     bytes_per_token: int
     moment: str
     parts: tuple[Live, ...]
+    predicted_by: PredictedBy
 
     @property
     def peak_bytes(self) -> int:
@@ -82,6 +90,21 @@ def predict(
     """`draft_shape` is read in speculative modes only. `loaded`: of what comes after loading, which is what an
     attempt's peaks are of. Raises `UnknownWeightsError`.
     """
+    try:
+        return _by_rehearsal(cell, shape, draft_shape, device)
+    except NotRehearsable:
+        return predict_by_formula(cell, shape, draft_shape, device, loaded=loaded)
+
+
+def predict_by_formula(
+    cell: Cell,
+    shape: ModelShape,
+    draft_shape: ModelShape | None,
+    device: DeviceProfile,
+    *,
+    loaded: bool = False,
+) -> Prediction:
+    """As `predict`, without a rehearsal."""
     draft = draft_shape if cell.mode_spec.decoder.needs_draft else None
     weights = _weights(cell.model.target, cell.model, shape, device)
     if draft is not None:
@@ -110,6 +133,35 @@ def predict(
         bytes_per_token=bytes_per_token(cell, shape, draft),
         moment=hungriest.name,
         parts=(*hungriest.kv, *hungriest.work),
+        predicted_by="formula",
+    )
+
+
+def _by_rehearsal(
+    cell: Cell, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
+) -> Prediction:
+    """Raises `NotRehearsable`."""
+    kernels_bytes = _KERNELS[cell.engine](cell, device.allocator)
+    peak = answers.peak(cell, device, kernels_bytes)
+    parts = (
+        Live("KV cache", peak.kv_bytes),
+        Live("libraries", device.runtime_bytes),
+        Live("kernels and graphs", kernels_bytes),
+        Live(
+            "activations and temporaries",
+            peak.peak_allocated - peak.weights_bytes - peak.kv_bytes - device.runtime_bytes,
+        ),
+    )
+    return Prediction(
+        weights_bytes=peak.weights_bytes,
+        kv_bytes=peak.kv_bytes,
+        workspace_bytes=total(parts[1:]),
+        rounding_bytes=peak.peak_reserved - peak.peak_allocated,
+        context_bytes=device.context_bytes,
+        bytes_per_token=bytes_per_token(cell, shape, draft_shape),
+        moment=peak.phase,
+        parts=parts,
+        predicted_by="rehearsal",
     )
 
 
@@ -162,9 +214,24 @@ def largest_fitting(
     """The largest value whose cell fits; None when memory does not grow with the value; 0 when 1 does not
     fit.
     """
+    one = at(1)
+    try:
+        answers.check(one, device)
+        kernels_bytes = _KERNELS[one.engine](one, device.allocator)
+        guess = largest_by_formula(at, shape, draft_shape, device)
+        return answers.largest_fitting(at, device, kernels_bytes, guess)
+    except NotRehearsable:
+        return largest_by_formula(at, shape, draft_shape, device)
+
+
+def largest_by_formula(
+    at: Callable[[int], Cell], shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
+) -> int | None:
+    """As `largest_fitting`, without a rehearsal."""
 
     def ok(value: int) -> bool:
-        return fits(at(value), shape, draft_shape, device)
+        predicted = predict_by_formula(at(value), shape, draft_shape, device)
+        return predicted.peak_bytes <= device.capacity(at(value).budget)
 
     if not ok(1):
         return 0
@@ -185,7 +252,7 @@ def smallest_budget(
 ) -> int:
     """Bytes of the smallest card on which the first token of `cell` would fit."""
     first = dataclasses.replace(cell, length=1, budget=0)
-    return predict(first, shape, draft_shape, device).peak_bytes - device.capacity(first.budget)
+    return predict_by_formula(first, shape, draft_shape, device).peak_bytes - device.capacity(first.budget)
 
 
 def _weights(name: str, ref: ModelRef, shape: ModelShape, device: DeviceProfile) -> list[tuple[int, int]]:

@@ -104,6 +104,9 @@ def test_documented_benchmarks_have_their_options(page: Path) -> None:
             continue
         module = importlib.util.find_spec(words[2])
         assert module is not None, words
+        if module.submodule_search_locations is not None:
+            module = importlib.util.find_spec(f"{words[2]}.__main__")
+            assert module is not None, words
         assert module.origin is not None
         source = Path(module.origin).read_text()
         for option in (word for word in words[3:] if word.startswith("--") and words[2] != "jobs"):

@@ -33,10 +33,6 @@ from workers.rehearsal.storages import StorageLog
 Readers = list[tuple[PreTrainedModel, Cache]]
 
 
-#: Passes of a generation that are watched: start, first, steady, and one more that must be like it.
-_WATCHED = 4
-
-
 class _Enough(Exception):
     """Enough passes were seen."""
 
@@ -81,8 +77,18 @@ class EagerRehearsal:
             skim(readers, ids_BT[:, position:], tokens)
             return cut.passed()
 
+    def start(self, prompt_tokens: int, *, read: bool) -> PassTrace:
+        """Of a generation from its call to the end of its first pass. `read` as in `generation`."""
+        return self._generate(prompt_tokens, read, 1)[0]
+
     def generation(self, prompt_tokens: int, *, read: bool) -> Generation:
         """`read`: all but the prompt's last token are in the caches already; else the session reads the prompt."""
+        start, first, steady, again = self._generate(prompt_tokens, read, 4)
+        if not steady.is_like(again):
+            raise NotRehearsable("its steps have no steady state after two")
+        return Generation(start, first, steady)
+
+    def _generate(self, prompt_tokens: int, read: bool, passes: int) -> list[PassTrace]:
         grows = self._cell.mode_spec.policy.grows
         cell = dataclasses.replace(
             self._cell,
@@ -91,7 +97,7 @@ class EagerRehearsal:
         )
         chunk = eager_chunk(cell)
         fed = 0 if chunk is None else -(-(prompt_tokens - 1) // chunk)
-        watch = _Passes(self._log, skip=fed)
+        watch = _Passes(self._log, skip=fed, passes=passes)
 
         @contextmanager
         def filled(model: PreTrainedModel, cell: Cell) -> Iterator[Cache | None]:
@@ -116,10 +122,7 @@ class EagerRehearsal:
                 pass
             finally:
                 hook.remove()
-        start, first, steady, again = watch.traces
-        if not steady.is_like(again):
-            raise NotRehearsable("its steps have no steady state after two")
-        return Generation(start, first, steady)
+        return watch.traces
 
     def _both(self) -> tuple[LoadedModel, LoadedModel | None]:
         return self._loaded[0], self._loaded[1] if len(self._loaded) > 1 else None
@@ -205,14 +208,15 @@ class _Cut:
 
 
 class _Passes:
-    """Cuts what a session does into passes: at each forward of the target, but for the first `skip + 1`."""
+    """Cuts what a session does into `passes`: at each forward of the target, but for the first `skip + 1`."""
 
-    def __init__(self, log: StorageLog, skip: int) -> None:
+    def __init__(self, log: StorageLog, skip: int, passes: int) -> None:
         self.readers: Readers = []
         self.traces: list[PassTrace] = []
         self.is_open = False
         self._log = log
         self._skip = skip + 1
+        self._passes = passes
         self._cut: _Cut | None = None
 
     def begin(self) -> None:
@@ -225,7 +229,7 @@ class _Passes:
             self._skip -= 1
             return
         self.traces.append(self._cut.passed())
-        if len(self.traces) == _WATCHED:
+        if len(self.traces) == self._passes:
             raise _Enough
         self.begin()
 

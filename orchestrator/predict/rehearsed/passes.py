@@ -15,6 +15,8 @@ class EngineRehearsal(Protocol):
 
     def chunk(self, position: int, tokens: int) -> PassTrace: ...
 
+    def start(self, prompt_tokens: int, *, read: bool) -> PassTrace: ...
+
     def generation(self, prompt_tokens: int, *, read: bool) -> Generation: ...
 
 
@@ -26,7 +28,8 @@ class RehearsedPasses:
         self._chunk = chunk
         self._chunks: dict[tuple[int, int], PassTrace] = {}
         self._family: PassFamily | None = None
-        self._generations: dict[int, Generation] = {}
+        self._starts: dict[int, PassTrace] = {}
+        self._firsts: dict[int, PassTrace] = {}
         self._steps: dict[int, PassFamily] = {}
 
     @property
@@ -43,10 +46,15 @@ class RehearsedPasses:
         return self._chunks[position, tokens]
 
     def start(self, prompt_tokens: int) -> PassTrace:
-        return self._generation(prompt_tokens).start
+        if prompt_tokens not in self._starts:
+            self._starts[prompt_tokens] = self._rehearsal.start(prompt_tokens, read=self._chunk is not None)
+        return self._starts[prompt_tokens]
 
     def first(self, prompt_tokens: int) -> PassTrace:
-        return self._generation(prompt_tokens).first
+        if prompt_tokens not in self._firsts:
+            read = self._chunk is not None
+            self._firsts[prompt_tokens] = self._rehearsal.generation(prompt_tokens, read=read).first
+        return self._firsts[prompt_tokens]
 
     def steps(self, prompt_tokens: int, step: int) -> Piece:
         """The piece that holds the `step`-th pass behind the first, at position `prompt_tokens + step - 2`."""
@@ -57,12 +65,6 @@ class RehearsedPasses:
     def _full_chunk(self, position: int) -> PassTrace:
         assert self._chunk is not None
         return self._rehearsal.chunk(position, self._chunk)
-
-    def _generation(self, prompt_tokens: int) -> Generation:
-        if prompt_tokens not in self._generations:
-            read = self._chunk is not None
-            self._generations[prompt_tokens] = self._rehearsal.generation(prompt_tokens, read=read)
-        return self._generations[prompt_tokens]
 
     def _step(self, prompt_tokens: int) -> PassTrace:
         return self._rehearsal.generation(prompt_tokens, read=False).steady

@@ -1,7 +1,8 @@
 """A whole run through the allocator model: weights, the prompt's passes, the generation's, until it is done or full."""
 
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from bisect import bisect_left
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 from orchestrator.predict.allocator.blocks import Block
 from orchestrator.predict.allocator.caching import CachingAllocator, OutOfDeviceMemory
@@ -10,13 +11,13 @@ from workers.rehearsal.passes import Label, PassTrace, Piece
 _SMALL, _SHARED, _UNIT = 2**20, 10 * 2**20, 512
 #: Of a generation every step is replayed as long as caches are pieces of shared segments: there each moves the next. Later
 #: each that makes the text longer by this share; at once, where so many steps were replayed.
-_STRIDE, _MOST_FINE = 1 / 2048, 100_000
+_STRIDE, _MOST_FINE = 1 / 2048, 30_000
 #: Every so many-th is replayed whole; of the others what is small and does not outlive its pass comes and goes alike.
 _WHOLE = 64
 
 
 class Rehearsal(Protocol):
-    """An engine's passes by length (`workers.rehearsal`)."""
+    """An engine's passes by length (`workers.rehearsal`). Each may raise `NotRehearsable`."""
 
     @property
     def weights(self) -> tuple[int, ...]:
@@ -31,188 +32,206 @@ class Rehearsal(Protocol):
     def steps(self, prompt_tokens: int, step: int) -> Piece: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """What is run: `chunk` prompt tokens a pass, None: all at once. `new_tokens` None: until memory ends."""
+class Point(NamedTuple):
+    """The run once `reached` prompt tokens were read (prefill) or new tokens known (decode). Bytes; peaks so far."""
 
-    prompt_tokens: int
-    new_tokens: int | None
-    chunk: int | None
-    batch_size: int
+    phase: str
+    reached: int
+    peak_reserved: int
+    peak_allocated: int
+    kv_bytes: int
 
 
-@dataclass(slots=True, kw_only=True)
-class RunOutcome:
-    """How a run went. `failed_in`: load, prefill, decode; None: nowhere. `reached`: prompt tokens read (prefill) or new
-    tokens known (decode) when it failed. Bytes at the moment when most was reserved.
+class RanOut(NamedTuple):
+    """Where memory ran out: load, prefill or decode, and the last `reached` before. Bytes, of the allocator's account."""
+
+    phase: str
+    reached: int
+    wanted: int
+    allocated: int
+    reserved: int
+
+
+class RehearsedRun:
+    """One run of a prompt of `prompt_tokens`, `chunk` of them a pass (None: all at once), and as many new tokens as asked
+    for. `library_bytes`: workspaces that libraries take before the first weight.
+
+    Runs as far as it must, and goes on from there. `failure`: None as long as everything fitted.
     """
 
-    failed_in: str | None = None
-    reached: int = 0
-    peak_phase: str = "load"
-    peak_reserved: int = 0
-    peak_allocated: int = 0
-    allocated_at_peak: int = 0
-    weights_bytes: int = 0
-    kv_bytes: int = 0
-    account: OutOfDeviceMemory | None = None
+    def __init__(
+        self,
+        rehearsal: Rehearsal,
+        allocator: CachingAllocator,
+        library_bytes: tuple[int, ...],
+        *,
+        prompt_tokens: int,
+        chunk: int | None,
+        batch_size: int,
+    ) -> None:
+        self.weights_bytes = 0
+        self.failure: RanOut | None = None
+        self.points: list[Point] = []
+        self._rehearsal, self._allocator, self._library_bytes = rehearsal, allocator, library_bytes
+        self._prompt, self._chunk, self._batch = prompt_tokens, chunk, batch_size
+        self._held: dict[Label, Block] = {}
+        self._phase, self._reached = "load", 0
+        self._played = 0
+        self._steps: _Steps | None = None
 
+    @property
+    def peak_reserved(self) -> int:
+        """So far, with the pass in which memory ended."""
+        return self._allocator.peak_reserved
 
-@dataclass(slots=True)
-class RunReplay:
-    """One run. `library_bytes`: workspaces that libraries take before the first weight."""
-
-    rehearsal: Rehearsal
-    allocator: CachingAllocator
-    library_bytes: tuple[int, ...]
-    _held: dict[Label, Block] = field(default_factory=dict)
-    _outcome: RunOutcome = field(default_factory=RunOutcome)
-
-    def run(self, course: Course) -> RunOutcome:
-        """Raises `NotRehearsable`."""
-        outcome = self._outcome
+    def to(self, new_tokens: int) -> "RehearsedRun":
+        """Go on until `new_tokens` are known, or memory ends. Raises `NotRehearsable`."""
+        if self.failure is not None or (self._phase == "decode" and self._reached >= new_tokens):
+            return self
         try:
-            self._load()
-            outcome.failed_in = "prefill"
-            self._read(course)
-            outcome.failed_in, outcome.reached = "decode", 1
-            self._generate(course)
-            outcome.failed_in = None
+            if self._phase == "load":
+                self._load()
+                self._read()
+            while self._reached < new_tokens:
+                self._step(new_tokens)
         except OutOfDeviceMemory as full:
-            outcome.account = full
-        outcome.peak_reserved = self.allocator.peak_reserved
-        outcome.peak_allocated = self.allocator.peak_allocated
-        return outcome
+            self.failure = RanOut(self._phase, self._reached, full.wanted, full.allocated, full.reserved)
+        return self
+
+    def fits(self, new_tokens: int) -> bool:
+        """Whether a run of that length ends. Ask after `to`."""
+        failure = self.failure
+        return failure is None or (failure.phase == "decode" and new_tokens <= failure.reached)
+
+    def at(self, new_tokens: int) -> Point:
+        """The run of that length, or how far it came."""
+        index = bisect_left(
+            self.points, new_tokens, key=lambda point: point.reached * (point.phase == "decode")
+        )
+        return self.points[min(index, len(self.points) - 1)]
 
     def _load(self) -> None:
-        self._outcome.failed_in = "load"
-        for size in self.library_bytes:
-            self.allocator.allocate(size)
+        for size in self._library_bytes:
+            self._allocator.allocate(size)
         blocks: dict[int, Block] = {}
-        for index, event in enumerate(self.rehearsal.weights):
+        for index, event in enumerate(self._rehearsal.weights):
             if event > 0:
-                blocks[index] = self.allocator.allocate(event)
+                blocks[index] = self._allocator.allocate(event)
             elif event < 0:
-                self.allocator.free(blocks.pop(~event))
-        self._outcome.weights_bytes = sum(block.size for block in blocks.values())
-        self._note("load")
+                self._allocator.free(blocks.pop(~event))
+        self.weights_bytes = sum(block.size for block in blocks.values())
+        self._note("load", 0)
 
-    def _read(self, course: Course) -> None:
+    def _read(self) -> None:
         """The prompt, up to and with the pass that gives the first new token."""
-        tokens = course.prompt_tokens - 1
-        if course.chunk is not None and tokens > 0:
-            ids = self.allocator.allocate(8 * course.batch_size * tokens)
-            for position in range(0, tokens, course.chunk):
-                self._play(self.rehearsal.chunk(position, min(course.chunk, tokens - position)))
-                self._outcome.reached = min(position + course.chunk, tokens)
-                self._note("prefill")
-            self.allocator.free(ids)
-        self._play(self.rehearsal.start(course.prompt_tokens))
-        self._note("prefill")
+        self._phase = "prefill"
+        tokens = self._prompt - 1
+        if self._chunk is not None and tokens > 0:
+            ids = self._allocator.allocate(8 * self._batch * tokens)
+            for position in range(0, tokens, self._chunk):
+                count = min(self._chunk, tokens - position)
+                self._play(self._rehearsal.chunk(position, count))
+                self._note("prefill", position + count)
+            self._allocator.free(ids)
+        self._play(self._rehearsal.start(self._prompt))
+        self._note("decode", 1)
 
-    def _generate(self, course: Course) -> None:
-        """New token i + 1 comes of the i-th pass behind the first."""
-        outcome, prompt = self._outcome, course.prompt_tokens
-        last = None if course.new_tokens is None else course.new_tokens - 1
-        if last == 0:
+    def _step(self, last: int) -> None:
+        """The i-th pass behind the first one gives new token i + 1."""
+        if self._reached == 1:
+            self._play(self._rehearsal.first(self._prompt))
+            self._note("decode", 2)
             return
-        self._play(self.rehearsal.first(prompt))
-        outcome.reached = 2
-        done, played, piece, program = 1, 0, None, None
-        while last is None or done < last:
-            is_fine = program is None or (played < _MOST_FINE and program.is_fine(prompt + done - 2))
-            stride = 1 if is_fine else max(1, int((prompt + done) * _STRIDE))
-            done = done + stride if last is None else min(done + stride, last)
-            position = prompt + done - 2
-            if piece is None or program is None or position >= piece.end:
-                piece = self.rehearsal.steps(prompt, done)
-                program = _Program(piece, self.allocator.settings.expandable_segments)
-            if played % _WHOLE == 0:
-                self._play(replace(piece.first, sizes=tuple(piece.sizes(position))))
-            else:
-                program.play(position, self.allocator, self._held)
-            played += 1
-            outcome.reached = done + 1
-            self._note("decode")
+        is_fine = self._steps is None or (
+            self._played < _MOST_FINE and self._steps.is_fine(self._prompt + self._reached - 3)
+        )
+        stride = 1 if is_fine else max(1, int((self._prompt + self._reached) * _STRIDE))
+        step = min(self._reached - 1 + stride, last - 1)
+        position = self._prompt + step - 2
+        if self._steps is None or position >= self._steps.piece.end:
+            piece = self._rehearsal.steps(self._prompt, step)
+            self._steps = _Steps(piece, self._allocator.settings.expandable_segments)
+        if self._played % _WHOLE == 0:
+            piece = self._steps.piece
+            self._play(replace(piece.first, sizes=tuple(piece.sizes(position))))
+        else:
+            self._steps.play(position, self._allocator, self._held)
+        self._played += 1
+        self._note("decode", step + 1)
 
     def _play(self, trace: PassTrace) -> None:
         """One pass, whole."""
-        allocate, free, sizes = self.allocator.allocate, self.allocator.free, trace.sizes
-        earlier = [self._held.pop(label, None) for label in trace.frees]
-        blocks: dict[int, Block] = {}
-        for event in trace.events:
-            if event >= 0:
-                blocks[event] = allocate(sizes[event])
-            else:
-                block = earlier[~event >> 1] if ~event & 1 else blocks[~event >> 1]
-                if block is not None:
-                    free(block)
-        renamed = [(new, self._held.pop(label)) for label, new in trace.renames]
-        self._held.update(renamed)
-        for own, label in trace.leaves:
-            self._held[label] = blocks[own]
+        events = trace.events
+        kept = [own for own, _ in trace.leaves]
+        _play(trace, events, list(trace.sizes), kept, self._allocator, self._held)
 
-    def _note(self, phase: str) -> None:
-        outcome, allocator = self._outcome, self.allocator
-        if allocator.peak_reserved > outcome.peak_reserved:
-            outcome.peak_reserved = allocator.peak_reserved
-            outcome.peak_phase = phase
-        outcome.kv_bytes = self._kv_bytes()
-
-    def _kv_bytes(self) -> int:
-        return sum(block.size for label, block in self._held.items() if label.startswith("cache"))
+    def _note(self, phase: str, reached: int) -> None:
+        self._phase, self._reached = phase, reached
+        allocator = self._allocator
+        kv_bytes = sum(block.size for label, block in self._held.items() if label.startswith("cache"))
+        self.points.append(Point(phase, reached, allocator.peak_reserved, allocator.peak_allocated, kv_bytes))
 
 
-class _Program:
+class _Steps:
     """The steps of one piece, without what is small and does not outlive its pass."""
 
     def __init__(self, piece: Piece, is_expandable: bool) -> None:
-        first, last = piece.first, piece.last
-        if not first.is_like(last):
-            last = first
+        self.piece = piece
+        first = piece.first
+        last = piece.last if first.is_like(piece.last) else first
         kept = {own for own, _ in first.leaves}
         played = [
             own
             for own, sizes in enumerate(zip(first.sizes, last.sizes, strict=True))
             if own in kept or max(sizes) > _SMALL
         ]
-        self._place = {own: place for place, own in enumerate(played)}
-        self._begin, self._length = piece.begin, piece.end - piece.begin
+        place = {own: place for place, own in enumerate(played)}
+        self._length = piece.end - piece.begin
         self._sizes = [(first.sizes[own], last.sizes[own] - first.sizes[own]) for own in played]
-        self._events = [
-            self._place[event] if event >= 0 else ~(2 * self._place[~event >> 1]) if not ~event & 1 else event
+        self._events = tuple(
+            place[event] if event >= 0 else event if ~event & 1 else ~(2 * place[~event >> 1])
             for event in first.events
-            if (event >= 0 and event in self._place)
-            or (event < 0 and (~event & 1 or ~event >> 1 in self._place))
-        ]
-        self._trace = first
-        self._cached = [
-            self._sizes[self._place[own]] for own, label in first.leaves if label.startswith("cache")
-        ]
+            if (event in place if event >= 0 else ~event & 1 or ~event >> 1 in place)
+        )
+        self._kept = [place[own] for own, _ in first.leaves]
+        self._cached = [self._sizes[place[own]] for own, label in first.leaves if label.startswith("cache")]
         self._is_expandable = is_expandable
 
     def is_fine(self, position: int) -> bool:
         """Whether the caches share segments, and not by whole units of the allocator, so that steps rearrange them."""
         if self._is_expandable:
             return any(growth % (_UNIT * self._length) for _, growth in self._cached)
-        at = position - self._begin
+        at = position - self.piece.begin
         return all(size + growth * at // self._length < _SHARED for size, growth in self._cached)
 
     def play(self, position: int, allocator: CachingAllocator, held: dict[Label, Block]) -> None:
-        allocate, free, at, length = allocator.allocate, allocator.free, position - self._begin, self._length
+        at, length = position - self.piece.begin, self._length
         sizes = [size + growth * at // length for size, growth in self._sizes]
-        earlier = [held.pop(label, None) for label in self._trace.frees]
-        blocks: list[Block | None] = [None] * len(sizes)
-        for event in self._events:
-            if event >= 0:
-                blocks[event] = allocate(sizes[event])
-            else:
-                block = earlier[~event >> 1] if ~event & 1 else blocks[~event >> 1]
-                if block is not None:
-                    free(block)
-        renamed = [(new, held.pop(label)) for label, new in self._trace.renames]
-        held.update(renamed)
-        for own, label in self._trace.leaves:
-            block = blocks[self._place[own]]
-            assert block is not None
-            held[label] = block
+        _play(self.piece.first, self._events, sizes, self._kept, allocator, held)
+
+
+def _play(
+    trace: PassTrace,
+    events: tuple[int, ...],
+    sizes: list[int],
+    kept: list[int],
+    allocator: CachingAllocator,
+    held: dict[Label, Block],
+) -> None:
+    """`events` of `trace`, allocations of `sizes`. `kept`: those that outlive it, in the order of `trace.leaves`."""
+    allocate, free = allocator.allocate, allocator.free
+    earlier = [held.pop(label, None) for label in trace.frees]
+    blocks: list[Block | None] = [None] * len(sizes)
+    for event in events:
+        if event >= 0:
+            blocks[event] = allocate(sizes[event])
+        else:
+            block = earlier[~event >> 1] if ~event & 1 else blocks[~event >> 1]
+            if block is not None:
+                free(block)
+    renamed = [(new, held.pop(label)) for label, new in trace.renames]
+    held.update(renamed)
+    for own, (_, label) in zip(kept, trace.leaves, strict=True):
+        block = blocks[own]
+        assert block is not None
+        held[label] = block

@@ -3,6 +3,7 @@
     --record DIR     on a card: run the shapes of shapes.json, write DIR/events.npz and DIR/runs.json
     --calibrate DIR  on a card: what libraries and contexts take, DIR/facts.json (part of --record)
     --replay FILE    anywhere: recorded events through the allocator model, the error of reserved bytes per event
+    --compare DIR    anywhere: the same runs rehearsed, the pass in which memory ends and the peak
 
 `--unseen` records the shapes that the prediction was not developed with.
 """
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path)
     parser.add_argument("--calibrate", type=Path)
     parser.add_argument("--replay", type=Path)
+    parser.add_argument("--compare", type=Path)
     parser.add_argument("--unseen", action="store_true")
     parser.add_argument("--only", default="", help="shapes whose name holds this")
     parser.add_argument("--jobs", type=int, default=2)
@@ -31,10 +33,14 @@ def main() -> None:
         from tests.benchmarks.prediction.replaying import replay_file
 
         replay_file(arguments.replay)
+    elif arguments.compare:
+        from tests.benchmarks.prediction.comparing import compare
+
+        compare(arguments.compare)
     elif arguments.record or arguments.calibrate:
         _on_a_card(arguments)
     else:
-        parser.error("one of --record, --calibrate, --replay")
+        parser.error("one of --record, --calibrate, --replay, --compare")
 
 
 def _on_a_card(arguments: argparse.Namespace) -> None:

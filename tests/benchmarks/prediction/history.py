@@ -33,7 +33,8 @@ def live_blocks() -> list[int]:
 def end(before: Sequence[int], reserved_before: int, marks_us: Sequence[int]) -> dict[str, np.ndarray]:
     """The events since `begin`, as arrays. `before`, `reserved_before`: what was alive and reserved at that moment.
 
-    `trace`: as `orchestrator.predict.allocator.replay.Trace`, `before` first. `reserved`: bytes after each event. `segments`: taken and given back (negative), in order, with the trace's length at that moment.
+    `trace`: as `orchestrator.predict.allocator.replay.Trace`, `before` first. `reserved`: bytes after each event. `segments`: the trace's length, the bytes taken
+    or given back (negative), and the address of each, in order.
     `marks`: the trace's length at each moment of `marks_us`. `failed`: 1 where the last event found no memory.
     """
     import torch
@@ -41,7 +42,7 @@ def end(before: Sequence[int], reserved_before: int, marks_us: Sequence[int]) ->
     entries = torch.cuda.memory._snapshot(0)["device_traces"][0]
     trace: list[int] = list(before)
     reserved: list[int] = [reserved_before] * len(before)
-    segments: list[tuple[int, int]] = []
+    segments: list[tuple[int, int, int]] = []
     marks: list[int] = []
     index_at: dict[int, int] = {}
     total, failed, waiting = reserved_before, 0, list(marks_us)
@@ -53,7 +54,7 @@ def end(before: Sequence[int], reserved_before: int, marks_us: Sequence[int]) ->
         if action in ("segment_alloc", "segment_map", "segment_free", "segment_unmap"):
             change = size if action in ("segment_alloc", "segment_map") else -size
             total += change
-            segments.append((len(trace), change))
+            segments.append((len(trace), change, int(entry["addr"])))
         elif action == "alloc":
             index_at[entry["addr"]] = len(trace)
             trace.append(size)
@@ -69,7 +70,7 @@ def end(before: Sequence[int], reserved_before: int, marks_us: Sequence[int]) ->
     return {
         "trace": np.array(trace, np.int64),
         "reserved": np.array(reserved, np.int64),
-        "segments": np.array(segments, np.int64).reshape(-1, 2),
+        "segments": np.array(segments, np.int64).reshape(-1, 3),
         "marks": np.array([*marks, *[len(trace)] * len(waiting)], np.int64),
         "before": np.array([len(before)], np.int64),
         "failed": np.array([failed], np.int64),

@@ -1,7 +1,8 @@
-"""The memory model: its arithmetic and its boundary."""
+"""The formulas of the memory model: their arithmetic and their boundary."""
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from orchestrator.predict.shape import ModelShape, shape_for, shape_of
 from workers.attempt import Device
 from workers.cell import Cell, ModelRef
 from workers.modes import Speculation, Streaming
+from workers.rehearsal.passes import NotRehearsable
 
 MiB, GiB = 2**20, 2**30
 H100 = Device(
@@ -49,6 +51,16 @@ def cell(mode: str = "baseline", **fields: object) -> Cell:
         speculation=speculation,
     )
     return dataclasses.replace(base, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_rehearsals() -> Iterator[None]:
+    def refuse(*_: object) -> None:
+        raise NotRehearsable("the formulas are asked")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrator.predict.rehearsed.answers.check", refuse)
+        yield
 
 
 PYTHIA = published("pythia-2.8b")

@@ -1,0 +1,214 @@
+"""What a cell holds, and how far it comes on a card, by rehearsal. CUDA, the eager engine, `generate`.
+
+Everything here raises `NotRehearsable` where a cell cannot be rehearsed: the formulas answer then.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from orchestrator.predict.allocator.caching import CachingAllocator
+from orchestrator.predict.allocator.settings import AllocatorSettings
+from orchestrator.predict.device import DeviceProfile
+from orchestrator.predict.rehearsed.passes import RehearsedPasses
+from orchestrator.predict.rehearsed.run import RehearsedRun
+from orchestrator.predict.rehearsed.store import answered
+from workers.cell import Cell, to_json
+from workers.engines.sizes import eager_chunk
+from workers.modes import GENERATE, Layout
+from workers.rehearsal.passes import NotRehearsable
+
+#: No text is longer.
+_FAR = 2**31
+#: A prompt's or a batch's end is found to this share of it.
+_SHARE = 1 / 2048
+#: Fields of a cell that its memory does not depend on, at the value that stands for all.
+_ANY: dict[str, Any] = {"repeat": 0, "seed": 0, "corpus": "", "purpose": "probe", "budget": None}
+
+
+class RehearsedPeak(NamedTuple):
+    """Bytes of a run at its peak. `fits`: whether it ends. Where it does not: what it would hold, if there were more, without
+    what the allocator merely keeps.
+    """
+
+    fits: bool
+    phase: str
+    weights_bytes: int
+    kv_bytes: int
+    peak_allocated: int
+    peak_reserved: int
+
+
+def peak(cell: Cell, device: DeviceProfile, kernels_bytes: int) -> RehearsedPeak:
+    """Of the whole run, loading included. `kernels_bytes`: beyond the context, what loads while the model runs."""
+    check(cell, device)
+    room = device.capacity(cell.budget) - device.context_bytes - kernels_bytes
+    question = {"ask": "peak", **_content(cell, device), "room": room}
+    return RehearsedPeak(*answered(question, lambda: _peak(cell, device, room)))
+
+
+def largest_fitting(
+    at: Callable[[int], Cell], device: DeviceProfile, kernels_bytes: int, guess: int | None
+) -> int | None:
+    """The largest value whose cell fits; None where memory does not grow with it; 0 where 1 does not fit.
+
+    `guess`: where to look first.
+    """
+    one, two = at(1), at(2)
+    check(one, device)
+    room = device.capacity(one.budget) - device.context_bytes - kernels_bytes
+    question = {
+        "ask": "largest",
+        **_content(one, device),
+        "room": room,
+        "second": _plain(two),
+        "third": _plain(at(1000)),
+    }
+
+    def find() -> list[int | None]:
+        if not one.mode_spec.policy.grows and one.batch_size == two.batch_size:
+            return [None if _fits(one, device, room) else 0]
+        if dataclasses.replace(one, length=two.length) == two and two.length == one.length + 1:
+            return [_longest(one, device, room)]
+        first = guess or 1
+        if eager_chunk(one) is not None and one.batch_size == two.batch_size:
+            first = _read_until_full(at, first, device, room)
+        return [_bisected(lambda value: _fits(at(value), device, room), first)]
+
+    found: int | None = answered(question, find)[0]
+    return found
+
+
+def check(cell: Cell, device: DeviceProfile) -> None:
+    """Raises `NotRehearsable` for what is not rehearsed at all, without a look at the model."""
+    policy = cell.mode_spec.policy
+    if device.allocator != "cuda" or cell.engine != "eager":
+        raise NotRehearsable(f"the {cell.engine} engine on {device.kind} is not rehearsed")
+    if cell.workload != GENERATE.name or policy.layout is Layout.NONE or cell.prompt_tokens < 1:
+        raise NotRehearsable(f"{cell.mode}, {cell.workload}: not rehearsed")
+
+
+def _peak(cell: Cell, device: DeviceProfile, room: int) -> RehearsedPeak:
+    run = _run(cell, device, room).to(cell.length)
+    fits = run.fits(cell.length)
+    if not fits:
+        run = _run(cell, device, None).to(cell.length)
+    point = run.at(cell.length)
+    return RehearsedPeak(
+        fits=fits,
+        phase=point.phase,
+        weights_bytes=run.weights_bytes,
+        kv_bytes=point.kv_bytes,
+        peak_allocated=point.peak_allocated,
+        peak_reserved=point.peak_reserved if fits else max(point.peak_allocated, room + 1),
+    )
+
+
+def _longest(one: Cell, device: DeviceProfile, room: int) -> int | None:
+    run = _run(one, device, room).to(_FAR)
+    if run.failure is None:
+        return None
+    return run.failure.reached - one.length + 1 if run.failure.phase == "decode" else 0
+
+
+def _read_until_full(at: Callable[[int], Cell], guess: int, device: DeviceProfile, room: int) -> int:
+    """About how much of a prompt is read when memory ends: found in one run, as a longer prompt begins like it."""
+    value = 2 * guess
+    while value < _FAR:
+        run = _run(at(value), device, room).to(1)
+        if run.failure is not None:
+            return max(1, run.failure.reached - (at(value).prompt_tokens - value))
+        value *= 2
+    return value
+
+
+def _fits(cell: Cell, device: DeviceProfile, room: int) -> bool:
+    return _run(cell, device, room).to(cell.length).fits(cell.length)
+
+
+def _bisected(fits: Callable[[int], bool], guess: int) -> int | None:
+    """From `guess` outwards in growing steps, then by halving what lies between."""
+    low, high, step = 0, guess, max(1, guess // 32)
+    if fits(high):
+        while fits(high):
+            low, high, step = high, high + step, 2 * step
+            if high > _FAR:
+                return None
+    else:
+        low = max(high - step, 0)
+        while low and not fits(low):
+            high, step = low, 2 * step
+            low = max(low - step, 0)
+    while high - low > max(1, int(low * _SHARE)):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _run(cell: Cell, device: DeviceProfile, room: int | None) -> RehearsedRun:
+    """The run of `cell` at any length: one for all lengths, which goes on where it was left. `room`: bytes for torch's
+    allocator, None: without end.
+    """
+    emulated = cell.budget is not None
+    cell = dataclasses.replace(cell, length=1, **_ANY)
+    chunk = eager_chunk(cell)
+    if not cell.mode_spec.policy.grows and chunk is not None:
+        # The session reads the prompt by itself, and its passes are alike after the first.
+        cell, chunk = dataclasses.replace(cell, prompt_tokens=min(cell.prompt_tokens, 3 * chunk + 1)), None
+    return _live_run(cell, chunk, None if room is None else max(room, 0), emulated, device.runtime_bytes)
+
+
+@functools.lru_cache(maxsize=64)
+def _live_run(
+    cell: Cell, chunk: int | None, room: int | None, emulated: bool, library_bytes: int
+) -> RehearsedRun:
+    limit = {"allowed_bytes" if emulated else "device_bytes": room}
+    return RehearsedRun(
+        _passes(dataclasses.replace(cell, prompt_tokens=_prompt_of(cell)), chunk),
+        CachingAllocator(AllocatorSettings(), **limit),
+        (library_bytes,),
+        prompt_tokens=cell.prompt_tokens,
+        chunk=chunk,
+        batch_size=cell.batch_size,
+    )
+
+
+def _prompt_of(cell: Cell) -> int:
+    """What a rehearsal must know of the prompt: in constant memory, how long its passes are."""
+    return 1 if cell.mode_spec.policy.grows else cell.prompt_tokens
+
+
+@functools.lru_cache(maxsize=16)
+def _passes(cell: Cell, chunk: int | None) -> RehearsedPasses:
+    from workers.rehearsal.eager import (
+        EagerRehearsal,  # torch and transformers: seconds, which few commands need
+    )
+
+    return RehearsedPasses(EagerRehearsal(cell), chunk)
+
+
+def _content(cell: Cell, device: DeviceProfile) -> dict[str, Any]:
+    """What an answer depends on, by content: a model by its configuration, not by its name."""
+    names = [name for name in (cell.model.target, cell.model.draft) if name is not None]
+    return {
+        "cell": _plain(cell),
+        "configs": [_config_text(name, cell) for name in names],
+        "library_bytes": device.runtime_bytes,
+        "emulated": cell.budget is not None,
+    }
+
+
+def _plain(cell: Cell) -> dict[str, Any]:
+    return to_json(dataclasses.replace(cell, **_ANY))
+
+
+def _config_text(name: str, cell: Cell) -> str:
+    from workers.models import LoadError
+    from workers.models.config import read_config
+
+    try:
+        config = read_config(name, cell.model)
+    except LoadError as error:
+        raise NotRehearsable(str(error)) from error
+    return f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
