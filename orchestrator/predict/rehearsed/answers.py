@@ -185,7 +185,7 @@ def _passes(cell: Cell, chunk: int | None) -> RehearsedPasses:
         EagerRehearsal,  # torch and transformers: seconds, which few commands need
     )
 
-    return RehearsedPasses(EagerRehearsal(cell), chunk)
+    return RehearsedPasses(EagerRehearsal(cell), chunk, grows=cell.mode_spec.policy.grows)
 
 
 def _content(cell: Cell, device: DeviceProfile) -> dict[str, Any]:

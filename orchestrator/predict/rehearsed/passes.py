@@ -6,6 +6,8 @@ from workers.rehearsal.passes import Generation, PassFamily, PassTrace, Piece
 
 #: A generation's steps are rehearsed at multiples of this many tokens.
 _STEPS = 64
+#: Beyond every text.
+_FAR = 2**40
 
 
 class EngineRehearsal(Protocol):
@@ -21,16 +23,20 @@ class EngineRehearsal(Protocol):
 
 
 class RehearsedPasses:
-    """Implements `run.Rehearsal` for prompts that are read `chunk` tokens at a time, None: all at once."""
+    """Implements `run.Rehearsal` for prompts that are read `chunk` tokens at a time, None: all at once.
 
-    def __init__(self, rehearsal: EngineRehearsal, chunk: int | None) -> None:
+    `grows`: the cache does, so that no two steps of a generation are alike.
+    """
+
+    def __init__(self, rehearsal: EngineRehearsal, chunk: int | None, *, grows: bool = True) -> None:
         self._rehearsal = rehearsal
         self._chunk = chunk
         self._chunks: dict[tuple[int, int], PassTrace] = {}
         self._family: PassFamily | None = None
         self._starts: dict[int, PassTrace] = {}
-        self._firsts: dict[int, PassTrace] = {}
-        self._steps: dict[int, PassFamily] = {}
+        self._generations: dict[int, Generation] = {}
+        self._grows = grows
+        self._steps = PassFamily(self._step, 1, _STEPS)
 
     @property
     def weights(self) -> tuple[int, ...]:
@@ -51,16 +57,20 @@ class RehearsedPasses:
         return self._starts[prompt_tokens]
 
     def first(self, prompt_tokens: int) -> PassTrace:
-        if prompt_tokens not in self._firsts:
-            read = self._chunk is not None
-            self._firsts[prompt_tokens] = self._rehearsal.generation(prompt_tokens, read=read).first
-        return self._firsts[prompt_tokens]
+        return self._generation(prompt_tokens).first
 
     def steps(self, prompt_tokens: int, step: int) -> Piece:
         """The piece that holds the `step`-th pass behind the first, at position `prompt_tokens + step - 2`."""
-        if prompt_tokens not in self._steps:
-            self._steps[prompt_tokens] = PassFamily(self._step, prompt_tokens, _STEPS)
-        return self._steps[prompt_tokens].piece(prompt_tokens + step - 2)
+        if self._grows:
+            return self._steps.piece(prompt_tokens + step - 2)
+        steady = self._generation(prompt_tokens).steady
+        return Piece(0, _FAR, steady, steady)
+
+    def _generation(self, prompt_tokens: int) -> Generation:
+        if prompt_tokens not in self._generations:
+            read = self._chunk is not None
+            self._generations[prompt_tokens] = self._rehearsal.generation(prompt_tokens, read=read)
+        return self._generations[prompt_tokens]
 
     def _full_chunk(self, position: int) -> PassTrace:
         assert self._chunk is not None

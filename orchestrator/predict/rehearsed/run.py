@@ -11,7 +11,7 @@ from workers.rehearsal.passes import Label, PassTrace, Piece
 _SMALL, _SHARED, _UNIT = 2**20, 10 * 2**20, 512
 #: Of a generation every step is replayed as long as caches are pieces of shared segments: there each moves the next. Later
 #: each that makes the text longer by this share; at once, where so many steps were replayed.
-_STRIDE, _MOST_FINE = 1 / 2048, 30_000
+_STRIDE, _MOST_FINE = 1 / 1024, 30_000
 #: Every so many-th is replayed whole; of the others what is small and does not outlive its pass comes and goes alike.
 _WHOLE = 64
 
@@ -142,11 +142,7 @@ class RehearsedRun:
             self._play(self._rehearsal.first(self._prompt))
             self._note("decode", 2)
             return
-        is_fine = self._steps is None or (
-            self._played < _MOST_FINE and self._steps.is_fine(self._prompt + self._reached - 3)
-        )
-        stride = 1 if is_fine else max(1, int((self._prompt + self._reached) * _STRIDE))
-        step = min(self._reached - 1 + stride, last - 1)
+        step = min(self._reached - 1 + self._stride(), last - 1)
         position = self._prompt + step - 2
         if self._steps is None or position >= self._steps.piece.end:
             piece = self._rehearsal.steps(self._prompt, step)
@@ -158,6 +154,17 @@ class RehearsedRun:
             self._steps.play(position, self._allocator, self._held)
         self._played += 1
         self._note("decode", step + 1)
+
+    def _stride(self) -> int:
+        """Steps to the next one that is worth a replay."""
+        tokens = self._prompt + self._reached
+        if self._steps is None:
+            return 1
+        if not self._steps.grows:
+            return max(1, tokens // 4)
+        if self._played < _MOST_FINE and self._steps.is_fine(tokens - 3):
+            return 1
+        return max(1, int(tokens * _STRIDE))
 
     def _play(self, trace: PassTrace) -> None:
         """One pass, whole."""
@@ -196,6 +203,7 @@ class _Steps:
         self._kept = [place[own] for own, _ in first.leaves]
         self._cached = [self._sizes[place[own]] for own, label in first.leaves if label.startswith("cache")]
         self._is_expandable = is_expandable
+        self.grows = any(growth for _, growth in self._cached)
 
     def is_fine(self, position: int) -> bool:
         """Whether the caches share segments, and not by whole units of the allocator, so that steps rearrange them."""
