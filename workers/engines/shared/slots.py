@@ -33,8 +33,8 @@ class RingSlots:
     slack: int
 
     @property
-    def reach(self) -> int:
-        """R = W + 1: a query sees itself and the W tokens before it."""
+    def sliding_window(self) -> int:
+        """W + 1, as configs of models count it: a query sees itself and the W tokens before it."""
         return self.window + 1
 
     @property

@@ -32,9 +32,9 @@ def test_every_query_finds_exactly_what_it_may_see(
                 held
                 for slot in slots
                 if (held := ring.held(slot, written)) <= query
-                and (slot < sinks or (held >= sinks and held > query - ring.reach))
+                and (slot < sinks or (held >= sinks and held > query - ring.sliding_window))
             }
-            may_see = {p for p in range(query + 1) if p < sinks or p > query - ring.reach}
+            may_see = {p for p in range(query + 1) if p < sinks or p > query - ring.sliding_window}
             assert found == may_see
             assert all(slots[ring.slot(p)] == p for p in may_see)
         head += min(kept, drafted) + 1

@@ -15,6 +15,7 @@ from workers.engines.graph.kernels.jit import (
     tl,
 )
 from workers.engines.graph.kernels.tiles import (
+    empty_softmax,
     load_rotated,
     online_softmax,
     wait_for_previous,
@@ -157,17 +158,10 @@ def _first_unit_from(block, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr):
     return unit + (_first_block(unit, OCTAVE) < block).to(tl.int32)
 
 
-@jit(do_not_specialize=["M", "layer"])
-def _attend_blocks(
-    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, start, cos, sin, partial, stats, out, M, scale,
-    B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, QUERIES: tl.constexpr,
-    BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr, WHOLE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
-    """One program: its share of the blocks, one key/value head of one sequence, QUERIES of the M queries."""
-    program, bk, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    first = tl.load(start).to(tl.int32)
-    blocks = tl.cdiv(first + M, BLOCK)
+@jit
+def _share(blocks, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr, WHOLE: tl.constexpr):
+    """The first unit of this program, and the blocks `begin .. end` of its units. WHOLE: it has all blocks, in no units."""
+    program = tl.program_id(0)
     unit = program * 0
     begin, end = unit, blocks
     if not WHOLE:
@@ -176,13 +170,63 @@ def _attend_blocks(
         begin = _first_block(unit, OCTAVE)
         end = _first_block(_first_unit_from((program + 1) * share, OCTAVE, OCTAVES), OCTAVE)
         end = tl.minimum(end, blocks)
+    return unit, begin, end
+
+
+@jit
+def _write_new_keys(
+    k, v, k_row, k_head, v_row, v_head, table, here, to_v, cos, sin, first, M, b, begin, end,
+    D: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Those of the M new keys and values that fall into blocks `begin .. end`, `here` in each, of one key/value head of
+    sequence `b`, which begins at `k_head` and `v_head` of a row."""
+    d = tl.arange(0, BLOCK_D)
+    for j0 in tl.range(0, M, 16, num_stages=1):
+        j = j0 + tl.arange(0, 16)
+        position = first + j
+        mine = (j < M) & (position >= begin * BLOCK) & (position < end * BLOCK)
+        row = (b * M + j).to(tl.int64)  # a batch of long chunks passes 2^31 numbers
+        k_JD = load_rotated(k, row * k_row + k_head, mine, cos, sin, j, D, F, BLOCK_D)
+        inside = mine[:, None] & (d < D)[None, :]
+        v_JD = tl.load(v + (row * v_row + v_head)[:, None] + d[None, :], mask=inside, other=0.0)
+        block_J = tl.load(table + position // BLOCK, mask=mine, other=0).to(
+            tl.pointer_type(k.dtype.element_ty)
+        )
+        place = block_J[:, None] + here + (position % BLOCK)[:, None] * D + d[None, :]
+        tl.store(place, k_JD, mask=inside)
+        tl.store(place + to_v, v_JD, mask=inside)
+    tl.debug_barrier()
+
+
+@jit
+def _store_unit(
+    partial, stats, unit, at_R, asks, N, peak_R, total_R, sum_RD, D: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    d = tl.arange(0, BLOCK_D)
+    stats_R = stats + unit * 2 * N + at_R
+    tl.store(stats_R, peak_R, mask=asks)
+    tl.store(stats_R + N, total_R, mask=asks)
+    inside_RD = asks[:, None] & (d < D)[None, :]
+    tl.store(partial + (unit * N + at_R)[:, None] * D + d[None, :], sum_RD, mask=inside_RD)
+
+
+@jit(do_not_specialize=["M", "layer"])
+def _attend_blocks(
+    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, start, cos, sin, partial, stats, out, M, scale,
+    B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, QUERIES: tl.constexpr,
+    BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr, WHOLE: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """One program: its share of the blocks, one key/value head of one sequence, QUERIES of the M queries."""
+    bk, group = tl.program_id(1), tl.program_id(2)
+    first = tl.load(start).to(tl.int32)
+    unit, begin, end = _share(tl.cdiv(first + M, BLOCK), OCTAVE, OCTAVES, WHOLE)
     wait_for_previous(PDL)
     if begin < end:
         G: tl.constexpr = H // K
         b, head = bk // K, bk % K
         d = tl.arange(0, BLOCK_D)
         c = tl.arange(0, BLOCK)
-        DTYPE: tl.constexpr = q.dtype.element_ty
         to_v: tl.constexpr = B * K * BLOCK * D
         here = (layer * 2).to(tl.int64) * to_v + bk * BLOCK * D
         r = tl.arange(0, BLOCK_R)
@@ -194,32 +238,17 @@ def _attend_blocks(
         # The blocks of a program belong to it alone, so it writes the new keys that fall there before it reads.
         # Several groups of queries write the same bytes.
         if end * BLOCK > first:
-            for j0 in tl.range(0, M, 16, num_stages=1):
-                j = j0 + tl.arange(0, 16)
-                position = first + j
-                mine = (j < M) & (position >= begin * BLOCK) & (position < end * BLOCK)
-                row = (b * M + j).to(tl.int64)  # a batch of long chunks passes 2^31 numbers
-                k_JD = load_rotated(k, row * k_row + head * k_head, mine, cos, sin, j, D, F, BLOCK_D)
-                inside = mine[:, None] & (d < D)[None, :]
-                v_JD = tl.load(
-                    v + (row * v_row + head * v_head)[:, None] + d[None, :], mask=inside, other=0.0
-                )
-                block_J = tl.load(table + position // BLOCK, mask=mine, other=0).to(tl.pointer_type(DTYPE))
-                place = block_J[:, None] + here + (position % BLOCK)[:, None] * D + d[None, :]
-                tl.store(place, k_JD, mask=inside)
-                tl.store(place + to_v, v_JD, mask=inside)
-            tl.debug_barrier()
+            _write_new_keys(
+                k, v, k_row, head * k_head, v_row, head * v_head, table, here, to_v, cos, sin, first, M, b, begin, end,
+                D, F, BLOCK, BLOCK_D,
+            )  # fmt: skip
 
-        N = B * M * H
         at_R = (b * M + m).to(tl.int64) * H + head * G + r % G
-        inside_RD = asks[:, None] & (d < D)[None, :]
-        peak_R = tl.full((BLOCK_R,), float("-inf"), tl.float32)
-        total_R = tl.zeros((BLOCK_R,), tl.float32)
-        sum_RD = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
+        peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
         address = tl.load(table + begin)  # read one ahead, so that the loads of a block wait for nothing
         for index in range(begin, end):
             position = index * BLOCK + c
-            block = address.to(tl.pointer_type(DTYPE))
+            block = address.to(tl.pointer_type(q.dtype.element_ty))
             address = tl.load(table + index + 1)
             place = tl.multiple_of(block, 16) + here + c[:, None] * D + d[None, :]
             inside = (position < first + M)[:, None] & (d < D)[None, :]
@@ -231,16 +260,14 @@ def _attend_blocks(
             peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
             if not WHOLE:  # noqa: SIM102  (decided when compiled; the next one on the device)
                 if (index + 1 == end) | (index + 1 == _first_block(unit + 1, OCTAVE)):
-                    stats_R = stats + unit * 2 * N + at_R
-                    tl.store(stats_R, peak_R, mask=asks)
-                    tl.store(stats_R + N, total_R, mask=asks)
-                    tl.store(partial + (unit * N + at_R)[:, None] * D + d[None, :], sum_RD, mask=inside_RD)
-                    peak_R = tl.full((BLOCK_R,), float("-inf"), tl.float32)
-                    total_R = tl.zeros((BLOCK_R,), tl.float32)
-                    sum_RD = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
+                    _store_unit(
+                        partial, stats, unit, at_R, asks, B * M * H, peak_R, total_R, sum_RD, D, BLOCK_D
+                    )
+                    peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
                     unit += 1
         if WHOLE:
             y_RD = sum_RD / tl.where(asks, total_R, 1.0)[:, None]
+            inside_RD = asks[:, None] & (d < D)[None, :]
             tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside_RD)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from workers.engines.graph.kernels.attend_blocks import grouped, query_rows, strides, ungrouped
 from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, multiprocessors, power_of_two, tl
-from workers.engines.graph.kernels.tiles import load_rotated, wait_for_previous
+from workers.engines.graph.kernels.tiles import empty_softmax, load_rotated, wait_for_previous
 from workers.engines.graph.ring import RingCache
 from workers.engines.graph.rope import Angles, rotate
 from workers.engines.shared.rope import working
@@ -32,7 +32,7 @@ def attend_ring_plain(
     held_C = ring.held(slot_C, start + M)
     age_MC = position_M[:, None] - held_C[None, :]
     is_sink_C = slot_C < ring.sinks
-    visible_MC = (age_MC >= 0) & (is_sink_C | ((held_C >= ring.sinks) & (age_MC < ring.reach)))
+    visible_MC = (age_MC >= 0) & (is_sink_C | ((held_C >= ring.sinks) & (age_MC < ring.sliding_window)))
 
     K = k_BKCD.shape[1]
     k = k_BKCD.to(working(q_BMHD.dtype)).transpose(2, 3)
@@ -69,12 +69,76 @@ def _merge_one(
     )
 
 
+@jit
+def _write_new_keys(
+    k, v, k_row, k_head, v_row, v_head, k_cache, v_cache, cos, sin, first, M, b, bk, low,
+    D: tl.constexpr, F: tl.constexpr, S: tl.constexpr, P: tl.constexpr, SPAN: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Those of the M new keys and values that fall into the SPAN slots from `low` on, of one key/value head of sequence
+    `b`, which begins at `k_head` and `v_head` of a row."""
+    d = tl.arange(0, BLOCK_D)
+    for j0 in range(0, M, 16):
+        j = j0 + tl.arange(0, 16)
+        turned = (first + j - S) % P
+        new = tl.where(first + j < S, first + j, S + tl.where(turned < 0, turned + P, turned))
+        mine = (j < M) & (new >= low) & (new < low + SPAN)
+        row = b * M + j
+        k_JD = load_rotated(k, row * k_row + k_head, mine, cos, sin, j, D, F, BLOCK_D)
+        written = mine[:, None] & (d < D)[None, :]
+        v_JD = tl.load(v + (row * v_row + v_head)[:, None] + d[None, :], mask=written, other=0.0)
+        new_place = (bk * (S + P) + new)[:, None] * D + d[None, :]
+        tl.store(k_cache + new_place, k_JD, mask=written)
+        tl.store(v_cache + new_place, v_JD, mask=written)
+    tl.debug_barrier()
+
+
+@jit
+def _visible(
+    slot, m, first, last, last_place, M, S: tl.constexpr, P: tl.constexpr, WINDOW: tl.constexpr
+):  # fmt: skip
+    """[R, C] bool: which slots the queries see. Slot S + j holds position S + last - ((last - j) mod P):
+    `RingSlots.held`."""
+    sees_sinks = tl.minimum(first + m, S)
+    behind = last_place - (slot - S)
+    behind = tl.where(behind < 0, behind + P, behind)
+    age_RC = behind[None, :] - (M - 1 - m)[:, None]
+    in_window = ((slot >= S) & (slot < S + P) & (behind <= last))[None, :]
+    visible = in_window & (age_RC >= 0) & (age_RC < WINDOW)
+    return visible | ((slot < S)[None, :] & (slot[None, :] <= sees_sinks[:, None]))
+
+
+@jit
+def _merge_splits(
+    partial, stats, arrived, out, at_R, asks, N, split, peak_R, total_R, sum_RD,
+    D: tl.constexpr, SPLITS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The splits of a row meet in the program that comes last, in their order, whichever that is."""
+    d = tl.arange(0, BLOCK_D)
+    inside = asks[:, None] & (d < D)[None, :]
+    tl.store(stats + split * 2 * N + at_R, peak_R, mask=asks)
+    tl.store(stats + (split * 2 + 1) * N + at_R, total_R, mask=asks)
+    tl.store(partial + (split * N + at_R)[:, None] * D + d[None, :], sum_RD, mask=inside)
+    tl.debug_barrier()
+    ticket = tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu")
+    if ticket == SPLITS - 1:
+        tl.debug_barrier()
+        peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
+        for other in tl.static_range(SPLITS):
+            peak_R, total_R, sum_RD = _merge_one(
+                stats + other * 2 * N + at_R, partial + (other * N + at_R)[:, None] * D + d[None, :], N, asks, inside,
+                peak_R, total_R, sum_RD,
+            )  # fmt: skip
+        y_RD = sum_RD / tl.where(asks, total_R, 1.0)[:, None]
+        tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside)
+        tl.store(arrived, 0)
+
+
 @jit(do_not_specialize=["M"])
 def _attend_ring(
     q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, k_cache, v_cache, start,
     cos, sin, far_cos, far_sin, partial, stats, arrived, out, M, scale,
     B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr,
-    S: tl.constexpr, P: tl.constexpr, REACH: tl.constexpr, SPLITS: tl.constexpr, QUERIES: tl.constexpr,
+    S: tl.constexpr, P: tl.constexpr, WINDOW: tl.constexpr, SPLITS: tl.constexpr, QUERIES: tl.constexpr,
     SPAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: one split of the slots, one key/value head of one sequence, QUERIES of the M queries."""
@@ -106,19 +170,10 @@ def _attend_ring(
     in_ring = (S + last_place >= low) & (S + oldest_place < low + SPAN)
     wrapped = (oldest_place < 0) & (S + oldest_place + P < low + SPAN)
     if in_ring | wrapped | ((first < S) & (low < S)):
-        for j0 in range(0, M, 16):
-            j = j0 + tl.arange(0, 16)
-            turned = (first + j - S) % P
-            new = tl.where(first + j < S, first + j, S + tl.where(turned < 0, turned + P, turned))
-            mine = (j < M) & (new >= low) & (new < low + SPAN)
-            row = b * M + j
-            k_JD = load_rotated(k, row * k_row + head * k_head, mine, cos, sin, j, D, F, BLOCK_D)
-            written = mine[:, None] & (d < D)[None, :]
-            v_JD = tl.load(v + (row * v_row + head * v_head)[:, None] + d[None, :], mask=written, other=0.0)
-            new_place = (bk * (S + P) + new)[:, None] * D + d[None, :]
-            tl.store(k_cache + new_place, k_JD, mask=written)
-            tl.store(v_cache + new_place, v_JD, mask=written)
-        tl.debug_barrier()
+        _write_new_keys(
+            k, v, k_row, head * k_head, v_row, head * v_head, k_cache, v_cache, cos, sin, first, M, b, bk, low,
+            D, F, S, P, SPAN, BLOCK_D,
+        )  # fmt: skip
         k_CD = tl.load(k_cache + place, mask=inside, other=0.0)
         v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
 
@@ -128,43 +183,17 @@ def _attend_ring(
         far_RD = load_rotated(q, q_R, asks, far_cos, far_sin, m, D, F, BLOCK_D)
         far_RC = tl.dot(far_RD, k_DC, input_precision="ieee")
         scores_RC = tl.where((slot < S)[None, :], far_RC, scores_RC)
-
-    # Slot S + j holds position S + last - ((last - j) mod P): `ring.Ring.held`.
-    sees_sinks = tl.minimum(first + m, S)
-    behind = last_place - (slot - S)
-    behind = tl.where(behind < 0, behind + P, behind)
-    age_RC = behind[None, :] - (M - 1 - m)[:, None]
-    in_window = ((slot >= S) & (slot < S + P) & (behind <= last))[None, :]
-    visible = in_window & (age_RC >= 0) & (age_RC < REACH)
-    visible = visible | ((slot < S)[None, :] & (slot[None, :] <= sees_sinks[:, None]))
+    visible = _visible(slot, m, first, last, last_place, M, S, P, WINDOW)
     scores_RC = tl.where(visible, scores_RC * scale, float("-inf"))
     peak_R = tl.max(scores_RC, axis=1)
     weight_RC = tl.exp(scores_RC - tl.where(peak_R == float("-inf"), 0.0, peak_R)[:, None])
     total_R = tl.sum(weight_RC, axis=1)
     sum_RD = tl.dot(weight_RC.to(v_CD.dtype), v_CD, input_precision="ieee")
-
-    # The splits of a row meet in the program that comes last, in their order, whichever that is.
-    N = B * M * H
     at_R = (b * M + m) * H + head * G + r % G
-    inside = asks[:, None] & (d < D)[None, :]
-    tl.store(stats + split * 2 * N + at_R, peak_R, mask=asks)
-    tl.store(stats + (split * 2 + 1) * N + at_R, total_R, mask=asks)
-    tl.store(partial + (split * N + at_R)[:, None] * D + d[None, :], sum_RD, mask=inside)
-    tl.debug_barrier()
-    ticket = tl.atomic_add(arrived + group * B * K + bk, 1, sem="acq_rel", scope="gpu")
-    if ticket == SPLITS - 1:
-        tl.debug_barrier()
-        peak_R = tl.full((BLOCK_R,), float("-inf"), tl.float32)
-        total_R = tl.zeros((BLOCK_R,), tl.float32)
-        sum_RD = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
-        for other in tl.static_range(SPLITS):
-            peak_R, total_R, sum_RD = _merge_one(
-                stats + other * 2 * N + at_R, partial + (other * N + at_R)[:, None] * D + d[None, :], N, asks, inside,
-                peak_R, total_R, sum_RD,
-            )  # fmt: skip
-        y_RD = sum_RD / tl.where(asks, total_R, 1.0)[:, None]
-        tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside)
-        tl.store(arrived + group * B * K + bk, 0)
+    _merge_splits(
+        partial, stats, arrived + group * B * K + bk, out, at_R, asks, B * M * H, split, peak_R, total_R, sum_RD,
+        D, SPLITS, BLOCK_R, BLOCK_D,
+    )  # fmt: skip
 
 
 def attend_ring(
@@ -192,7 +221,7 @@ def attend_ring(
         q_BMHD, k_BMKD, v_BMKD, *strides(q_BMHD), *strides(k_BMKD), *strides(v_BMKD),
         cache.k_LBKCD[layer], cache.v_LBKCD[layer], start,
         angles.cos_MF, angles.sin_MF, angles.far_cos_MF, angles.far_sin_MF, partial, stats, cache.arrived, out,
-        M, D**-0.5, B, H, K, D, F, ring.sinks, ring.slots, ring.reach, splits, queries,
+        M, D**-0.5, B, H, K, D, F, ring.sinks, ring.slots, ring.sliding_window, splits, queries,
         SPAN, rows, max(16, power_of_two(D)), maxnreg=registers, num_warps=warps, num_stages=1, **launch_options(),
     )  # fmt: skip
     return out

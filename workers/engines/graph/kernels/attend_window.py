@@ -11,7 +11,7 @@ import torch
 from workers.engines.graph.kernels.attend_blocks import grouped, strides, ungrouped
 from workers.engines.graph.kernels.attend_prompt import rotate_heads
 from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
-from workers.engines.graph.kernels.tiles import load_rotated, online_softmax, wait_for_previous
+from workers.engines.graph.kernels.tiles import empty_softmax, load_rotated, online_softmax, wait_for_previous
 from workers.engines.graph.ring import RingCache
 from workers.engines.graph.rope import Angles, rotate
 from workers.engines.shared.rope import working
@@ -34,7 +34,7 @@ def attend_window_plain(
     v_BKMD = v_BMKD.transpose(1, 2)
     in_cache = cache.k_LBKCD[layer], cache.v_LBKCD[layer]
     fresh_sinks = max(0, min(ring.sinks - first, M))
-    origin = max(ring.sinks, first - ring.reach + 1)  # of the keys beside the sinks
+    origin = max(ring.sinks, first - ring.sliding_window + 1)  # of the keys beside the sinks
     past_slot = ring.slot(torch.arange(origin, max(origin, first), device=start.device))
     sinks, others = [], []
     for held_BKCD, new_BKMD in zip(in_cache, (k_BKMD, v_BKMD), strict=True):
@@ -48,7 +48,7 @@ def attend_window_plain(
     attended = []
     for begin in range(0, M, RING_QUERIES):
         end = min(begin + RING_QUERIES, M)
-        seen = slice(max(0, first + begin - ring.reach + 1 - origin), max(0, first + end - origin))
+        seen = slice(max(0, first + begin - ring.sliding_window + 1 - origin), max(0, first + end - origin))
         attended.append(
             _attend(
                 ring, first + begin, origin + seen.start, near_BMHD[:, begin:end], far_BMHD[:, begin:end],
@@ -79,7 +79,7 @@ def _attend(
     query_Q = first_query + torch.arange(Q, device=device)
     age_QC = query_Q[:, None] - (first_key + torch.arange(keys[1].shape[2], device=device))
     sees_sink_QS = torch.arange(ring.sinks, device=device) <= query_Q[:, None]
-    visible_QC = torch.cat([sees_sink_QS, (age_QC >= 0) & (age_QC < ring.reach)], dim=1)
+    visible_QC = torch.cat([sees_sink_QS, (age_QC >= 0) & (age_QC < ring.sliding_window)], dim=1)
     scores_BKRC = torch.cat([far_BKRS, near_BKRC], dim=3) * D**-0.5
     visible_RC = visible_QC.repeat_interleave(H // K, dim=0)
     weights_BKRC = scores_BKRC.masked_fill(~visible_RC, -torch.inf).softmax(-1)
@@ -119,7 +119,7 @@ def _load_keys(
 def _attend_window(
     q, q_row, q_head, k, k_row, v, v_row, v_head, k_cache, v_cache, start, cos, sin, far_cos, far_sin, out, M, scale,
     H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
-    REACH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
+    WINDOW: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: QUERIES tokens of one query head."""
     wait_for_previous(PDL)
@@ -131,9 +131,7 @@ def _attend_window(
     query = first + m
     q_R = (b * M + m).to(tl.int64) * q_row + h * q_head
     near_RD = load_rotated(q, q_R, m < M, cos, sin, m, D, F, BLOCK_D)
-    peak_R = tl.full((QUERIES,), float("-inf"), tl.float32)
-    total_R = tl.zeros((QUERIES,), tl.float32)
-    sum_RD = tl.zeros((QUERIES, BLOCK_D), tl.float32)
+    peak_R, total_R, sum_RD = empty_softmax(QUERIES, BLOCK_D)
     if S > 0:
         far_RD = load_rotated(q, q_R, m < M, far_cos, far_sin, m, D, F, BLOCK_D)
         for s0 in range(0, S, 16):
@@ -148,7 +146,7 @@ def _attend_window(
             scores_RC = tl.where(visible, scores_RC * scale, float("-inf"))
             peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
     end = tl.minimum(first + M, first + (tile + 1) * QUERIES)
-    for begin in range(tl.maximum(S, first + tile * QUERIES - REACH + 1), end, KEYS):
+    for begin in range(tl.maximum(S, first + tile * QUERIES - WINDOW + 1), end, KEYS):
         position = begin + tl.arange(0, KEYS)
         there = position < end
         k_CD = _load_keys(k_cache, k + head * D, k_row, position, there, first, bk, b * M, D, S, P, BLOCK_D)
@@ -157,7 +155,7 @@ def _attend_window(
         )
         scores_RC = tl.dot(near_RD, tl.trans(k_CD), input_precision="ieee")
         age_RC = query[:, None] - position[None, :]
-        scores_RC = tl.where((age_RC >= 0) & (age_RC < REACH), scores_RC * scale, float("-inf"))
+        scores_RC = tl.where((age_RC >= 0) & (age_RC < WINDOW), scores_RC * scale, float("-inf"))
         peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
     d = tl.arange(0, BLOCK_D)
     place = out + ((b * M + m).to(tl.int64) * H + h)[:, None] * D + d[None, :]
@@ -211,7 +209,7 @@ def attend_window(
     _attend_window[(ceil_div(M, cut.queries), H, B)](
         q_BMHD, *strides(q_BMHD), k_BMKD, K * D, v_BMKD, *strides(v_BMKD), cache.k_LBKCD[layer], cache.v_LBKCD[layer],
         start, angles.cos_MF, angles.sin_MF, angles.far_cos_MF, angles.far_sin_MF, out, M, D**-0.5,
-        H, K, D, F, ring.sinks, ring.slots, ring.reach, cut.queries, cut.keys, block_d,
+        H, K, D, F, ring.sinks, ring.slots, ring.sliding_window, cut.queries, cut.keys, block_d,
         num_warps=cut.warps, num_stages=cut.stages, **launch_options(),
     )  # fmt: skip
     _keep[(ceil_div(min(M, ring.slots), 16) + ceil_div(ring.sinks, 16), K, B)](

@@ -69,6 +69,65 @@ AT_ONCE = 2
 STEPS = 4
 
 
+@jit
+def _add_split(
+    sum_OR, w0_O, a0, in0, w1_O, a1, in1, steps0, begin, end, rows_R, inside_O, inside_R,
+    PARTS: tl.constexpr, EVEN: tl.constexpr, BLOCK_I: tl.constexpr,
+):  # fmt: skip
+    """The sum with the products of steps `begin .. end` added, of both matrices laid end to end."""
+    for step in range(begin, end):
+        w_O, a, depth, IN = w0_O, a0, step * BLOCK_I, in0
+        if PARTS == 2:
+            later = step >= steps0
+            w_O, a = tl.where(later, w1_O, w0_O), tl.where(later, a1, a0)
+            depth, IN = tl.where(later, step - steps0, step) * BLOCK_I, tl.where(later, in1, in0)
+        depth_I = depth + tl.arange(0, BLOCK_I)
+        w_OI = tl.load(
+            w_O[:, None] + depth_I[None, :],
+            mask=inside_O[:, None] & (EVEN | (depth_I < IN)[None, :]),
+            other=0.0,
+        )
+        a_IR = tl.load(
+            a + rows_R[None, :] * IN + depth_I[:, None], mask=inside_R[None, :] & (EVEN | (depth_I < IN)[:, None]),
+            other=0.0,
+        )  # fmt: skip
+        sum_OR = tl.dot(w_OI, a_IR, sum_OR, input_precision="ieee")
+    return sum_OR
+
+
+@jit
+def _merge_splits(sum_OR, partial, ticket, place_OR, inside, split, size, SPLITS: tl.constexpr):
+    """The splits meet in the program that comes last, in their order, whichever that is.
+
+    Whether it is this one, and the sum. `size`: numbers of one split in `partial`.
+    """
+    last = True
+    if SPLITS > 1:
+        tl.store(partial + split * size + place_OR, sum_OR, mask=inside)
+        tl.debug_barrier()
+        last = tl.atomic_add(ticket, 1, sem="acq_rel", scope="gpu") == SPLITS - 1
+        if last:
+            tl.debug_barrier()
+            sum_OR = tl.zeros(sum_OR.shape, tl.float32)
+            for other in tl.static_range(SPLITS):
+                sum_OR += tl.load(
+                    partial + other * size + place_OR, mask=inside, other=0.0, cache_modifier=".cg"
+                )
+            tl.store(ticket, 0)
+    return last, sum_OR
+
+
+@jit
+def _store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O: tl.constexpr):
+    """Of the outputs of one program in each row, as they are stored: their mean, and the squares of what is away from it."""
+    y_OR = tl.where(inside, y_OR.to(tl.float32), 0.0)
+    mean_R = tl.sum(y_OR, axis=0) / tl.minimum(OUT - tl.program_id(0) * BLOCK_O, BLOCK_O)
+    away_OR = tl.where(inside, y_OR - mean_R[None, :], 0.0)
+    at_R = moments + rows_R * (2 * tl.num_programs(0)) + tl.program_id(0)
+    tl.store(at_R, mean_R, mask=inside_R)
+    tl.store(at_R + tl.num_programs(0), tl.sum(away_OR * away_OR, axis=0), mask=inside_R)
+
+
 @jit(do_not_specialize=["rows"])
 def _down_proj(
     x, a0, w0, a1, w1, b0, b1, y, moments, partial, arrived, OUT, rows, in0, in1,
@@ -108,23 +167,9 @@ def _down_proj(
         sum_OR = tl.load(x + place_OR, mask=inside, other=0.0).to(tl.float32) + bias_O[:, None]
     if PDL:
         begin = tl.minimum(begin + AHEAD // BLOCK_I, until)
-    for step in range(begin, end):
-        w_O, a, depth, IN = w0_O, a0, step * BLOCK_I, in0
-        if PARTS == 2:
-            later = step >= steps0
-            w_O, a = tl.where(later, w1_O, w0_O), tl.where(later, a1, a0)
-            depth, IN = tl.where(later, step - steps0, step) * BLOCK_I, tl.where(later, in1, in0)
-        depth_I = depth + tl.arange(0, BLOCK_I)
-        w_OI = tl.load(
-            w_O[:, None] + depth_I[None, :],
-            mask=inside_O[:, None] & (EVEN | (depth_I < IN)[None, :]),
-            other=0.0,
-        )
-        a_IR = tl.load(
-            a + rows_R[None, :] * IN + depth_I[:, None], mask=inside_R[None, :] & (EVEN | (depth_I < IN)[:, None]),
-            other=0.0,
-        )  # fmt: skip
-        sum_OR = tl.dot(w_OI, a_IR, sum_OR, input_precision="ieee")
+    sum_OR = _add_split(
+        sum_OR, w0_O, a0, in0, w1_O, a1, in1, steps0, begin, end, rows_R, inside_O, inside_R, PARTS, EVEN, BLOCK_I
+    )  # fmt: skip
     if PDL:
         ahead_A = from_depth + tl.arange(0, AHEAD)
         a_AR = tl.load(
@@ -133,31 +178,12 @@ def _down_proj(
             other=0.0,
         )
         sum_OR = tl.dot(w_OA, a_AR, sum_OR, input_precision="ieee")
-
-    last = True
-    if SPLITS > 1:
-        # The splits meet in the program that comes last, in their order, whichever that is.
-        tl.store(partial + split * rows * OUT + place_OR, sum_OR, mask=inside)
-        tl.debug_barrier()
-        ticket = arrived + tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
-        last = tl.atomic_add(ticket, 1, sem="acq_rel", scope="gpu") == SPLITS - 1
-        if last:
-            tl.debug_barrier()
-            sum_OR = tl.zeros((BLOCK_O, BLOCK_R), tl.float32)
-            for other in tl.static_range(SPLITS):
-                sum_OR += tl.load(
-                    partial + other * rows * OUT + place_OR, mask=inside, other=0.0, cache_modifier=".cg"
-                )
-            tl.store(ticket, 0)
+    ticket = arrived + tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
+    last, sum_OR = _merge_splits(sum_OR, partial, ticket, place_OR, inside, split, rows * OUT, SPLITS)
     if last:
         y_OR = sum_OR.to(y.dtype.element_ty)
         tl.store(y + place_OR, y_OR, mask=inside)
-        y_OR = tl.where(inside, y_OR.to(tl.float32), 0.0)
-        mean_R = tl.sum(y_OR, axis=0) / tl.minimum(OUT - tl.program_id(0) * BLOCK_O, BLOCK_O)
-        away_OR = tl.where(inside, y_OR - mean_R[None, :], 0.0)
-        at_R = moments + rows_R * (2 * tl.num_programs(0)) + tl.program_id(0)
-        tl.store(at_R, mean_R, mask=inside_R)
-        tl.store(at_R + tl.num_programs(0), tl.sum(away_OR * away_OR, axis=0), mask=inside_R)
+        _store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O)
 
 
 #: One program has WIDTH outputs, whose moments it writes.

@@ -57,6 +57,13 @@ def activate(y, ACTIVATION: tl.constexpr):
 
 
 @jit
+def empty_softmax(ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Peak, total and sum of rows that have seen nothing."""
+    peak_R = tl.full((ROWS,), float("-inf"), tl.float32)
+    return peak_R, tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS, BLOCK_D), tl.float32)
+
+
+@jit
 def online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD):
     """One step of an online softmax; a row that has seen nothing keeps peak -inf, total 0, sum 0."""
     new_peak_R = tl.maximum(peak_R, tl.max(scores_RC, axis=1))
