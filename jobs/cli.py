@@ -1,6 +1,6 @@
 """`oomline`: plan, run, status, report, compare, logits, doctor. `python -m jobs` is the same.
 
-Exit status: 0 every cell reached an outcome; 1 some cell ended in infra_error, quarantined or cancelled, or every cell
+Exit status: 0 every cell has an outcome; 1 some cell ended in infra_error, quarantined or cancelled, or every cell
 in load_error;
 2 the sweep file or the arguments are wrong.
 """

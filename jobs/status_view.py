@@ -11,8 +11,8 @@ from workers.units import duration_text
 def print_status(status: RunStatus) -> None:
     console = Console()
     planned = f" of {status.planned}" if status.planned is not None else ""
-    reached = f"{status.reached}{planned} cells reached an outcome"
-    console.print(Text.assemble((status.name, "bold"), f" is {status.state}: {reached}"))
+    completed = f"{status.completed}{planned} cells have an outcome"
+    console.print(Text.assemble((status.name, "bold"), f" is {status.state}: {completed}"))
     if status.probes:
         console.print(f"{status.probes} probes of the boundary search beside them")
     if status.note:

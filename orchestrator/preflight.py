@@ -28,7 +28,7 @@ def refuse_bad_input(spec: SweepSpec) -> None:
 def refuse_bad_models(spec: SweepSpec) -> None:
     """Refuse models that do not exist, cannot be read, or do not go with their draft. Raises `SpecError`.
 
-    A hub that cannot be reached is no reason to refuse: the workers may reach it. Nor is a folder whose config is
+    A hub that does not answer here is no reason to refuse: it may answer the workers. Nor is a folder whose config is
     damaged: the other models run. Both become `load_error` cells.
     """
     for index, model in enumerate(spec.models):
@@ -85,7 +85,7 @@ def skipped_rows(spec: SweepSpec) -> str:
 def refuse_budgets_below_weights(spec: SweepSpec) -> None:
     """Refuse a sweep in which no cell has room for one token. Raises `SpecError` with the smallest budget that would do.
 
-    Where some cell has, the others run and end in `oom_load`. Judged without what a device would add (context, driver
+    Where some cell has, the others run and end in `oom_load`. Computed without what a device would add (context, driver
     reserve), so that nothing is refused that could run.
     """
     bare = dataclasses.replace(profile_for("cpu")[0], context_bytes=0)

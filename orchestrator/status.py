@@ -20,14 +20,14 @@ from workers.outcome import Outcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellCounts:
-    """`planned`: measured cells times the kinds of device that ran, None without a sweep file. `reached`: measured
+    """`planned`: measured cells times the kinds of device that ran, None without a sweep file. `completed`: measured
     cells that the run has closed, on each kind. `probes`: cells of the boundary search, closed or not.
 
     `outcomes`: of every cell on each kind: the one that closed it, or that of its last attempt.
     """
 
     planned: int | None
-    reached: int
+    completed: int
     probes: int
     outcomes: dict[Outcome, int]
 
@@ -50,7 +50,7 @@ class RunStatus:
     state: str
     note: str
     planned: int | None
-    reached: int
+    completed: int
     probes: int
     attempts: int
     outcomes: dict[str, int]
@@ -78,7 +78,7 @@ def read_status(folder: str) -> RunStatus:
         state=run.manifest.state if run.manifest else "unknown",
         note=run.manifest.sessions[-1].note if run.manifest and run.manifest.sessions else "",
         planned=counts.planned,
-        reached=counts.reached,
+        completed=counts.completed,
         probes=counts.probes,
         attempts=len(history),
         outcomes={outcome.value: count for outcome, count in counts.outcomes.items()},
@@ -97,7 +97,7 @@ def count_cells(spec: SweepSpec | None, history: Sequence[Attempt]) -> CellCount
     kinds = len({key.device_kind for key in last})
     return CellCounts(
         planned=None if spec is None else len(expand(spec)) * max(kinds, 1),
-        reached=sum(last[key].cell.purpose == "measure" for key in closed.finals),
+        completed=sum(last[key].cell.purpose == "measure" for key in closed.finals),
         probes=probes,
         outcomes=dict((closed.counts + open_outcomes).most_common()),
     )

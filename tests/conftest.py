@@ -39,7 +39,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End here, with pytest's verdict: a process that has joined and left Ray many times may crash in the
+    """End here, with pytest's exit status: a process that has joined and left Ray many times may crash in the
     destructors of Ray's own log at interpreter exit ("ray_log_sink std::bad_alloc"), after every test has passed.
     """
     shutil.rmtree(_TEMP_DIR, ignore_errors=True)

@@ -93,19 +93,19 @@ class Question:
         """What a failed run says of how far it came."""
         if attempt.outcome is Outcome.OOM_LOAD:
             # What is prepared after the load (captures, caches) may depend on the value; the weights do not.
-            return ProbeReading(passed=False, reached=0 if attempt.phase is RunPhase.LOAD else None)
+            return ProbeReading(passed=False, passed_up_to=0 if attempt.phase is RunPhase.LOAD else None)
         if self.axis == "batch_size":
             return ProbeReading(passed=False)
         cell = attempt.cell
         if attempt.outcome is Outcome.OOM_DECODE:
             if attempt.failure is None or attempt.failure.oom_token_index is None:
                 return ProbeReading(passed=False)
-            reached = self.value(dataclasses.replace(cell, length=attempt.failure.oom_token_index))
-            return ProbeReading(passed=False, reached=reached)
+            passed_up_to = self.value(dataclasses.replace(cell, length=attempt.failure.oom_token_index))
+            return ProbeReading(passed=False, passed_up_to=passed_up_to)
         if cell.prefill_chunk is not None and cell.prompt_tokens > self.cell.prompt_tokens:
             return self._read_in_chunks(attempt, cell.prefill_chunk)
         # Of a fixed prompt no new token came; of a growing one read in one pass nobody counted.
-        return ProbeReading(passed=False, reached=0 if self.phase.startswith("decode") else None)
+        return ProbeReading(passed=False, passed_up_to=0 if self.phase.startswith("decode") else None)
 
     def _read_in_chunks(self, attempt: Attempt, chunk: int) -> "ProbeReading":
         """By the bytes in the cache: the chunk that failed is the one it had begun to grow by, or, where it holds
@@ -116,11 +116,11 @@ class Question:
         tokens = kv_bytes // self.bytes_per_token
         whole, failed = (tokens - 1) // chunk * chunk, (tokens // chunk + 1) * chunk
         if self.phase.startswith("prefill"):
-            return ProbeReading(passed=False, reached=whole, fails_from=failed)
+            return ProbeReading(passed=False, passed_up_to=whole, fails_from=failed)
         before = self.cell.prompt_tokens
         return ProbeReading(
             passed=False,
-            reached=max(whole - before, 0),
+            passed_up_to=max(whole - before, 0),
             fails_from=max(failed + attempt.cell.length - before, 1),
         )
 
@@ -130,7 +130,7 @@ class ProbeReading:
     """As `Search.observe` takes it."""
 
     passed: bool
-    reached: int | None = None
+    passed_up_to: int | None = None
     fails_from: int | None = None
 
 

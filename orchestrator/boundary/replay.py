@@ -14,7 +14,7 @@ def observe(question: Question, search: Search, probe: Probe, attempt: Attempt) 
     if reading is None:
         search.observe_lost(probe)
         return False
-    search.observe(probe, reading.passed, reading.reached, reading.fails_from)
+    search.observe(probe, reading.passed, reading.passed_up_to, reading.fails_from)
     return True
 
 

@@ -72,7 +72,7 @@ class _Tally:
 @dataclass(frozen=True, slots=True)
 class _Observed:
     passed: bool
-    reached: int | None
+    passed_up_to: int | None
     fails_from: int | None
 
 
@@ -103,16 +103,16 @@ class Search:
     # What came back
 
     def observe(
-        self, probe: Probe, passed: bool, reached: int | None = None, fails_from: int | None = None
+        self, probe: Probe, passed: bool, passed_up_to: int | None = None, fails_from: int | None = None
     ) -> None:
         """Store a finished probe.
 
-        `reached`: a failed run's own account of the largest value it passed on its way; None when it cannot tell.
+        `passed_up_to`: a failed run's own account of the largest value it passed on its way; None when it cannot tell.
         `fails_from`: the smallest value that would have failed as this one did, where the run moved in strides (a
-        prompt read in chunks); None: the value after `reached`.
+        prompt read in chunks); None: the value after `passed_up_to`.
         """
         self._pending.discard(probe)
-        self._observed[probe] = _Observed(passed, reached, fails_from)
+        self._observed[probe] = _Observed(passed, passed_up_to, fails_from)
 
     def observe_lost(self, probe: Probe) -> None:
         """Free a probe that ended without an answer about memory (node lost, hang, cancelled).
@@ -208,14 +208,14 @@ class Search:
         return named or within[:1]
 
     def _named_by_accounts(self, low: int, high: int) -> list[int]:
-        """The values that settle the account of the lowest failed run that gave one; none if runs contradict it."""
+        """The values that confirm or refute the account of the lowest failed run that gave one; none if runs contradict it."""
         accounts = sorted(
-            (probe.value, seen.reached, seen.fails_from)
+            (probe.value, seen.passed_up_to, seen.fails_from)
             for probe, seen in self._observed.items()
-            if not seen.passed and seen.reached is not None
+            if not seen.passed and seen.passed_up_to is not None
         )
-        for value, reached, fails_from in accounts:
-            passes = min(reached, value - 1) // self.resolution * self.resolution
+        for value, passed_up_to, fails_from in accounts:
+            passes = min(passed_up_to, value - 1) // self.resolution * self.resolution
             fails = self._next_above(passes if fails_from is None else max(fails_from - 1, passes))
             if fails <= low:
                 if low - passes <= _NEARBY * self.resolution and self._interior(low, high):

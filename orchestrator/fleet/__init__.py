@@ -44,9 +44,7 @@ class SlotLost:
     device: Device | None
     host_oom_victim: bool = False  # Ray's memory monitor ended it; a neighbour may be the cause
     preempted: bool = False
-    node_lost: bool = (
-        False  # the whole node is gone or cannot be reached: neither cell nor device is to blame
-    )
+    node_lost: bool = False  # the whole node is gone or does not answer: neither cell nor device is to blame
     gone_for_good: bool = False  # it failed to start so often that the fleet gave it up
 
 

@@ -295,17 +295,15 @@ class RayFleet:
         reason = cause_first(told)[:_MAX_REASON]
         if entry.state is _State.STARTING:
             entry.why_not_started = cause(told)[:_MAX_REASON]
-        unreachable = (
-            isinstance(error, ActorUnavailableError | NodeDiedError) or "node died" in reason.lower()
-        )
+        node_lost = isinstance(error, ActorUnavailableError | NodeDiedError) or "node died" in reason.lower()
         return self._lose(
             name,
             entry,
             reason,
-            self._options.suspect_node_s if unreachable else 0.0,
+            self._options.suspect_node_s if node_lost else 0.0,
             host_oom_victim=isinstance(error, OutOfMemoryError),
             preempted=isinstance(error, RayActorError) and error.preempted,
-            node_lost=unreachable,
+            node_lost=node_lost,
         )
 
     def _lose(

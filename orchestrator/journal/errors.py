@@ -20,7 +20,7 @@ class FolderInUse(Exception):
 
 
 class LockLost(Exception):
-    """Another driver took the folder over while this one could not reach it: this one must write no more."""
+    """Another driver took the folder over while the store did not answer this one: this one must write no more."""
 
 
 class SchemaTooNew(Exception):

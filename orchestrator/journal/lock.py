@@ -3,7 +3,7 @@
 On a disk the kernel's `flock` keeps the lock, so that it dies with its holder. In an object store the lock is a
 row of lease objects `lock-000001`, `lock-000002`, ...: each created exclusively, the highest number holds. A holder
 that stopped beating is passed by creating the next number, which only one contender can do. The number goes up for
-ever (a released lease stays, empty) and stands in the name of every journal part, so that a part which reaches the
+ever (a released lease stays, empty) and stands in the name of every journal part, so that a part which comes to the
 store after its writer was passed is told from its successor's: see `parts.fenced_off`.
 """
 
@@ -105,7 +105,7 @@ class Objects(Protocol):
 class LeaseLock:
     """`above`: the highest lease that ever wrote in this folder, as far as its files tell.
 
-    A holder that could not reach the store for half of `stale_s` competes for the next number like everybody else:
+    A holder that had no answer from the store for half of `stale_s` competes for the next number like everybody else:
     another driver may be about to pass it.
     """
 
@@ -181,7 +181,7 @@ class LeaseLock:
 
     def _lose(self) -> None:
         self.lost = (
-            f"{self._objects.url} was taken over by another driver while this one could not reach it: wait for that "
+            f"{self._objects.url} was taken over by another driver while this one had no answer from it: wait for that "
             "one, then run the same command again"
         )
 

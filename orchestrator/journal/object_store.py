@@ -44,7 +44,7 @@ def open_store(out: str | Path) -> Store:
 
 
 class ObjectStore:
-    """Any object store that fsspec reaches. A put is atomic there: nothing is ever half-written.
+    """Any object store that fsspec supports. A put is atomic there: nothing is ever half-written.
 
     Every method raises `StoreError` where the store does not answer or refuses.
     """

@@ -66,7 +66,7 @@ def lease_of(name: str) -> int:
 
 
 def fenced_off(names: Iterable[str]) -> set[str]:
-    """Parts that reached the folder after their writer was passed: a holder of a higher lease wrote the same place of
+    """Parts that came to the folder after their writer was passed: a holder of a higher lease wrote the same place of
     the journal, or an earlier one. It did not know of them, so they do not count.
     """
     passed: set[str] = set()

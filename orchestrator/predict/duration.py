@@ -9,7 +9,7 @@ from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
 from workers.modes import Layout
 
-#: Share of the memory bandwidth that decoding reaches (transformers reaches less, but is launch bound there).
+#: Share of the memory bandwidth that decoding uses (transformers less, but is launch bound there).
 _BANDWIDTH_SHARE = 0.5
 #: Seconds of Python and kernel launches per layer and pass.
 _LAUNCH_S = {"cuda": {"eager": 1.0e-3, "graph": 5.0e-5}, "cpu": {"eager": 1.0e-3, "graph": 1.0e-3}}

@@ -102,12 +102,12 @@ def _beyond(setting: Setting, variant: Variant, attempt: Attempt) -> pl.DataFram
     decoding = (pl.col("prompt_tokens") == condition.prompt_tokens) | (
         pl.col("prefill_chunk").is_not_null() & (pl.col("length") > 1)
     )
-    reached = pl.coalesce("oom_token_index", "length")
+    last_token = pl.coalesce("oom_token_index", "length")
     probes = (
         condition.of(variant, setting.probes)
         .filter(alike & decoding)
         .select(
-            token_index=pl.col("prompt_tokens") + reached - condition.prompt_tokens,
+            token_index=pl.col("prompt_tokens") + last_token - condition.prompt_tokens,
             used_bytes=pl.coalesce("peak_device_bytes", "peak_process_bytes"),
             passed=pl.col("outcome") == Outcome.OK,
             failed=pl.col("outcome").is_in([outcome for outcome in Outcome if outcome.is_device_oom]),

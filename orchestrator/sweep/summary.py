@@ -23,7 +23,7 @@ class Summary:
 
     @property
     def exit_status(self) -> int:
-        """0 every cell reached an outcome (an OOM is one); 1 some cell has none, or none of its own making, or no model
+        """0 every cell has an outcome (an OOM is one); 1 some cell has none, or none of its own making, or no model
         could be loaded at all.
         """
         ended = {outcome for outcome, count in self.outcomes.items() if count}

@@ -37,7 +37,7 @@ class BoundaryRow:
     `searched`: by probes of a `boundary:` section; else read off the measured cells, where `first_oom` is the
     shortest length asked that ran out, `first_oom_index` the earliest token at which one did, and
     `resolution` their distance. `non_monotone`: values that contradict the bracket. `prefill_reach`: the last
-    position was reached by chunked prefill, not token by token; then `first_oom_index` is that of the measured
+    position was read by chunked prefill, not token by token; then `first_oom_index` is that of the measured
     cells, which go token by token.
     """
 

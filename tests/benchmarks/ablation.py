@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.ablation [--models random:pythia-2.8b,random:llama-3.1-8b] [--parts steps,parts,attention,prefill]
 
-steps: whole steps over rings and full caches, as fractions of the bandwidth that a copy reaches in the same run.
+steps: whole steps over rings and full caches, as fractions of the bandwidth that a copy has in the same run.
 parts: a step without its attention, its head, its commit, its norms, programmatic dependent launch; several in one graph.
 attention: one layer's attention over full caches, by length. prefill: a chunk of a prompt into rings, a prompt into blocks.
 The output of a step that lacks a part is wrong; only its time counts. Each row is printed as a JSON line as it comes.

@@ -111,7 +111,7 @@ def _search(question: Question, host: DeviceHost, device: Device, verbose: bool)
             )
         if reading is None:
             raise SystemExit(f"{cell.mode} at {probe.value}: {attempt.outcome}: {attempt.failure}")
-        search.observe(probe, reading.passed, reading.reached, reading.fails_from)
+        search.observe(probe, reading.passed, reading.passed_up_to, reading.fails_from)
         attempts.append(attempt)
     return attempts
 

@@ -1,4 +1,4 @@
-"""What the graph engine reaches on this device, beside the roofline, the eager engine and the formula.
+"""What the graph engine does on this device, beside the roofline, the eager engine and the formula.
 
     python -m tests.benchmarks.engine [--model random:pythia-2.8b --draft random:pythia-160m] [--out FILE.parquet]
     python -m tests.benchmarks.engine --parts check              # kernels against their twins
@@ -261,19 +261,19 @@ def long(bench: Bench) -> None:
     if bench.args.reach == "decode":
         heard, _ = bench.run("graph", "streaming", tokens)
         first, last = heard.tokens_per_s(0, part), heard.tokens_per_s(tokens - 1 - part, tokens - 1)
-        watched = [size for known, size in heard.reserved if known >= 1000]
+        sizes = [size for known, size in heard.reserved if known >= 1000]
     else:
         first = bench.run("graph", "streaming", part)[0].tokens_per_s()
         with Reserved() as reserved:
             heard, _ = bench.run("graph", "streaming", part, prompt_tokens=tokens - part, warm_up=False)
         last = heard.tokens_per_s()
-        watched = reserved.since_prefill(heard)
+        sizes = reserved.since_prefill(heard)
         bench.row("long", f"prefill of {tokens - part} tokens", heard.ttft_s, "s")
     bench.row("long", f"first {part} of {tokens} tokens", first, "tok/s")
-    name = f"last {part} of {tokens} over the first, reached by {bench.args.reach}"
+    name = f"last {part} of {tokens} over the first, read by {bench.args.reach}"
     bench.row("long", name, last / first, "ratio")
-    if watched:
-        growth = max(watched) - watched[0]
+    if sizes:
+        growth = max(sizes) - sizes[0]
         bench.row("long", f"growth of reserved memory to token {tokens}", growth, "bytes")
 
 
@@ -295,9 +295,9 @@ class Reserved:
         while torch.cuda.is_available() and not self._over.wait(0.01):
             self._seen.append((time.perf_counter(), torch.cuda.memory_reserved()))
 
-    def since_prefill(self, heard: TimesHeard, settled_s: float = 0.5) -> list[int]:
+    def since_prefill(self, heard: TimesHeard, skip_s: float = 0.5) -> list[int]:
         """From about token 1,000 of the prompt on."""
-        return [size for at_s, size in self._seen if at_s > heard.prefill_started + settled_s]
+        return [size for at_s, size in self._seen if at_s > heard.prefill_started + skip_s]
 
 
 def main() -> None:

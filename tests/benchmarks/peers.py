@@ -3,8 +3,8 @@
     python -m tests.benchmarks.peers [--model random:llama-3.1-8b] [--peers ours,cublas,eager,static,continuous,gpt-fast]
                                      [--gpt-fast FOLDER --gpt-fast-name llama-3.1-8b]
 
-ours: this engine over full caches. cublas: all matrices by cuBLAS in one CUDA graph, nothing else: what plain kernels can
-reach. eager, static: transformers' `generate` with a growing cache, and with a static cache and torch.compile. continuous:
+ours: this engine over full caches. cublas: all matrices by cuBLAS in one CUDA graph, nothing else: what plain kernels
+come to. eager, static: transformers' `generate` with a growing cache, and with a static cache and torch.compile. continuous:
 transformers' continuous batching with one request. gpt-fast: a clone of github.com/meta-pytorch/gpt-fast, compiled as it
 compiles itself. Weights are random. Tokens per second, and the weights' bytes over the bandwidth of a copy, of the best
 read and of the datasheet. A peer that does not run here is a row that says why.
@@ -38,13 +38,13 @@ PEERS = ("ours", "cublas", "eager", "static", "continuous", "gpt-fast")
 
 @dataclass
 class PeerSetting:
-    """`tokens` are decoded behind a prompt of `prompt`; the time of the first `settled` does not count."""
+    """`tokens` are decoded behind a prompt of `prompt`; the time of the first `uncounted` does not count."""
 
     loaded: LoadedModel
     device: torch.device
     prompt: int
     tokens: int
-    settled: int
+    uncounted: int
     gpt_fast: Path | None
     gpt_fast_name: str
 
@@ -90,20 +90,20 @@ class Stopwatch(StoppingCriteria):
 def generate(setting: PeerSetting, **options: Any) -> float:
     """Seconds per token of transformers' `generate`; the second of two runs, the first one compiles."""
     for _ in range(2):
-        watch = Stopwatch()
+        stopwatch = Stopwatch()
         setting.loaded.model.generate(
             setting.ids(), max_new_tokens=setting.tokens, min_new_tokens=setting.tokens, do_sample=False,
-            pad_token_id=0, stopping_criteria=StoppingCriteriaList([watch]), **options,
+            pad_token_id=0, stopping_criteria=StoppingCriteriaList([stopwatch]), **options,
         )  # fmt: skip
         torch.cuda.synchronize()
         end = time.perf_counter()
-    return (end - watch.times[setting.settled]) / (len(watch.times) - 1 - setting.settled)
+    return (end - stopwatch.times[setting.uncounted]) / (len(stopwatch.times) - 1 - setting.uncounted)
 
 
 def continuous(setting: PeerSetting) -> float:
     """The difference between a long and a short request."""
     took = []
-    for tokens in (setting.settled, setting.settled, setting.tokens):
+    for tokens in (setting.uncounted, setting.uncounted, setting.tokens):
         config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
         started = time.perf_counter()
         setting.loaded.model.generate_batch(
@@ -111,7 +111,7 @@ def continuous(setting: PeerSetting) -> float:
         )
         torch.cuda.synchronize()
         took.append(time.perf_counter() - started)
-    return (took[2] - took[1]) / (setting.tokens - setting.settled)
+    return (took[2] - took[1]) / (setting.tokens - setting.uncounted)
 
 
 def gpt_fast(setting: PeerSetting) -> float:

@@ -149,7 +149,7 @@ def test_a_submitted_sweep_uses_both_nodes_stops_and_resumes(dashboard: str, tmp
     assert "stopped" in stopped.stdout + stopped.stderr
     standing = read_status(str(out))
     assert standing.state == "stopped"
-    assert 2 <= standing.reached < CELLS
+    assert 2 <= standing.completed < CELLS
     assert (out / "report.md").exists()
 
     logs = ray_job(dashboard, "logs", job[0]).stdout
@@ -159,8 +159,8 @@ def test_a_submitted_sweep_uses_both_nodes_stops_and_resumes(dashboard: str, tmp
 
     again = ray_job(dashboard, "submit", *line)
     assert again.returncode == 0, again.stdout
-    left = CELLS - standing.reached
-    assert f"{left} cell{'s' * (left != 1)} computed, {standing.reached} reused" in again.stdout
+    left = CELLS - standing.completed
+    assert f"{left} cell{'s' * (left != 1)} computed, {standing.completed} reused" in again.stdout
     attempts = pl.read_parquet(out / "tables" / "attempts.parquet")
     final = attempts.filter(pl.col("final"))
     assert final["outcome"].to_list() == ["ok"] * CELLS

@@ -60,7 +60,7 @@ def test_cells_keep_their_ids(folder: Path) -> None:
 
 def test_a_landed_run_is_told_as_finished(folder: Path) -> None:
     status = read_status(str(folder))
-    assert (status.state, status.reached, status.planned, status.probes) == ("finished", 16, 16, 18)
+    assert (status.state, status.completed, status.planned, status.probes) == ("finished", 16, 16, 18)
 
 
 def test_the_tables_of_a_landed_run_come_out_as_they_were(folder: Path) -> None:

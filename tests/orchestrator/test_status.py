@@ -1,4 +1,4 @@
-"""`status` counts a cell as reached exactly where a run that resumes would leave it alone."""
+"""`status` counts a cell as completed exactly where a run that resumes would leave it alone."""
 
 from pathlib import Path
 
@@ -47,12 +47,12 @@ def test_status_and_the_run_agree_on_which_cells_are_closed(
     folder = _recorded(tmp_path, _tried(outcome, times))
     status = read_status(folder)
     assert (status.planned, status.outcomes) == (1, {outcome.value: 1})
-    assert status.reached == (0 if _leased_when_resumed(folder) else 1)
+    assert status.completed == (0 if _leased_when_resumed(folder) else 1)
 
 
 def test_a_cell_that_used_up_its_hangs_is_closed_for_status_run_and_report(tmp_path: Path) -> None:
     folder = _recorded(tmp_path, _tried(Outcome.HANG, 3))
-    assert read_status(folder).reached == 1
+    assert read_status(folder).completed == 1
     assert not _leased_when_resumed(folder)
     render(folder)
     assert "stopped: 1 of 1 cells." in (tmp_path / "report.md").read_text()
@@ -60,7 +60,7 @@ def test_a_cell_that_used_up_its_hangs_is_closed_for_status_run_and_report(tmp_p
 
 def test_a_cancelled_cell_is_open_for_status_run_and_report(tmp_path: Path) -> None:
     folder = _recorded(tmp_path, _tried(Outcome.CANCELLED, 1))
-    assert read_status(folder).reached == 0
+    assert read_status(folder).completed == 0
     assert _leased_when_resumed(folder)
     render(folder)
     assert "stopped: 0 of 1 cells." in (tmp_path / "report.md").read_text()
@@ -72,5 +72,5 @@ def test_each_kind_of_device_has_its_own_count(tmp_path: Path) -> None:
     lease = Lease(lease_id="b", cell=CELL, attempt=1, time_limit_s=9, stall_timeout_s=9)
     folder = _recorded(tmp_path, [hang, attempt(lease, other, started_at=0, duration_s=1)])
     status = read_status(folder)
-    assert (status.reached, status.planned) == (1, 2)
+    assert (status.completed, status.planned) == (1, 2)
     assert status.outcomes == {"ok": 1, "hang": 1}

@@ -132,7 +132,7 @@ def _has_auto_class(config: "PreTrainedConfig", built: Any) -> bool:
 
 @functools.cache
 def _text_only(whole: Any) -> Any:
-    """`whole` without what it has for pictures and sounds, which a text never reaches."""
+    """`whole` without what it has for pictures and sounds, which no text passes through."""
 
     class TextPart(whole):
         leaves_out_towers = True

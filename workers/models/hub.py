@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: a snapshot on this node, and a clear word when the hub cannot be reached."""
+"""Models of the Hugging Face hub: a snapshot on this node, and a clear word when the hub does not answer."""
 
 import glob
 import threading
@@ -103,7 +103,7 @@ def describe(repo_id: str, repo_type: str) -> Any:
                 "the hub has none of that name that you may see: check it, or set HF_TOKEN"
             ) from error
         case Exception() as error:
-            raise HubError(f"the hub cannot be reached ({_short(error)})") from error
+            raise HubError(f"no connection to the hub ({_short(error)})") from error
     return answer[0]
 
 

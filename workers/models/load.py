@@ -103,7 +103,7 @@ def _load_files(
     files = locate(name, ref, weights=True)
     config = read_config(name, ref)
     check_whole(name, files.weights)
-    disable_progress_bar()  # nobody sees it, and a thread with a stack of its own watches it
+    disable_progress_bar()  # nobody sees it, and a thread with a stack of its own draws it
     # What its constructors would draw is overwritten or, where the files lack it, refused.
     with _load_errors(name, config), no_init_weights():
         check_attention(config, ref.attn_implementation, trust_remote_code=ref.trust_remote_code)

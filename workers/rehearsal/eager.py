@@ -97,32 +97,32 @@ class EagerRehearsal:
         )
         chunk = eager_chunk(cell)
         fed = 0 if chunk is None else -(-(prompt_tokens - 1) // chunk)
-        watch = _Passes(self._log, skip=fed, passes=passes)
+        cuts = _Passes(self._log, skip=fed, passes=passes)
 
         @contextmanager
         def filled(model: PreTrainedModel, cell: Cell) -> Iterator[Cache | None]:
             with self._open_cache(model, cell) as cache:
-                if cache is not None and watch.is_open:
-                    watch.readers.append((model, cache))
+                if cache is not None and cuts.is_open:
+                    cuts.readers.append((model, cache))
                     if read and prompt_tokens > 1:
                         ids_BT = torch.empty(self._batch, prompt_tokens - 1, dtype=torch.int64, device=CUDA)
                         skim([(model, cache)], ids_BT, prompt_tokens - 1)
-                if watch.is_open:
-                    watch.begin()
+                if cuts.is_open:
+                    cuts.begin()
                 yield cache
 
         with self._running():
             session = CachedSession(cell, *self._both(), filled, self._open_decoder)
-            watch.is_open = True
+            cuts.is_open = True
             ids_BT = torch.zeros(self._batch, prompt_tokens, dtype=torch.int64)
-            hook = self._models[0].register_forward_pre_hook(watch.before_forward)
+            hook = self._models[0].register_forward_pre_hook(cuts.before_forward)
             try:
                 session.generate(ids_BT, 8, Unmeasured())
             except _Enough:
                 pass
             finally:
                 hook.remove()
-        return watch.traces
+        return cuts.traces
 
     def _both(self) -> tuple[LoadedModel, LoadedModel | None]:
         return self._loaded[0], self._loaded[1] if len(self._loaded) > 1 else None

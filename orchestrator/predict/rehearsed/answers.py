@@ -109,7 +109,7 @@ def _longest(one: Cell, device: DeviceProfile, room: int) -> int | None:
     run = _run(one, device, room).to(_FAR)
     if run.failure is None:
         return None
-    return run.failure.reached - one.length + 1 if run.failure.phase == "decode" else 0
+    return run.failure.tokens - one.length + 1 if run.failure.phase == "decode" else 0
 
 
 def _read_until_full(at: Callable[[int], Cell], guess: int, device: DeviceProfile, room: int) -> int:
@@ -118,7 +118,7 @@ def _read_until_full(at: Callable[[int], Cell], guess: int, device: DeviceProfil
     while value < _FAR:
         run = _run(at(value), device, room).to(1)
         if run.failure is not None:
-            return max(1, run.failure.reached - (at(value).prompt_tokens - value))
+            return max(1, run.failure.tokens - (at(value).prompt_tokens - value))
         value *= 2
     return value
 

@@ -33,20 +33,20 @@ class Rehearsal(Protocol):
 
 
 class Point(NamedTuple):
-    """The run once `reached` prompt tokens were read (prefill) or new tokens known (decode). Bytes; peaks so far."""
+    """The run once `tokens` of the prompt were read (prefill) or of the text known (decode). Bytes; peaks so far."""
 
     phase: str
-    reached: int
+    tokens: int
     peak_reserved: int
     peak_allocated: int
     kv_bytes: int
 
 
 class RanOut(NamedTuple):
-    """Where memory ran out: load, prefill or decode, and the last `reached` before. Bytes, of the allocator's account."""
+    """Where memory ran out: load, prefill or decode, and the last `tokens` before. Bytes, of the allocator's account."""
 
     phase: str
-    reached: int
+    tokens: int
     wanted: int
     allocated: int
     reserved: int
@@ -75,7 +75,7 @@ class RehearsedRun:
         self._rehearsal, self._allocator, self._library_bytes = rehearsal, allocator, library_bytes
         self._prompt, self._chunk, self._batch = prompt_tokens, chunk, batch_size
         self._held: dict[Label, Block] = {}
-        self._phase, self._reached = "load", 0
+        self._phase, self._tokens = "load", 0
         self._played = 0
         self._steps: _Steps | None = None
 
@@ -86,27 +86,27 @@ class RehearsedRun:
 
     def to(self, new_tokens: int) -> "RehearsedRun":
         """Go on until `new_tokens` are known, or memory ends. Raises `NotRehearsable`."""
-        if self.failure is not None or (self._phase == "decode" and self._reached >= new_tokens):
+        if self.failure is not None or (self._phase == "decode" and self._tokens >= new_tokens):
             return self
         try:
             if self._phase == "load":
                 self._load()
                 self._read()
-            while self._reached < new_tokens:
+            while self._tokens < new_tokens:
                 self._step(new_tokens)
         except OutOfDeviceMemory as full:
-            self.failure = RanOut(self._phase, self._reached, full.wanted, full.allocated, full.reserved)
+            self.failure = RanOut(self._phase, self._tokens, full.wanted, full.allocated, full.reserved)
         return self
 
     def fits(self, new_tokens: int) -> bool:
         """Whether a run of that length ends. Ask after `to`."""
         failure = self.failure
-        return failure is None or (failure.phase == "decode" and new_tokens <= failure.reached)
+        return failure is None or (failure.phase == "decode" and new_tokens <= failure.tokens)
 
     def at(self, new_tokens: int) -> Point:
         """The run of that length, or how far it came."""
         index = bisect_left(
-            self.points, new_tokens, key=lambda point: point.reached * (point.phase == "decode")
+            self.points, new_tokens, key=lambda point: point.tokens * (point.phase == "decode")
         )
         return self.points[min(index, len(self.points) - 1)]
 
@@ -138,11 +138,11 @@ class RehearsedRun:
 
     def _step(self, last: int) -> None:
         """The i-th pass behind the first one gives new token i + 1."""
-        if self._reached == 1:
+        if self._tokens == 1:
             self._play(self._rehearsal.first(self._prompt))
             self._note("decode", 2)
             return
-        step = min(self._reached - 1 + self._stride(), last - 1)
+        step = min(self._tokens - 1 + self._stride(), last - 1)
         position = self._prompt + step - 2
         if self._steps is None or position >= self._steps.piece.end:
             piece = self._rehearsal.steps(self._prompt, step)
@@ -157,7 +157,7 @@ class RehearsedRun:
 
     def _stride(self) -> int:
         """Steps to the next one that is worth a replay."""
-        tokens = self._prompt + self._reached
+        tokens = self._prompt + self._tokens
         if self._steps is None:
             return 1
         if not self._steps.grows:
@@ -172,11 +172,11 @@ class RehearsedRun:
         kept = [own for own, _ in trace.leaves]
         _play(trace, events, list(trace.sizes), kept, self._allocator, self._held)
 
-    def _note(self, phase: str, reached: int) -> None:
-        self._phase, self._reached = phase, reached
+    def _note(self, phase: str, tokens: int) -> None:
+        self._phase, self._tokens = phase, tokens
         allocator = self._allocator
         kv_bytes = sum(block.size for label, block in self._held.items() if label.startswith("cache"))
-        self.points.append(Point(phase, reached, allocator.peak_reserved, allocator.peak_allocated, kv_bytes))
+        self.points.append(Point(phase, tokens, allocator.peak_reserved, allocator.peak_allocated, kv_bytes))
 
 
 class _Steps:

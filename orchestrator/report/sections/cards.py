@@ -130,7 +130,7 @@ def _grows(row: BoundaryRow) -> str:
         about.append(f"length {row.length:,}")
     about += axes.unusual(row.identity, Role.CONDITION, but=["prompt_tokens"])
     if row.prefill_reach:
-        about.append("reached by chunked prefill")
+        about.append("read by chunked prefill")
         if row.first_oom_index is not None:
             about.append(f"token by token a run ended at {row.first_oom_index:,}")
     if not row.searched:

@@ -60,16 +60,16 @@ def warnings(run: RecordedRun, tables: Tables) -> list[str]:
 
 
 def progress(run: RecordedRun, tables: Tables) -> str:
-    """One line: the state, and how many cells reached an outcome, counted as `oomline status` counts them."""
+    """One line: the state, and how many cells have an outcome, counted as `oomline status` counts them."""
     counts = count_cells(run.spec, tables.view.history())
     if run.manifest is None:
-        return f"{formats.plural(counts.reached, 'cell')} on record."
+        return f"{formats.plural(counts.completed, 'cell')} on record."
     last = run.manifest.sessions[-1] if run.manifest.sessions else None
     state = last.state if last else "unknown"
     of = (
-        f"{counts.reached:,} of {counts.planned:,} cells"
+        f"{counts.completed:,} of {counts.planned:,} cells"
         if counts.planned is not None
-        else formats.plural(counts.reached, "cell")
+        else formats.plural(counts.completed, "cell")
     )
     note = f" ({last.note})" if last and last.note else ""
     return f"{state}: {of}{note}."

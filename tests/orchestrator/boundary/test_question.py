@@ -110,9 +110,9 @@ def test_what_each_phase_asks() -> None:
     assert (whole.prompt_tokens, whole.length, whole.prefill_chunk) == (1000, 1, None)
     chunked = only(phases=["prefill_chunked"], prefill_chunk=128).probe(1000, 0)
     assert (chunked.prompt_tokens, chunked.length, chunked.prefill_chunk) == (1000, 1, 128)
-    reached = only(prompt_tokens=[64], reach="prefill", prefill_chunk=128).probe(1000, 0)
-    assert (reached.prompt_tokens, reached.length) == (64 + 1000 - TAIL, TAIL)
-    assert reached.prefill_chunk == 128
+    by_prompt = only(prompt_tokens=[64], reach="prefill", prefill_chunk=128).probe(1000, 0)
+    assert (by_prompt.prompt_tokens, by_prompt.length) == (64 + 1000 - TAIL, TAIL)
+    assert by_prompt.prefill_chunk == 128
 
 
 def test_a_run_says_how_far_it_came() -> None:
@@ -123,17 +123,17 @@ def test_a_run_says_how_far_it_came() -> None:
     assert passed is not None
     assert passed.passed
     assert failed is not None
-    assert (failed.passed, failed.reached) == (False, 700)
+    assert (failed.passed, failed.passed_up_to) == (False, 700)
     prefill = attempt_of(cell, Outcome.OOM_PREFILL)
     load = dataclasses.replace(attempt_of(cell, Outcome.OOM_LOAD), phase=Phase.LOAD)
     for attempt in (prefill, load):
         nothing = question.read(attempt)
         assert nothing is not None
-        assert (nothing.passed, nothing.reached) == (False, 0)
+        assert (nothing.passed, nothing.passed_up_to) == (False, 0)
     # What is prepared after the weights may be larger for a longer run.
     preparing = question.read(dataclasses.replace(load, phase=Phase.PREPARE))
     assert preparing is not None
-    assert (preparing.passed, preparing.reached) == (False, None)
+    assert (preparing.passed, preparing.passed_up_to) == (False, None)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.HANG, Outcome.INFRA_ERROR, Outcome.CRASHED, Outcome.OOM_HOST])
@@ -153,12 +153,12 @@ def test_a_chunked_prompt_counts_what_lies_in_its_cache() -> None:
             kv_bytes = held * per_token + per_token // 2
             told = question.read(attempt_of(cell, Outcome.OOM_PREFILL, kv_cache_bytes=kv_bytes))
             assert told is not None
-            assert told.reached == max(passed - before, 0)
+            assert told.passed_up_to == max(passed - before, 0)
             assert told.fails_from == failed - before + after
     whole = fit_to_device(only(phases=["prefill"]), SHAPE, None, PROFILE)
     told = whole.read(attempt_of(whole.probe(2000, 0), Outcome.OOM_PREFILL, kv_cache_bytes=900 * per_token))
     assert told is not None
-    assert told.reached is None
+    assert told.passed_up_to is None
 
 
 def test_the_long_prompt_is_a_power_of_two_within_half_of_the_boundary() -> None:

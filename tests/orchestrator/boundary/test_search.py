@@ -94,8 +94,8 @@ def test_wrong_predictions_and_wrong_accounts_cost_two_probes_more_than_a_bisect
         runs.append(probe)
         if probe.value <= threshold:
             return True, None, None
-        reached = data.draw(st.integers(0, probe.value - 1))
-        return False, reached, None if stride is None else reached + stride
+        passed_up_to = data.draw(st.integers(0, probe.value - 1))
+        return False, passed_up_to, None if stride is None else passed_up_to + stride
 
     drive(search, lie)
     assert_brackets(search.bracket, threshold, resolution, 10_000_000)

@@ -144,7 +144,7 @@ def test_kinds_that_nobody_asked_for_are_left_alone(ray_driver: str) -> None:
         assert fleet.starting() == 0
 
 
-def test_progress_reaches_the_driver_while_the_call_is_in_flight(ray_driver: str) -> None:
+def test_progress_comes_to_the_driver_while_the_call_is_in_flight(ray_driver: str) -> None:
     with fleet_of(cpu_slots=1) as fleet:
         [slot] = slots(gather(fleet, count(SlotReady, 1)))
         fleet.submit(slot, lease("news"))

@@ -35,7 +35,7 @@ def environment(endpoint: str) -> dict[str, str]:
 
 
 def use(endpoint: str, patch: pytest.MonkeyPatch) -> None:
-    """Stores that are opened from now on reach `endpoint`; those open stay with theirs."""
+    """Stores that are opened from now on are those of `endpoint`; those open stay with theirs."""
     for name, value in environment(endpoint).items():
         patch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()

@@ -153,14 +153,14 @@ def _search(host: DeviceHost, question: Question) -> Iterator[Attempt]:
         attempt = run(host, question.probe(probe.value, probe.confirmation))
         reading = question.read(attempt)
         assert reading is not None, attempt.failure
-        search.observe(probe, reading.passed, reading.reached, reading.fails_from)
+        search.observe(probe, reading.passed, reading.passed_up_to, reading.fails_from)
         yield attempt
 
 
 def test_a_decode_boundary_is_bracketed_and_predicted_within_five_percent(
     host: DeviceHost, wide: str
 ) -> None:
-    """And reaching it by chunked prefill finds the same place."""
+    """And a prompt in chunks up to there finds the same place."""
     decoded = answer(host, sweep(wide))
     assert decoded.last_ok is not None
     assert decoded.first_oom is not None
@@ -169,6 +169,6 @@ def test_a_decode_boundary_is_bracketed_and_predicted_within_five_percent(
     assert decoded.predicted == pytest.approx(decoded.first_oom_index, rel=0.05)
     assert decoded.probes <= 2 + 4
     assert decoded.bytes_per_token == pytest.approx(decoded.analytic_bytes_per_token, rel=0.02)
-    reached = answer(host, sweep(wide, reach="prefill", prefill_chunk=8))
-    assert reached.prefill_reach
-    assert reached.last_ok == pytest.approx(decoded.last_ok, abs=16)
+    by_prompt = answer(host, sweep(wide, reach="prefill", prefill_chunk=8))
+    assert by_prompt.prefill_reach
+    assert by_prompt.last_ok == pytest.approx(decoded.last_ok, abs=16)

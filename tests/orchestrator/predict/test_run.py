@@ -40,10 +40,10 @@ def run(passes: RehearsedPasses, allowed: int | None, new_tokens: int = 8, **fie
     return RehearsedRun(passes, CachingAllocator(allowed_bytes=allowed), (), **asked).to(new_tokens)
 
 
-def reached(ended: RehearsedRun) -> int:
+def came_to(ended: RehearsedRun) -> int:
     assert ended.failure is not None
     assert ended.failure.phase == "decode"
-    return ended.failure.reached
+    return ended.failure.tokens
 
 
 @pytest.mark.parametrize(("allocator", "passes_that_fitted"), [("default", 50), ("expandable", 66)])
@@ -79,18 +79,18 @@ def test_a_run_that_fits_ends_and_less_than_it_holds_does_not_do(pythia: Rehears
 
 
 def test_a_longer_run_fits_no_smaller_card(pythia: RehearsedPasses) -> None:
-    lengths = [reached(run(pythia, allowed * MiB, FAR)) for allowed in (60, 70, 80)]
+    lengths = [came_to(run(pythia, allowed * MiB, FAR)) for allowed in (60, 70, 80)]
     assert lengths == sorted(lengths)
     assert 0 < lengths[0] < lengths[-1]
     assert run(pythia, 70 * MiB, lengths[1]).failure is None
-    assert reached(run(pythia, 70 * MiB, int(lengths[1] * 1.01) + 1)) == pytest.approx(lengths[1], rel=0.002)
+    assert came_to(run(pythia, 70 * MiB, int(lengths[1] * 1.01) + 1)) == pytest.approx(lengths[1], rel=0.002)
 
 
 def test_a_run_goes_on_where_it_was_left(pythia: RehearsedPasses) -> None:
     stepwise = run(pythia, 80 * MiB, 1)
     for new_tokens in (2, 3, 900, 2000):
         stepwise.to(new_tokens)
-    assert stepwise.at(900).reached == 900
+    assert stepwise.at(900).tokens == 900
     assert stepwise.at(900).peak_reserved <= stepwise.at(2000).peak_reserved
     assert stepwise.points[-1] == run(pythia, 80 * MiB, 2000).points[-1]
 
@@ -103,7 +103,7 @@ def test_steps_that_are_skipped_make_no_difference(
 
     def ends_at() -> int:
         allocator = CachingAllocator(settings, 80 * MiB)
-        return reached(
+        return came_to(
             RehearsedRun(pythia, allocator, (), prompt_tokens=256, chunk=128, batch_size=1).to(FAR)
         )
 
@@ -120,4 +120,4 @@ def test_a_batch_ends_where_its_caches_fill_the_card(batch: int) -> None:
     per_token = batch * 2 * 6 * 128 * 2
     kv_bytes = ended.points[-1].kv_bytes
     assert kv_bytes <= 90 * MiB - ended.weights_bytes
-    assert reached(ended) * per_token == pytest.approx(kv_bytes, rel=0.25)
+    assert came_to(ended) * per_token == pytest.approx(kv_bytes, rel=0.25)

@@ -132,7 +132,7 @@ def test_several_budgets_open_with_the_card_table(tmp_path: Path) -> None:
 
 
 def _searched(tmp_path: Path, lengths: tuple[int, ...]) -> str:
-    """A search of each mode's end whose probes reach further than any measured cell."""
+    """A search of each mode's end whose probes go further than any measured cell."""
     spec = demo_spec(
         lengths=[500], modes=["baseline", "streaming"], boundary=BoundarySpec(max_length=8000, resolution=64)
     )

@@ -57,7 +57,7 @@ def search(question: Question, threshold: int, device: Device = CPU) -> list[Att
         attempt = run(question.probe(probe.value, probe.confirmation), threshold, device)
         reading = question.read(attempt)
         assert reading is not None
-        machine.observe(probe, reading.passed, reading.reached, reading.fails_from)
+        machine.observe(probe, reading.passed, reading.passed_up_to, reading.fails_from)
         attempts.append(attempt)
     return attempts
 
@@ -85,7 +85,7 @@ def test_a_searched_question_gives_its_bracket_prediction_error_and_growth() -> 
     assert (streaming.bytes_per_token, streaming.analytic_bytes_per_token) == (0, 0)
 
 
-def test_a_bracket_reached_by_a_prompt_stands_beside_the_run_that_went_token_by_token() -> None:
+def test_a_bracket_found_by_a_prompt_stands_beside_the_run_that_went_token_by_token() -> None:
     asked = spec(modes=["baseline"], boundary={"resolution": 64, "max_length": 20_000, "reach": "prefill"})
     (question,) = questions(asked)
     measured = [run(cell, 10_300) for cell in expand(asked)]

@@ -164,8 +164,7 @@ def _decode(run: Execution, clock: Clock, started: Mark, recorder: Recorder) -> 
         while report.known < run.state.length:
             bound = report.known + len(in_flight) * run.most
             if bound < run.state.length and len(in_flight) < ROUNDS_IN_FLIGHT:
-                reach = run.prefill.prompt_tokens + bound + run.most - 1
-                run.reserve(reach)
+                run.reserve(run.prefill.prompt_tokens + bound + run.most - 1)
                 marks = []
                 for stage in run.stages:
                     stage()

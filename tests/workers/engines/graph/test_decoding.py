@@ -139,7 +139,7 @@ def test_streaming_memory_is_constant_and_full_grows_by_blocks() -> None:
 
 
 class LateClock(HostClock):
-    """A device that is always behind: a counter reaches the host with the first mark that was made after its fetch."""
+    """A device that is always behind: a counter comes to the host with the first mark that was made after its fetch."""
 
     def __init__(self) -> None:
         self._marks = 0

@@ -26,7 +26,7 @@ def accept_plain(
     logits_MV: torch.Tensor, read_1M: torch.Tensor, state: State, rules: Rules, round_: Round
 ) -> None:
     """The pending token and the proposal have been read: take the target's own choices up to and including the first
-    that differs from the proposal. Nothing once the asked length is reached."""
+    that differs from the proposal. Nothing once there are as many tokens as asked for."""
     token_1M, would_stop_1M = pick_plain(logits_MV, read_1M, state.seen_BV, rules)
     agreed_1g = (token_1M[:, :-1] == round_.proposal_1g).cumprod(1)
     running = state.count < state.length
