@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.plan import expand
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.duration import predict_seconds
-from orchestrator.predict.memory import PredictedBy, UnknownWeightsError, fits, predict, predict_boundary
-from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
+from orchestrator.predict.memory import PredictedBy, fits, predict, predict_boundary
+from orchestrator.predict.model_shapes import ModelShapes
+from orchestrator.predict.shape import ModelShape
 from orchestrator.spec import SpecError, SweepSpec, parse_bytes
 from workers.attempt import Device
 from workers.cell import Cell, ModelRef
@@ -62,7 +63,9 @@ def forecast(spec: SweepSpec, device: str | None = None) -> Forecast:
     """`device`: `cpu`, a card's name, or either with `:size` (`H100:80GiB`). Raises `SpecError`."""
     profile, assumed = profile_for(device)
     cells = expand(spec)
-    shapes, unknown = read_shapes(cells)
+    shapes = ModelShapes()
+    for cell in cells:
+        shapes.weighed(cell)  # also of models whose modes are all refused: what is unknown of them is told
     refused = _refused_modes(cells)
     possible = [cell for cell in cells if (cell.model, cell.mode, cell.engine) not in refused]
     told = {f"{model.target}, mode {mode}": reason for (model, mode, _), reason in refused.items()}
@@ -71,7 +74,7 @@ def forecast(spec: SweepSpec, device: str | None = None) -> Forecast:
         device=profile,
         assumed_card=assumed and None in spec.budgets,
         forecasts=tuple(_forecast_cells(possible, shapes, profile)),
-        unknown=tuple((unknown | told).items()),
+        unknown=tuple((shapes.unknown | told).items()),
     )
 
 
@@ -89,15 +92,14 @@ def _refused_modes(cells: Iterable[Cell]) -> dict[tuple[ModelRef, str, str], str
 
 
 def _forecast_cells(
-    cells: Sequence[Cell], shapes: Mapping[str, ModelShape], profile: DeviceProfile
+    cells: Sequence[Cell], shapes: ModelShapes, profile: DeviceProfile
 ) -> Iterator[CellForecast]:
     """One per cell but for its repeats. Work is linear in the cells: a boundary is searched for once for all lengths."""
     repeats = Counter(dataclasses.replace(cell, repeat=0) for cell in cells)
     boundaries: dict[Cell, int | None] = {}
     for cell, count in repeats.items():
-        target = shapes.get(cell.model.target)
-        draft = shapes.get(cell.model.draft) if cell.model.draft else None
-        if target is None or (cell.model.draft is not None and draft is None):
+        target, draft = shapes.weighed(cell)
+        if target is None:
             continue
         any_length = dataclasses.replace(cell, length=1)
         if any_length not in boundaries:
@@ -122,24 +124,6 @@ def _boundary(
     if not any_length.mode_spec.policy.grows and fits(any_length, target, draft, profile):
         return None
     return predict_boundary(any_length, target, draft, profile)
-
-
-def read_shapes(cells: Iterable[Cell]) -> tuple[dict[str, ModelShape], dict[str, str]]:
-    """Return the shapes of all models by name, and of those that cannot be told, the reason."""
-    shapes: dict[str, ModelShape] = {}
-    unknown: dict[str, str] = {}
-    for cell in cells:
-        for name in (cell.model.target, cell.model.draft):
-            if name is None or name in shapes or name in unknown:
-                continue
-            try:
-                shape = shape_for(name, cell.model)
-                if shape.weights_bytes(cell.model.dtype) is None:
-                    raise UnknownWeightsError("transformers cannot build it from its config")
-                shapes[name] = shape
-            except (LoadError, ShapeError, UnknownWeightsError) as error:
-                unknown[name] = str(error)
-    return shapes, unknown
 
 
 def profile_for(device: str | None) -> tuple[DeviceProfile, bool]:

@@ -3,9 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from orchestrator.forecast import profile_for, read_shapes
+from orchestrator.forecast import profile_for
 from orchestrator.plan import expand, model_ref
 from orchestrator.predict.memory import UnknownWeightsError, smallest_budget
+from orchestrator.predict.model_shapes import ModelShapes
 from orchestrator.spec import SpecError, SweepSpec
 from workers.cell import Cell
 from workers.models import LoadError
@@ -90,11 +91,11 @@ def refuse_budgets_below_weights(spec: SweepSpec) -> None:
     """
     bare = dataclasses.replace(profile_for("cpu")[0], context_bytes=0)
     cells = list({(c.model, c.mode, c.engine, c.batch_size, c.budget): c for c in expand(spec)}.values())
-    shapes, _ = read_shapes(cells)
+    shapes = ModelShapes()
     too_small: list[tuple[int, Cell]] = []
     for cell in cells:
-        target, draft = shapes.get(cell.model.target), shapes.get(cell.model.draft or "")
-        if cell.budget is None or target is None or (cell.model.draft is not None and draft is None):
+        target, draft = shapes.weighed(cell)
+        if cell.budget is None or target is None:
             return
         try:
             needed = smallest_budget(cell, target, draft, bare)

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
-from typing import Any, NamedTuple, cast, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from orchestrator import axes
 from orchestrator.boundary.question import Question, questions
@@ -17,11 +17,10 @@ from orchestrator.explain.slope import theil_sen
 from orchestrator.journal.columns import column_type
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.memory import UnknownWeightsError, bytes_per_token, predict_boundary
-from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
+from orchestrator.predict.model_shapes import CellShapes, ModelShapes
 from orchestrator.spec import SweepSpec
 from workers.attempt import Attempt, Device
-from workers.cell import Cell, ModelRef
-from workers.models import LoadError
+from workers.cell import Cell
 from workers.outcome import Outcome
 
 #: The axes that say what a boundary is of. What grows, or is no part of the question, is None.
@@ -113,34 +112,6 @@ def other_columns() -> dict[str, Any]:
     return {name: dtype for name, dtype in found.items() if name != "identity"}
 
 
-class _Shapes(NamedTuple):
-    target: ModelShape | None
-    draft: ModelShape | None = None
-
-
-class _Models:
-    """Shapes by name, read once; None where the config cannot be read or does not tell."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, ModelRef], ModelShape | None] = {}
-
-    def of(self, cell: Cell) -> _Shapes:
-        """Both or none: with an unknown draft, nothing can be told of the cell."""
-        target = self._one(cell.model.target, cell.model)
-        if cell.model.draft is None:
-            return _Shapes(target)
-        draft = self._one(cell.model.draft, cell.model)
-        return _Shapes(None) if draft is None else _Shapes(target, draft)
-
-    def _one(self, name: str, ref: ModelRef) -> ModelShape | None:
-        if (name, ref) not in self._known:
-            try:
-                self._known[name, ref] = shape_for(name, ref)
-            except (LoadError, ShapeError):
-                self._known[name, ref] = None
-        return self._known[name, ref]
-
-
 def boundaries(spec: SweepSpec, attempts: Iterable[Attempt]) -> list[BoundaryRow]:
     """Every question of the sweep on every device kind that ran, then the measured cells without a question.
 
@@ -148,7 +119,7 @@ def boundaries(spec: SweepSpec, attempts: Iterable[Attempt]) -> list[BoundaryRow
     bracket whose search has not ended is as far as it came. Reads model configs, no weights; what cannot be
     read is None.
     """
-    models = _Models()
+    models = ModelShapes()
     rows: list[BoundaryRow] = []
     for _, group in sorted(_by_kind(attempts).items()):
         devices = [attempt.device for attempt in group if attempt.device is not None]
@@ -181,7 +152,11 @@ def _by_kind(attempts: Iterable[Attempt]) -> dict[str, list[Attempt]]:
 
 
 def _answer(
-    question: Question, attempts: Sequence[Attempt], device: Device, profile: DeviceProfile, models: _Models
+    question: Question,
+    attempts: Sequence[Attempt],
+    device: Device,
+    profile: DeviceProfile,
+    models: ModelShapes,
 ) -> BoundaryRow:
     shapes = models.of(question.cell)
     foretold = None
@@ -210,7 +185,7 @@ def _answer(
 
 
 def _measured(
-    attempts: Sequence[Attempt], device: Device, profile: DeviceProfile, models: _Models
+    attempts: Sequence[Attempt], device: Device, profile: DeviceProfile, models: ModelShapes
 ) -> list[BoundaryRow]:
     groups: dict[tuple[object, ...], list[Attempt]] = {}
     for attempt in attempts:
@@ -251,7 +226,7 @@ def _bracket(group: Sequence[Attempt]) -> Bracket:
 def _row(
     cell: Cell,
     device: Device,
-    shapes: _Shapes,
+    shapes: CellShapes,
     attempts: Sequence[Attempt],
     bracket: Bracket,
     foretold: int | None,

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 
 from orchestrator.explain.reconcile import reconcile
-from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
+from orchestrator.predict.model_shapes import ModelShapes
 from orchestrator.report import formats
 from orchestrator.report.document import Paragraph, Section, Table
 from orchestrator.report.longest_runs import LongestRun
 from orchestrator.report.setting import Setting
-from workers.cell import ModelRef
-from workers.models import LoadError
 
 _SOURCES = {"kv_cache": "KV cache", "allocated": "torch, allocated", "device": "the device"}
 
@@ -18,12 +16,11 @@ def growth(settings: Sequence[Setting], runs: dict[int, list[LongestRun]]) -> Se
     """None where no config can be read or nothing was measured along a run."""
     columns = ["on", "mode", "meter", "bytes per token", "by config", "ratio", "reading"]
     rows = []
+    shapes = ModelShapes()
     for place, setting in enumerate(settings):
         for run in runs[place]:
-            model = run.attempt.cell.model
-            target = _shape(model.target, model)
-            draft = _shape(model.draft, model) if model.draft is not None else None
-            if target is None or (model.draft is not None and draft is None):
+            target, draft = shapes.of(run.attempt.cell)
+            if target is None:
                 continue
             rows += [
                 [
@@ -46,10 +43,3 @@ def growth(settings: Sequence[Setting], runs: dict[int, list[LongestRun]]) -> Se
     )
     table = Table(columns, rows, "", frozenset(columns[3:6]), group="on")
     return Section("Does memory grow as it should?", [Paragraph([about]), table])
-
-
-def _shape(name: str, ref: ModelRef) -> ModelShape | None:
-    try:
-        return shape_for(name, ref)
-    except (LoadError, ShapeError):
-        return None

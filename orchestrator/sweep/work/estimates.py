@@ -6,10 +6,9 @@ from orchestrator.boundary.start import fit_to_device, predicted, search_for
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.duration import predict_seconds, predict_step_seconds
 from orchestrator.predict.memory import UnknownWeightsError, predict
-from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
+from orchestrator.predict.model_shapes import ModelShapes
 from workers.attempt import Device
-from workers.cell import Cell, ModelRef
-from workers.models.load import LoadError
+from workers.cell import Cell
 
 #: For a model whose config the driver cannot read. Its cells will most likely end in a load error, soon.
 _UNKNOWN_S = 60.0
@@ -19,21 +18,21 @@ class Predictions:
     """Implements `kind_queue.Estimates`. Reads each model's config once."""
 
     def __init__(self) -> None:
-        self._shapes: dict[tuple[str, ModelRef], ModelShape | None] = {}
+        self._shapes = ModelShapes()
         self._profiles: dict[Device, DeviceProfile] = {}
 
     def seconds(self, cell: Cell, device: Device) -> float:
-        target, draft = self._both(cell)
+        target, draft = self._shapes.of(cell)
         if target is None:
             return _UNKNOWN_S
         return predict_seconds(cell, target, draft, self._profile(device))
 
     def step_seconds(self, cell: Cell, device: Device) -> float:
-        target, draft = self._both(cell)
+        target, draft = self._shapes.of(cell)
         return 0.0 if target is None else predict_step_seconds(cell, target, draft, self._profile(device))
 
     def peak_bytes(self, cell: Cell, device: Device) -> int | None:
-        target, draft = self._both(cell)
+        target, draft = self._shapes.of(cell)
         if target is None:
             return None
         try:
@@ -43,7 +42,7 @@ class Predictions:
 
     def start(self, question: Question, device: Device) -> tuple[Question, Search]:
         """A model of unknown shape is searched from the bottom up."""
-        target, draft = self._both(question.cell)
+        target, draft = self._shapes.of(question.cell)
         if target is None:
             return question, search_for(question, question.resolution)
         profile = self._profile(device)
@@ -52,19 +51,6 @@ class Predictions:
             return question, search_for(question, predicted(question, target, draft, profile))
         except UnknownWeightsError:
             return question, search_for(question, question.resolution)
-
-    def _both(self, cell: Cell) -> tuple[ModelShape | None, ModelShape | None]:
-        target = self._shape(cell.model.target, cell.model)
-        draft = self._shape(cell.model.draft, cell.model) if cell.model.draft is not None else None
-        return (None, None) if cell.model.draft is not None and draft is None else (target, draft)
-
-    def _shape(self, name: str, ref: ModelRef) -> ModelShape | None:
-        if (name, ref) not in self._shapes:
-            try:
-                self._shapes[name, ref] = shape_for(name, ref)
-            except (LoadError, ShapeError):
-                self._shapes[name, ref] = None
-        return self._shapes[name, ref]
 
     def _profile(self, device: Device) -> DeviceProfile:
         if device not in self._profiles:
