@@ -1,4 +1,4 @@
-"""`oomline`: plan, run, status, report, compare, logits, doctor. `python -m jobs` is the same.
+"""`oomline`: plan, run, status, report, compare, logits, models, doctor. `python -m jobs` is the same.
 
 Exit status: 0 every cell has an outcome; 1 some cell ended in infra_error, quarantined or cancelled, or every cell
 in load_error;
@@ -137,6 +137,19 @@ def logits(
     except ValueError as error:
         raise SpecError(str(error)) from None
     typer.echo(f"{out}: logits {list(shape)} float32")
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """Which model families of transformers load, run, are counted exactly, stream, and have the graph engine."""
+    from jobs.models_view import models_as_json, print_models
+    from workers.models.coverage import read_coverage
+
+    coverage = read_coverage()
+    if as_json:
+        typer.echo(json.dumps(models_as_json(coverage), indent=2))
+    else:
+        print_models(coverage)
 
 
 @app.command()

@@ -83,7 +83,7 @@ def from_config(
         whole: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code, **options
         )
-        _refuse_encoder(whole)
+        _refuse_other_tasks(whole)
         return whole
     device = torch.get_default_device()
     with torch.device("meta"):  # what is left out shall not take memory first
@@ -92,6 +92,7 @@ def from_config(
         model.to_empty(device=device)
         model.init_weights()
     model.tie_weights()
+    _refuse_other_tasks(model)
     return model
 
 
@@ -106,12 +107,16 @@ def from_files(
     if _has_auto_class(config, built):
         loader, options = AutoModelForCausalLM, {**options, "trust_remote_code": trust_remote_code}
     model, found = loader.from_pretrained(folder, config=config, output_loading_info=True, **options)
-    _refuse_encoder(model)
+    _refuse_other_tasks(model)
     return model, found
 
 
-def _refuse_encoder(model: "PreTrainedModel") -> None:
-    """BERT and its kin become decoders only if they are told: else each token sees those behind it."""
+def _refuse_other_tasks(model: "PreTrainedModel") -> None:
+    """BERT and its kin become decoders only if they are told: else each token sees those behind it. XLM is told otherwise."""
+    if not model.can_generate():
+        raise LoadError(f"{type(model).__name__} generates no text")
+    if getattr(model.config, "causal", False):
+        return
     if any(getattr(module, "is_decoder", None) is False for module in model.modules()):
         raise LoadError(
             f"{type(model).__name__} reads in both directions (`is_decoder` is false in its config), so that it is no "

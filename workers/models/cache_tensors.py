@@ -41,9 +41,19 @@ def cache_tensors(cache: object) -> Iterator[torch.Tensor]:
 
 
 def cache_bytes(*caches: object) -> int:
-    """Bytes of the storages behind the caches' tensors; a view of a larger tensor keeps all of it alive.
+    """Bytes that the caches hold: of each storage what their tensors show of it, what several of them show once.
 
-    Counts fake and meta tensors as the real ones that they stand for.
+    A sliding window is a view of one token more; the whole of such a storage counts in the allocator's figures. Counts
+    fake and meta tensors as the real ones that they stand for.
     """
-    storages = [tensor.untyped_storage() for tensor in cache_tensors(caches)]
-    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+    storages: dict[int, int] = {}
+    shown: dict[int, int] = {}
+    seen: set[tuple[object, ...]] = set()
+    for tensor in cache_tensors(caches):
+        storage = tensor.untyped_storage()
+        view = (storage._cdata, tensor.storage_offset(), tensor.shape, tensor.stride())
+        if view not in seen:
+            seen.add(view)
+            storages[storage._cdata] = storage.nbytes()
+            shown[storage._cdata] = shown.get(storage._cdata, 0) + tensor.nbytes
+    return sum(min(shown[key], storages[key]) for key in storages)

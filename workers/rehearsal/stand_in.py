@@ -67,6 +67,13 @@ def _softmax(
     return torch.softmax(x, -1 if dim is None else dim, dtype=dtype)
 
 
+def _grouped_mm(input: torch.Tensor, weight: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """CUDA's kernel takes every dtype, the meta device's bfloat16 alone."""
+    if input.is_meta and input.dtype != torch.bfloat16 and input.ndim == 2 and weight.ndim == 3:
+        return input.new_empty(input.shape[0], weight.shape[2])
+    return torch._grouped_mm(input, weight, *args, **kwargs)
+
+
 _PLACING = (torch.Tensor.to, torch.Tensor.new_zeros, torch.Tensor.new_empty, torch.Tensor.new_full)
 _SPECIAL: dict[Any, Callable[..., Any]] = {
     torch.Tensor.device.__get__: _device,
@@ -74,6 +81,7 @@ _SPECIAL: dict[Any, Callable[..., Any]] = {
     torch.Tensor.cpu: _on_host,
     torch.Tensor.tolist: lambda tensor: _on_host(tensor).tolist(),
     torch.nn.functional.softmax: _softmax,
+    torch._grouped_mm: _grouped_mm,
     torch.nn.functional.scaled_dot_product_attention: attend,
 }
 

@@ -58,9 +58,9 @@ def takes_dynamic_cache(model_class: type[PreTrainedModel]) -> bool:
 def refuse_drafting(model_class: type[PreTrainedModel]) -> None:
     """Raises `ModeUnsupported` where a rejected token cannot be taken back: a recurrent state has no earlier one."""
     if model_class._is_stateful or not takes_dynamic_cache(model_class):
+        keeps = "a recurrent state" if model_class._is_stateful else "a state of its own"
         raise ModeUnsupported(
-            f"{model_class.__name__} has no speculative mode: it keeps a recurrent state, "
-            "which cannot take back a rejected token"
+            f"{model_class.__name__} has no speculative mode: it keeps {keeps}, which cannot take back a rejected token"
         )
 
 

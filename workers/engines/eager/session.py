@@ -16,6 +16,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 from workers.attempt import InEffect, Phase
 from workers.cell import Cell
 from workers.engines.eager.decoders import DecoderRun, OpenDecoder, recording
+from workers.engines.eager.first_passes import refusing_first_passes
 from workers.engines.eager.forced import NoteEos, SuppressEos, TokenCount
 from workers.engines.eager.own_state import own_state_of
 from workers.engines.eager.policies import OpenCache
@@ -93,15 +94,25 @@ class CachedSession:
     def score(self, ids_T: torch.Tensor, recorder: Recorder) -> list[ScoreBucket]:
         chunk = eager_chunk(self._cell)
         assert chunk is not None
-        with self._open_cache_of(self._target) as cache, sdpa_kernel(_ATTENTION_KERNELS):
+        with self._reading() as cache:
             recorder.count_cache_with(lambda: cache_bytes(cache))
             return score_through(self._target, cache, ids_T.to(self._device), chunk, recorder)
 
     @torch.no_grad()
     def logits(self, ids_T: torch.Tensor) -> torch.Tensor:
-        with self._open_cache_of(self._target) as cache, sdpa_kernel(_ATTENTION_KERNELS):
+        with self._reading() as cache:
             rows = read(self._target, cache, ids_T[None].to(self._device), 1)
             return torch.cat([row[0].float().cpu() for row in rows])
+
+    @contextmanager
+    def _reading(self) -> Iterator[Cache | None]:
+        """Yield the target's cache, for forwards of a given text."""
+        with (
+            self._open_cache_of(self._target) as cache,
+            sdpa_kernel(_ATTENTION_KERNELS),
+            refusing_first_passes(self._target),
+        ):
+            yield cache
 
     def _generate(
         self,
@@ -128,6 +139,7 @@ class CachedSession:
                 stack.enter_context(own_defaults(model))
             own = stack.enter_context(own_state_of(self._target))
             stack.enter_context(sdpa_kernel(_ATTENTION_KERNELS))
+            stack.enter_context(refusing_first_passes(self._target))
             recorder.count_cache_with(lambda: cache_bytes([c for _, c in readers] or own.latest))
             self._feed(readers, prompt_BT)
             sequence_BT = self._target.generate(
