@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from workers.allocator import DEFAULT
 from workers.cell import Cell
 from workers.modes import BASELINE, GENERATE, MODES
 
@@ -81,6 +82,14 @@ AXES: tuple[Axis, ...] = (
         changes_tokens=False,
     ),
     _field("engine", str, Role.SETTING),
+    _field(
+        "allocator",
+        str,
+        Role.CONDITION,
+        usual=DEFAULT,
+        words=lambda text: f"allocator {text}",
+        changes_tokens=False,
+    ),
     _field("prompt_tokens", int, Role.CONDITION, words=lambda count: f"prompt {count:,}"),
     _field("batch_size", int, Role.CONDITION, usual=1, words=lambda size: f"batch {size}"),
     _field("repetition_penalty", float, Role.CONDITION, usual=1.0, words=lambda rate: f"penalty {rate:g}"),

@@ -13,6 +13,7 @@ from orchestrator.predict.memory import PredictedBy, fits, predict, predict_boun
 from orchestrator.predict.model_shapes import ModelShapes
 from orchestrator.predict.shape import ModelShape
 from orchestrator.spec import SpecError, SweepSpec, parse_bytes
+from workers.allocator import refusal_on_cpu
 from workers.attempt import Device
 from workers.cell import Cell, ModelRef
 from workers.engines.preflight import refuse_by_config
@@ -69,6 +70,11 @@ def forecast(spec: SweepSpec, device: str | None = None) -> Forecast:
     refused = _refused_modes(cells)
     possible = [cell for cell in cells if (cell.model, cell.mode, cell.engine) not in refused]
     told = {f"{model.target}, mode {mode}": reason for (model, mode, _), reason in refused.items()}
+    if profile.allocator == "cpu":
+        for name in dict.fromkeys(spec.allocator):
+            if refusal := refusal_on_cpu(name):
+                told[f"allocator {name}"] = refusal
+                possible = [cell for cell in possible if cell.allocator != name]
     return Forecast(
         cells=len(cells),
         device=profile,

@@ -7,6 +7,7 @@ two models that differ only in their draft share their plain cells.
 from itertools import product
 
 from orchestrator.spec import ModelSpec, SweepSpec
+from workers.allocator import DEFAULT
 from workers.cell import Cell, Engine, ModelRef
 from workers.modes import MODES, WORKLOADS, Speculation, Streaming
 
@@ -21,6 +22,7 @@ def build_cell(
     length: int,
     batch_size: int = 1,
     budget: int | None = None,
+    allocator: str = DEFAULT,
     repetition_penalty: float | None = None,
     repeat: int = 0,
 ) -> Cell:
@@ -47,6 +49,7 @@ def build_cell(
         repetition_penalty=penalty if has_prompt else 1.0,
         corpus=spec.corpus,
         budget=budget,
+        allocator=allocator,
         repeat=repeat,
         seed=spec.seed,
     )
@@ -58,6 +61,7 @@ def expand(spec: SweepSpec) -> list[Cell]:
     axes = product(
         range(spec.repeats),
         spec.budgets,
+        spec.allocator,
         spec.models,
         spec.repetition_penalty,
         spec.prompt_tokens,
@@ -66,7 +70,7 @@ def expand(spec: SweepSpec) -> list[Cell]:
         spec.engines,
         spec.modes,
     )
-    for repeat, budget, model, penalty, prompt_tokens, batch_size, length, engine, mode in axes:
+    for repeat, budget, allocator, model, penalty, prompt_tokens, batch_size, length, engine, mode in axes:
         if MODES[mode].decoder.needs_draft and model.draft is None:
             continue
         cell = build_cell(
@@ -78,6 +82,7 @@ def expand(spec: SweepSpec) -> list[Cell]:
             length=length,
             batch_size=batch_size,
             budget=budget,
+            allocator=allocator,
             repetition_penalty=penalty,
             repeat=repeat,
         )

@@ -22,7 +22,9 @@ from pydantic import (
 )
 
 from orchestrator import strict_yaml
+from orchestrator.predict.allocator.settings import AllocatorSettings, AllocatorSettingsError
 from orchestrator.strict_yaml import Surprise
+from workers.allocator import DEFAULT, settings_text
 from workers.modes import GENERATE, MODES, WORKLOADS
 from workers.units import GiB
 
@@ -92,6 +94,14 @@ def _known_workload(name: str) -> str:
         nearest = difflib.get_close_matches(name, WORKLOADS, 1, 0.0)
         raise ValueError(f"the nearest is {nearest[0]!r} (of {', '.join(WORKLOADS)})")
     return name
+
+
+def _known_allocator(text: str) -> str:
+    try:
+        AllocatorSettings.parse(settings_text(text))
+    except AllocatorSettingsError as error:
+        raise ValueError(f"default, expandable, or what PYTORCH_ALLOC_CONF may say: {error}") from None
+    return text
 
 
 class _Strict(BaseModel):
@@ -191,6 +201,10 @@ class SweepSpec(_Strict):
     repetition_penalty: Annotated[list[Penalty], Field(min_length=1)] = [1.0]
     corpus: Annotated[str, Field(min_length=1, max_length=4096)] = "builtin"
     budgets: Annotated[list[Size], Field(min_length=1)] = [None]
+    allocator: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_known_allocator)]],
+        Field(min_length=1),
+    ] = [DEFAULT]
     boundary: BoundarySpec | None = None
     repeats: Annotated[int, Field(ge=1, le=1000, strict=True)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from workers.allocator import DEFAULT as DEFAULT_ALLOCATOR
 from workers.modes import GENERATE, MODES, WORKLOADS, Mode, Speculation, Streaming, Workload
 
 #: A measured cell is warmed up at its own shape and may be repeated; a probe of the boundary search gets no
@@ -47,6 +48,7 @@ class Cell:
     Fields that a mode does not read are None, so that equal work has an equal `cell_id` everywhere.
     `length`: new tokens (generate) or scored tokens (score). `budget`: bytes of the emulated card, None = the
     whole device. `prefill_chunk`: tokens per prefill pass, None = the whole prompt in one pass.
+    `allocator`: settings of torch's CUDA allocator (`workers.allocator`).
     """
 
     model: ModelRef
@@ -63,6 +65,7 @@ class Cell:
     repetition_penalty: float = 1.0
     corpus: str = "builtin"
     budget: int | None = None
+    allocator: str = later(DEFAULT_ALLOCATOR)
     repeat: int = 0
     seed: int = 0
 

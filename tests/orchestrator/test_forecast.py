@@ -69,3 +69,11 @@ def test_repeats_take_device_time_and_no_forecast_of_their_own() -> None:
     once, thrice = (forecast(_spec(2, repeats=repeats), "cpu") for repeats in (1, 3))
     assert len(once.forecasts) == len(thrice.forecasts)
     assert thrice.device_seconds == pytest.approx(3 * once.device_seconds)
+
+
+def test_settings_of_a_cards_allocator_are_no_prediction_for_a_cpu() -> None:
+    outlook = forecast(_spec(1, allocator=["default", "expandable"]), "cpu")
+    assert {found.cell.allocator for found in outlook.forecasts} == {"default"}
+    assert [(name, "this device is a CPU" in reason) for name, reason in outlook.unknown] == [
+        ("allocator expandable", True)
+    ]

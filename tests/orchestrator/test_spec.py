@@ -39,6 +39,8 @@ def test_minimal_has_the_documented_defaults() -> None:
         ("budgets: [8GiG]", ["budgets", "8GiG"]),
         ("budgets: [-1]", ["budgets", "-1"]),
         ("repeats: 0", ["repeats", "0"]),
+        ("allocator: [expandible]", ["allocator", "expandible", "PYTORCH_ALLOC_CONF"]),
+        ("allocator: ['max_split_size_mb:one']", ["allocator", "max_split_size_mb"]),
         ("repetition_penalty: [.nan]", ["repetition_penalty", "nan"]),
         ("batch_sizes: [2]\nmodes: [baseline+spec]", ["batch_sizes", "baseline+spec"]),
         ("workload: score\nmodes: [streaming+spec]", ["streaming+spec", "score"]),

@@ -14,6 +14,7 @@ from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.rehearsed.passes import RehearsedPasses
 from orchestrator.predict.rehearsed.run import RehearsedRun
 from orchestrator.predict.rehearsed.store import answered
+from workers.allocator import DEFAULT, settings_text
 from workers.cell import Cell, to_json
 from workers.engines.sizes import eager_chunk
 from workers.modes import GENERATE, Layout
@@ -165,8 +166,8 @@ def _live_run(
 ) -> RehearsedRun:
     limit = {"allowed_bytes" if emulated else "device_bytes": room}
     return RehearsedRun(
-        _passes(dataclasses.replace(cell, prompt_tokens=_prompt_of(cell)), chunk),
-        CachingAllocator(AllocatorSettings(), **limit),
+        _passes(dataclasses.replace(cell, prompt_tokens=_prompt_of(cell), allocator=DEFAULT), chunk),
+        CachingAllocator(AllocatorSettings.parse(settings_text(cell.allocator)), **limit),
         (library_bytes,),
         prompt_tokens=cell.prompt_tokens,
         chunk=chunk,

@@ -68,14 +68,21 @@ def runs(folder: Path, context_bytes: int, developed_with: bool) -> list[Run]:
 
 
 def record(asked: list[Run], folder: Path, jobs: int, deadline: float) -> dict[str, Any]:
-    """Run all, at most `jobs` at once, none begun after `deadline` (monotonic). Returns results by key."""
+    """Run all, at most `jobs` at once and no more than the card holds, none begun after `deadline` (monotonic).
+
+    Returns results by key.
+    """
     context = multiprocessing.get_context("fork")  # torch and transformers are imported already, no CUDA yet
+    card_bytes = _card_bytes()
     waiting = list(enumerate(asked))
     alive: dict[Any, tuple[Run, Path, float]] = {}
     peaks: dict[int, int] = {}
     results: dict[str, Any] = {}
     while waiting or alive:
         while waiting and len(alive) < jobs and time.monotonic() < deadline:
+            held = sum(other.allowed_bytes or 0 for other, _, _ in alive.values())
+            if alive and held + (waiting[0][1].allowed_bytes or 0) > card_bytes - (jobs + 1) * GiB:
+                break
             number, next_run = waiting.pop(0)
             out = folder / f"run-{number}"
             process = context.Process(target=_guarded, args=(run, next_run, out))
@@ -125,6 +132,13 @@ def _guarded(work: Callable[..., None], *arguments: Any) -> None:
 def _result(out: Path) -> dict[str, Any]:
     path = out.with_suffix(".json")
     return json.loads(path.read_text()) if path.exists() else {"outcome": "no result"}
+
+
+def _card_bytes() -> int:
+    import pynvml
+
+    pynvml.nvmlInit()
+    return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).total)
 
 
 def _sample(peaks: dict[int, int]) -> None:

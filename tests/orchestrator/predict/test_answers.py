@@ -95,6 +95,22 @@ def test_constant_memory_has_no_boundary_and_too_small_a_card_has_none_either() 
     assert predict_boundary(dataclasses.replace(CELL, budget=GONE + 32 * MiB), SHAPE, None, PROFILE) == 0
 
 
+def test_the_allocators_settings_move_a_boundary_and_share_the_rehearsal() -> None:
+    chunked = dataclasses.replace(CELL, length=1, prefill_chunk=256)
+
+    def boundary(allocator: str) -> int:
+        def at(value: int) -> Cell:
+            return dataclasses.replace(chunked, prompt_tokens=value, allocator=allocator)
+
+        found = largest_fitting(at, SHAPE, None, PROFILE)
+        assert found is not None
+        return found
+
+    assert boundary("expandable") > boundary("default")
+    assert boundary("expandable_segments:True") == boundary("expandable")
+    assert boundary("max_split_size_mb:200") != boundary("expandable")
+
+
 def test_a_draft_and_its_cache_come_on_top() -> None:
     drafted = dataclasses.replace(
         CELL,

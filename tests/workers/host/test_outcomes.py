@@ -131,6 +131,11 @@ class TestEagerEngine:
         assert nowhere in failure_of(attempt).error_message
         assert_ok(host, model)
 
+    def test_settings_of_a_cards_allocator_are_refused_on_a_cpu(self, host, model):
+        attempt = host.run(lease(model, allocator="expandable"))
+        assert attempt.outcome is Outcome.LOAD_ERROR
+        assert "this device is a CPU: leave it out" in failure_of(attempt).error_message
+
     def test_corpus_too_short(self, host, model):
         attempt = host.run(lease(model, prompt_tokens=10**7))
         assert attempt.outcome is Outcome.LOAD_ERROR

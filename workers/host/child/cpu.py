@@ -2,7 +2,9 @@
 
 import torch
 
+from workers.allocator import refusal_on_cpu
 from workers.attempt import Phase
+from workers.engines.session import ModeUnsupported
 from workers.host.child import limits
 from workers.host.child.device import AllocatorPeaks, MemoryAtFailure
 from workers.host.child.heap_reserve import take_heap_reserve
@@ -40,8 +42,10 @@ class CpuDevice:
 
     def set_limits(self, request: Request) -> int:
         """What has come since `__init__` is the cell's account of itself (a time for each token). It counts against
-        no budget."""
+        no budget. Raises `ModeUnsupported` for settings of an allocator that a CPU does not have."""
         cell = request.lease.cell
+        if refusal := refusal_on_cpu(cell.allocator):
+            raise ModeUnsupported(refusal)
         self._dtype, self._threads = getattr(torch, cell.model.dtype), request.threads
         since = own_memory().data - self._data_when_ready
         self._data += since

@@ -4,6 +4,7 @@ import pickle
 
 import torch
 
+from workers.allocator import settings_text
 from workers.attempt import Phase
 from workers.host.child import limits
 from workers.host.child.device import AllocatorPeaks, MemoryAtFailure
@@ -38,6 +39,8 @@ class CudaDevice:
         request = self._request
         assert request is not None
         cell = request.lease.cell
+        if (text := settings_text(cell.allocator)) is not None:
+            torch.cuda.memory._set_allocator_settings(text)
         context_bytes = load_kernels(getattr(torch, cell.model.dtype), request.idle_bytes)
         if cell.budget is not None:
             self._card = EmulatedCard(cell.budget, request.reserve_bytes, request.idle_bytes)
