@@ -1,9 +1,11 @@
 """Every causal language model that the installed transformers knows, as a tiny random model on a CPU.
 
     python -m tests.benchmarks.families [FAMILY ...]
+    python -m tests.benchmarks.families --shapes [--names random:A,random:B] [--tokens 500,2000,8000] [--out FILE.parquet]
 
 Each family in a child process of its own. Prints a line for each, the totals last; without names it writes the coverage
 matrix that `oomline models` shows (workers/models/data/coverage.json), and the generated part of docs/models.md.
+`--shapes`: real shapes on this machine's card instead, bytes of the cache and peak, counted and predicted; the table last.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 
 from jobs.models_view import as_markdown
+from tests.benchmarks.families import shapes
 from tests.benchmarks.families.check import check
 from tests.benchmarks.families.children import Answer, answers
 from workers.models.coverage import (
@@ -80,7 +83,16 @@ def main() -> None:
     )
     parser.add_argument("families", nargs="*")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--shapes", action="store_true")
+    parser.add_argument("--names", default=",".join(shapes.SHAPES))
+    parser.add_argument("--tokens", default="500,1000,2000,4000,8000")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/shapes.parquet"))
     arguments = parser.parse_args()
+    if arguments.shapes:
+        tokens = [int(count) for count in arguments.tokens.split(",")]
+        shapes.run(arguments.names.split(","), tokens, arguments.dtype, arguments.out)
+        return
     started = time.monotonic()
     rows = measure(arguments.families or installed_families(), arguments.jobs)
     for kind, causal in (("causal language models", True), ("multimodal models", False)):
