@@ -248,7 +248,8 @@ def _options() -> argparse.Namespace:
 def _set_environment(work: Path) -> str:
     """For every process of this soak. Returns the token that marks them."""
     token = os.environ[MARK] = secrets.token_hex(8)
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(16)
+    os.environ.pop("RAY_ADDRESS", None)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112 - the name is Ray's; nodes start while others die
     os.environ["RAY_TMPDIR"] = str(work)

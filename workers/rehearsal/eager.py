@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.initialization import no_init_weights
+from transformers.utils import logging
 
 from workers.cell import Cell, ModelRef
 from workers.engines.eager.policies import OpenCache, takes_dynamic_cache
@@ -142,7 +143,7 @@ class EagerRehearsal:
     @contextmanager
     def _running(self) -> Iterator[None]:
         self._log.clear()
-        with _refusals(), torch.no_grad(), standing_in(), self._log:
+        with _refusals(), _without_remarks(), torch.no_grad(), standing_in(), self._log:
             yield
 
 
@@ -232,6 +233,17 @@ class _Passes:
         if len(self.traces) == self._passes:
             raise _Enough
         self.begin()
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """transformers' warnings are for runs, such as that a text is longer than those of the training."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 @contextmanager

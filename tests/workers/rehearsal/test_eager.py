@@ -1,10 +1,12 @@
 """The eager engine's passes, rehearsed on a CPU, against the events that an H100 recorded of them."""
 
 import dataclasses
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers.utils import logging as transformers_logging
 
 from tests.benchmarks.prediction.shapes import benchmark_shapes
 from workers.cell import Cell, ModelRef, Speculation, Streaming
@@ -62,6 +64,18 @@ def test_what_a_pass_leaves_the_next_one_frees() -> None:
     assert set(second.frees) >= set(cached)
     grown = {label: second.sizes[own] for own, label in second.leaves}
     assert all(grown[label] == 2 * first.sizes[own] for own, label in first.leaves if label in cached)
+
+
+def test_a_rehearsal_says_nothing_of_long_texts() -> None:
+    """transformers warns of a text longer than those of the training: in a run, not in a plan."""
+    transformers_logging.warning_once.cache_clear()
+    said = MemoryHandler(capacity=100)
+    transformers_logging.add_handler(said)
+    try:
+        EagerRehearsal(SMALL).generation(4000, read=True)
+    finally:
+        transformers_logging.remove_handler(said)
+    assert said.buffer == []
 
 
 @pytest.mark.parametrize("read", [False, True])
