@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.output import flush_or_discard, prepare_streams
+from jobs.output import complain, flush_or_discard, prepare_streams
 from orchestrator.journal.errors import REFUSALS
 from orchestrator.spec import SpecError, SweepSpec, read_spec
 from workers.modes import SCORE, modes_with
@@ -170,17 +170,24 @@ def _checked(path: Path, overrides: list[str] | None) -> SweepSpec:
     sweep = resolve_paths(read_spec(path, overrides), path.parent)
     refuse_bad_input(sweep)
     if skipped := skipped_rows(sweep):
-        typer.echo(f"oomline: note: corpus {sweep.corpus}: {skipped}", err=True)
+        complain(f"note: corpus {sweep.corpus}: {skipped}")
     return sweep
 
 
 def main() -> None:
-    """Entry point: wrong input, and a run folder that cannot be used, are one line on stderr and exit status 2."""
+    """Entry point: wrong input, and a run folder that cannot be used, are one line on stderr and exit status 2. So is
+    what is said and cannot be printed, with exit status 1.
+    """
     prepare_streams()
     try:
         app()
     except (SpecError, *REFUSALS) as error:
-        typer.echo(f"oomline: {error}", err=True)
+        complain(str(error))
         sys.exit(2)
+    except OSError:
+        if (lost := flush_or_discard()) is None:
+            raise
+        complain(f"its output cannot be written: {lost}")
+        sys.exit(1)
     finally:
         flush_or_discard()

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from typing import TextIO
 
 from orchestrator.watch import SweepEvent, Watcher
 
@@ -35,13 +36,28 @@ def say(text: str) -> None:
         flush_or_discard()
 
 
-def flush_or_discard() -> None:
-    """What stdout still holds is written, or goes nowhere with all that follows: at exit Python would fail over it."""
+def complain(text: str) -> None:
+    """Print a line on stderr, if that can be written."""
+    with suppress(OSError, ValueError):
+        print(f"oomline: {text}", file=sys.stderr, flush=True)
+
+
+def flush_or_discard() -> OSError | ValueError | None:
+    """What stdout and stderr still hold is written, or goes nowhere with all that follows: at exit Python would fail
+    over it. Return why stdout could not be written.
+    """
+    _flushed(sys.stderr)
+    return _flushed(sys.stdout)
+
+
+def _flushed(stream: TextIO) -> OSError | ValueError | None:
     try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
+        stream.flush()
+    except (OSError, ValueError) as error:
         with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
 
 
 class NeverFails:

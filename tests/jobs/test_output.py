@@ -128,6 +128,38 @@ def test_a_display_that_fails_ends_alone(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.text.count("progress is shown no more (MarkupError: closing tag") == 1
 
 
+@pytest.mark.parametrize(
+    ("redirected", "status", "complaint"),
+    [
+        (
+            "plan SWEEP --json > /dev/full",
+            1,
+            "oomline: its output cannot be written: [Errno 28] No space left on device\n",
+        ),
+        (
+            "plan SWEEP > /dev/full",
+            1,
+            "oomline: its output cannot be written: [Errno 28] No space left on device\n",
+        ),
+        ("plan SWEEP --json 2> /dev/full", 0, ""),
+        ("plan nosuch.yaml 2> /dev/full", 2, ""),
+    ],
+)
+def test_a_command_whose_output_cannot_be_written_says_so_in_one_line(
+    tmp_path: Path, redirected: str, status: int, complaint: str
+) -> None:
+    """The note on the corpus goes to stderr."""
+    (tmp_path / "text.jsonl").write_text('{"text": "one"}\n{"text": null}\n')
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(f"{SWEEP}corpus: {tmp_path / 'text.jsonl'}\n")
+    command = f"{sys.executable} -m jobs {redirected}".replace("SWEEP", str(sweep))
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, env=_environment(), timeout=150, check=False
+    )
+    complained = [line for line in done.stderr.splitlines(keepends=True) if "note: corpus" not in line]
+    assert (done.returncode, "".join(complained)) == (status, complaint)
+
+
 def _environment(**variables: str) -> dict[str, str]:
     return os.environ | {"PYTHONUNBUFFERED": ""} | variables
 
