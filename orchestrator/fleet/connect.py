@@ -101,7 +101,7 @@ def connected(option: str | None, *, cpus: int | None = None) -> Iterator[Target
     # Socket paths must stay below 107 bytes: a long TMPDIR would not do.
     temp_dir = tempfile.mkdtemp(prefix="oom-", dir="/tmp") if target.address is None else None
     try:
-        if target.address is not None:
+        if temp_dir is None:
             _join(target)
         else:
             _start(temp_dir, cpus)
@@ -115,7 +115,8 @@ def connected(option: str | None, *, cpus: int | None = None) -> Iterator[Target
 def _join(target: Target) -> None:
     probe(target)
     try:
-        ray.init(address=target.address, log_to_driver=False, logging_level=logging.ERROR)
+        with contextlib.chdir("/"):  # as in `_start`
+            ray.init(address=target.address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError:
         raise ConnectError(
             f"Ray at {target.address} asks for a token, and there is none here: {_TOKEN_REMEDY}"
@@ -129,11 +130,13 @@ def _join(target: Target) -> None:
         raise ConnectError(f"cannot join Ray at {target.address}: {' '.join(str(error).split())}") from error
 
 
-def _start(temp_dir: str | None, cpus: int | None) -> None:
+def _start(temp_dir: str, cpus: int | None) -> None:
     # The default policy ends several workers at once, this one a worker at a time.
     os.environ.setdefault("RAY_worker_killing_policy_by_group", "true")
     _provide_token()
-    with _hangups_blocked():
+    # Ray puts the folder that it is started in before everything else on the path of its workers: a file numpy.py
+    # there would be imported by Ray itself, before an actor can put the path in order.
+    with _hangups_blocked(), contextlib.chdir(temp_dir):
         ray.init(
             address="local",
             num_cpus=cpus,

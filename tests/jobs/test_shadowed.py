@@ -20,6 +20,8 @@ def test_modules_beside_the_sweep_file_are_not_imported(tmp_path: Path) -> None:
         "statistics",
         "transformers",
         "polars",
+        "numpy",
+        "typing_extensions",
         "workers/__init__",
         "orchestrator/__init__",
     ):
