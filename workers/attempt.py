@@ -36,6 +36,7 @@ class Device:
     memory_source: str | None = (
         None  # where device bytes are read: nvml | nvml_v1 | host | process (a CPU slot)
     )
+    allocators_left_out: str | None = None  # those that LD_PRELOAD names there: cells run without them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

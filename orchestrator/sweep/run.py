@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import secrets
 
 from orchestrator.boundary.question import questions
@@ -18,7 +17,6 @@ from orchestrator.sweep.summary import Summary
 from orchestrator.sweep.work.estimates import Predictions
 from orchestrator.watch import Notice, SweepEnded, Watcher
 from workers.actor import DeviceActor
-from workers.host.preloaded import preloaded_allocators
 
 
 def run_sweep(
@@ -37,11 +35,6 @@ def run_sweep(
     Raises `ConnectError` when no Ray answers at the address.
     """
     metered = MeteredWatcher(watcher)
-    if allocators := preloaded_allocators(os.environ):
-        names = ", ".join(allocators)
-        metered.see(
-            Notice(f"LD_PRELOAD: cells run without {names}, as their memory is that of glibc's malloc")
-        )
     try:
         with stop_signals() as stop, connected(address, cpus=cpu_slots):
             stop.listen()

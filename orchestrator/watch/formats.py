@@ -13,7 +13,10 @@ def one_line(text: str) -> str:
 
 
 def device_words(device: Device) -> str:
-    return f"{device.kind} {size_text(device.total_bytes)}"
+    words = f"{device.kind} {size_text(device.total_bytes)}"
+    if device.allocators_left_out is None:
+        return words
+    return f"{words}; cells run without {device.allocators_left_out} (LD_PRELOAD), with glibc's malloc"
 
 
 def cell_words(cell: Cell, names: Names, *, mode: bool = True) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from workers.attempt import Device
+from workers.host.preloaded import preloaded_allocators
 from workers.meters import Meter
 from workers.meters.nvml import Card, MemorySource, NoDevice
 from workers.meters.process import ProcessMeter
@@ -79,6 +80,7 @@ class CpuSlot:
             total_bytes=total_bytes,
             per_process_memory_visible=True,
             memory_source="process",
+            allocators_left_out=_allocators_left_out(),
         )
         self.meter = ProcessMeter()
         self.environ: Mapping[str, str] = {
@@ -126,6 +128,7 @@ class CardSlot:
             driver_version=card.driver_version,
             per_process_memory_visible=_sees_pids(),
             memory_source=card.memory_source,
+            allocators_left_out=_allocators_left_out(),
         )
 
     def follow(self, pid: int) -> None:
@@ -177,6 +180,10 @@ def _wait_clean(look: Callable[[], str | None]) -> str | None:
     while (left := look()) is not None and time.monotonic() < deadline:
         time.sleep(_CLEAN_TICK_S)
     return left
+
+
+def _allocators_left_out() -> str | None:
+    return ", ".join(preloaded_allocators(os.environ)) or None
 
 
 def _sees_pids() -> bool:

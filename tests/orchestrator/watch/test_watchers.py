@@ -198,3 +198,10 @@ def test_a_name_that_is_markup_is_shown_as_it_is(name: str) -> None:
         assert f"{told.rpartition('/')[2]} baseline" in text
         assert f"no {told}" in text
     assert "\x1b[2J" not in out.getvalue()
+
+
+def test_a_device_whose_cells_run_without_a_preloaded_allocator_says_so() -> None:
+    out = io.StringIO()
+    preloaded = dataclasses.replace(CARD, allocators_left_out="/opt/libjemalloc.so.2")
+    PlainWatcher(out).see(DeviceJoined("n1/gpu0", preloaded))
+    assert "80.00 GiB; cells run without /opt/libjemalloc.so.2 (LD_PRELOAD), with glibc's malloc" in out.getvalue()

@@ -17,7 +17,7 @@ from tests.workers.host.cells import lease
 from workers.host.device_host import DeviceHost
 host = DeviceHost("node/cpu0", 2**30, preload=["workers.engines.eager", "workers.host.child.run"])
 try:
-    host.describe()
+    print("left out:", host.describe().allocators_left_out)
     attempt = host.run(lease(sys.argv[1], length=20))
     print("outcome:", attempt.outcome, attempt.peak_device_bytes)
 except Exception as error:
@@ -56,9 +56,10 @@ def run(model: str, preload: str) -> str:
 
 @pytest.mark.skipif(JEMALLOC is None, reason="needs jemalloc (Debian: libjemalloc2)")
 def test_a_cell_under_a_preloaded_allocator_is_measured_as_without_it(model: str) -> None:
-    preloaded = run(model, str(JEMALLOC))
+    left_out, preloaded = run(model, str(JEMALLOC)).splitlines()
+    assert left_out == f"left out: {JEMALLOC}"
     assert preloaded.startswith("outcome: ok")
-    assert preloaded == run(model, "")
+    assert run(model, "").splitlines() == ["left out: None", preloaded]
 
 
 @pytest.mark.skipif(JEMALLOC is None, reason="needs jemalloc (Debian: libjemalloc2)")
