@@ -33,7 +33,7 @@ def examine(address: str | None, *, as_json: bool) -> str:
     """This machine, and the cluster at `address` or RAY_ADDRESS where there is one. Raises `SpecError`."""
     found: dict[str, Any] = {
         "machine": _machine(),
-        "gpus": _gpus(),
+        **_gpus(),
         "packages": _packages(),
         "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
     }
@@ -55,21 +55,23 @@ def _machine() -> dict[str, str]:
     }
 
 
-def _gpus() -> dict[str, dict[str, str]]:
-    """By UUID. Empty without a driver."""
+def _gpus() -> dict[str, dict[str, Any]]:
+    """By UUID; without any, the reason beside them."""
     try:
         uuids = list_uuids()
-    except NoDevice:
-        return {}
-    return {uuid: _gpu(uuid) for uuid in uuids}
+    except NoDevice as error:
+        return {"gpus": {}, "gpu driver": {"nvidia": str(error)}}
+    return {"gpus": {uuid or f"card {index}": _gpu(uuid) for index, uuid in enumerate(uuids)}}
 
 
 def _gpu(uuid: str) -> dict[str, str]:
+    if not uuid:
+        return {"not usable": "the NVIDIA driver does not find it any more"}
     try:
         card = Card(uuid)
+        memory, processes = card.memory(), card.processes()
     except NoDevice as error:
         return {"not usable": str(error)}
-    memory, processes = card.memory(), card.processes()
     if processes is None:
         shown = "not listed by the driver"
     elif any(process.used_bytes is None for process in processes):

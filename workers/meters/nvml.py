@@ -52,15 +52,19 @@ class CardProcess:
 
 
 def resolve(visible: str, uuids: Sequence[str]) -> str:
-    """Return the full UUID of one entry of CUDA_VISIBLE_DEVICES. `uuids`: the cards in PCI order.
+    """Return the full UUID of one entry of CUDA_VISIBLE_DEVICES. `uuids`: as `list_uuids` returns them.
 
     An entry is an index, a `GPU-` or `MIG-` UUID, or a prefix of one that fits one card only. A MIG UUID is
     not among the cards' own and is taken as it is. Raises `NoDevice`.
     """
     if visible.isdigit():
-        if int(visible) < len(uuids):
-            return uuids[int(visible)]
-        raise NoDevice(f"CUDA_VISIBLE_DEVICES={visible}: there are {len(uuids)} cards")
+        if int(visible) >= len(uuids):
+            raise NoDevice(f"CUDA_VISIBLE_DEVICES={visible}: there are {len(uuids)} cards")
+        if not uuids[int(visible)]:
+            raise NoDevice(
+                f"CUDA_VISIBLE_DEVICES={visible}: the NVIDIA driver does not find that card any more"
+            )
+        return uuids[int(visible)]
     if visible.startswith("MIG-"):
         return visible
     fitting = [uuid for uuid in uuids if uuid.startswith(visible)]
@@ -76,14 +80,14 @@ class Card:
     """
 
     def __init__(self, uuid: str) -> None:
-        pynvml.nvmlInit()
         self.uuid = uuid
         try:
+            pynvml.nvmlInit()
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            self.kind: str = pynvml.nvmlDeviceGetName(self._handle)
+            self.driver_version: str = pynvml.nvmlSystemGetDriverVersion()
         except pynvml.NVMLError as error:
             raise NoDevice(f"{uuid}: {error}") from None
-        self.kind: str = pynvml.nvmlDeviceGetName(self._handle)
-        self.driver_version: str = pynvml.nvmlSystemGetDriverVersion()
         self._followed: int | None = None
         self.memory_source = self._best_source()
 
@@ -148,15 +152,22 @@ class Card:
 
 
 def list_uuids() -> list[str]:
-    """Return every card's UUID in PCI order. Raises `NoDevice` where there is no driver."""
+    """Return every card's UUID in PCI order, "" in the place of one that does not answer.
+
+    Raises `NoDevice` where there is no driver.
+    """
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         raise NoDevice(f"no NVIDIA driver here: {error}") from None
     try:
-        return [
-            pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))
-            for index in range(pynvml.nvmlDeviceGetCount())
-        ]
+        return [_uuid(index) for index in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError as error:
         raise NoDevice(f"the NVIDIA driver does not list its cards: {error}") from None
+
+
+def _uuid(index: int) -> str:
+    try:
+        return str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index)))
+    except pynvml.NVMLError:  # fallen off the bus: the others work
+        return ""

@@ -204,4 +204,7 @@ def test_a_device_whose_cells_run_without_a_preloaded_allocator_says_so() -> Non
     out = io.StringIO()
     preloaded = dataclasses.replace(CARD, allocators_left_out="/opt/libjemalloc.so.2")
     PlainWatcher(out).see(DeviceJoined("n1/gpu0", preloaded))
-    assert "80.00 GiB; cells run without /opt/libjemalloc.so.2 (LD_PRELOAD), with glibc's malloc" in out.getvalue()
+    assert (
+        "80.00 GiB; cells run without /opt/libjemalloc.so.2 (LD_PRELOAD), with glibc's malloc"
+        in out.getvalue()
+    )

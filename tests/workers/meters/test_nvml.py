@@ -122,6 +122,38 @@ def test_doctor_says_where_memory_is_read(monkeypatch, offers, words):
     assert words in doctor.examine(None, as_json=False)
 
 
+@pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetName", "nvmlSystemGetDriverVersion"])
+def test_a_card_of_which_nvml_says_nothing_is_refused_in_one_line(monkeypatch, call):
+    FakeNvml(monkeypatch, 1, 2)
+    monkeypatch.setattr(pynvml, call, _refuse)
+    with pytest.raises(NoDevice, match="GPU-fake: Unknown Error"):
+        Card("GPU-fake")
+
+
+def test_one_card_of_several_that_fell_off_the_bus_costs_no_other(monkeypatch):
+    FakeNvml(monkeypatch, 1, 2)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: "handle" if index else _refuse())
+    assert list_uuids() == ["", "GPU-fake"]
+    assert Card.visible({"CUDA_VISIBLE_DEVICES": "1"}).uuid == "GPU-fake"
+    with pytest.raises(NoDevice, match="CUDA_VISIBLE_DEVICES=0: the NVIDIA driver does not find that card"):
+        Card.visible({"CUDA_VISIBLE_DEVICES": "0"})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    told = doctor.examine(None, as_json=False)
+    assert "card 0\n    not usable" in told
+    assert "GPU-fake\n    kind" in told
+
+
+def _refuse(*_: object) -> None:
+    raise pynvml.NVMLError_Unknown()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card")
+def test_doctor_tells_why_there_are_no_cards(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert "no NVIDIA driver here: NVML" in doctor.examine(None, as_json=False)
+
+
 def test_doctor_names_a_card_that_cannot_be_used(monkeypatch):
     FakeNvml(monkeypatch, 1, 2).lost = True
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
