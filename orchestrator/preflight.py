@@ -12,7 +12,7 @@ from workers.cell import Cell
 from workers.models import LoadError
 from workers.models.config import check_draft, one_line, read_config
 from workers.text import CorpusError
-from workers.text.files import look_through
+from workers.text.files import SUFFIXES, look_through
 from workers.units import round_size_text, size_text
 
 #: Texts of a corpus that are looked at before the sweep begins: a second's worth.
@@ -58,11 +58,17 @@ def refuse_bad_models(spec: SweepSpec) -> None:
 
 
 def refuse_missing_corpus(spec: SweepSpec) -> None:
-    """Refuse a corpus that names a file where there is none, or one without a text. Raises `SpecError`."""
+    """Refuse a corpus that names a file where there is none, one of another kind, or one without a text.
+
+    Raises `SpecError`.
+    """
     path = Path(spec.corpus).expanduser()
-    if path.suffix in (".txt", ".jsonl", ".parquet") and "://" not in spec.corpus and not path.is_file():
+    is_text = path.suffix in SUFFIXES
+    if (is_text and "://" not in spec.corpus and not path.is_file()) or (not is_text and path.is_file()):
+        wrong = "is no text" if path.is_file() else "does not exist"
         raise SpecError(
-            f"corpus: {spec.corpus!r} does not exist; give a .txt, .jsonl or .parquet file, a datasets name, or builtin"
+            f"corpus: {spec.corpus!r} {wrong}; give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, "
+            "a datasets name, or builtin"
         )
     skipped_rows(spec)
 
@@ -73,7 +79,7 @@ def skipped_rows(spec: SweepSpec) -> str:
     Raises `SpecError`.
     """
     path = Path(spec.corpus)
-    if path.suffix not in (".jsonl", ".parquet") or not path.is_file():
+    if not path.is_file():
         return ""
     try:
         return str(look_through(path, _ROWS))

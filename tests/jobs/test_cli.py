@@ -162,6 +162,13 @@ def test_rows_of_a_corpus_without_a_text_are_told(tmp_path: Path, oomline: Calla
     assert said.stderr.startswith(
         f"oomline: corpus: '{corpus}': none of its 1 rows has a text in a field `text`"
     )
+    corpus.with_suffix(".csv").write_text("text")
+    said = oomline("plan", write_sweep(tmp_path, SWEEP + "corpus: 'texts[1].csv'\n"))
+    assert said.status == 2
+    assert (
+        f"corpus: '{corpus.with_suffix('.csv')}' is no text; give a .txt, .jsonl or .parquet file"
+        in said.stderr
+    )
     corpus.with_suffix(".parquet").write_text("no parquet")
     said = oomline("plan", write_sweep(tmp_path, SWEEP + "corpus: 'texts[1].parquet'\n"))
     assert (said.status, said.stderr.count("\n")) == (2, 1)

@@ -6,14 +6,17 @@ A path is a path, whatever characters are in it.
 import itertools
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from workers.models import LoadError
 from workers.models.weight_files import refuse_pointer
 from workers.text import CorpusError
 
+#: The kinds of file that are read.
+SUFFIXES = (".txt", ".jsonl", ".parquet")
 _ROWS = 1024
 
 
@@ -49,6 +52,10 @@ def texts(rows: Iterator[Any], skipped: Skipped, fields: list[str] | None = None
         text = row.get("text")
         if text is not None and not isinstance(text, str):
             raise CorpusError(f"row {seen}: `text` is {str(text)[:40]!r}, not a text")
+        if text and not _is_unicode(text):
+            raise CorpusError(
+                f"row {seen}: `text` has half of a surrogate pair in it, which is no character; remove it"
+            )
         if text:
             found += 1
             yield text
@@ -65,8 +72,8 @@ def texts(rows: Iterator[Any], skipped: Skipped, fields: list[str] | None = None
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a text file (UTF-8), without their ends."""
-    with path.open(encoding="utf-8-sig") as file:
+    """Lines of a text file (UTF-8), without their ends. Raises `CorpusError` (without the corpus's name)."""
+    with _utf8(path) as file:
         for line in file:
             yield line.removesuffix("\n")
 
@@ -80,14 +87,16 @@ def read_records(path: Path, skipped: Skipped) -> Iterator[str]:
 
 
 def look_through(path: Path, most_rows: int) -> Skipped:
-    """The rows without a text up to the row with the `most_rows`-th one, of a .jsonl or .parquet file.
+    """The rows without a text up to the row with the `most_rows`-th one. Lines of a .txt file are never skipped.
 
-    Raises `CorpusError` (without the corpus's name) for what is wrong in them.
+    Raises `CorpusError` (without the corpus's name) for what is wrong in them, and where there is no text at all.
     """
     refuse_lfs(path)
     skipped = Skipped()
-    for _ in itertools.islice(read_records(path, skipped), most_rows):
-        pass
+    rows = read_lines(path) if path.suffix == ".txt" else read_records(path, skipped)
+    found = sum(bool(row) for row in itertools.islice(rows, most_rows))
+    if not found:
+        raise CorpusError("it has no text")
     return skipped
 
 
@@ -100,13 +109,27 @@ def refuse_lfs(path: Path) -> None:
 
 
 def _json_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8-sig") as file:
+    with _utf8(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
                     yield json.loads(line)
                 except ValueError as error:
                     raise CorpusError(f"line {number} is not JSON ({error}); one record a line") from None
+
+
+@contextmanager
+def _utf8(path: Path) -> Iterator[TextIO]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise CorpusError(f"it is not UTF-8 (a byte 0x{byte:02x} in it); save it as UTF-8") from None
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _parquet(path: Path, skipped: Skipped) -> Iterator[str]:

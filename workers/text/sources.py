@@ -15,13 +15,12 @@ from pathlib import Path
 
 from workers.models import hub
 from workers.text import CorpusError, builtin
-from workers.text.files import Skipped, read_lines, read_records, refuse_lfs, texts
+from workers.text.files import SUFFIXES, Skipped, read_lines, read_records, refuse_lfs, texts
 
 _NAMED = {
     "wikitext-2": "Salesforce/wikitext:wikitext-2-raw-v1:test",
     "pg-19": "emozilla/pg19::test",
 }
-_SUFFIXES = (".txt", ".jsonl", ".parquet")
 #: Lines are joined to pieces of about this many characters before they are tokenised.
 _PIECE = 65_536
 
@@ -43,13 +42,13 @@ def resolve(corpus: str) -> Source:
     if corpus == "builtin":
         return Source(f"builtin-{_builtin_digest()}")
     path = Path(corpus).expanduser()
-    if path.suffix in _SUFFIXES or path.is_absolute() or path.is_file():
+    if path.suffix in SUFFIXES or path.is_absolute() or path.is_file():
         if not path.is_file():
             raise CorpusError(
                 f"corpus {corpus}: no such file on {socket.gethostname()}; name a .txt, .jsonl or .parquet file that every "
                 "node has, a dataset of the hub, or builtin"
             )
-        if path.suffix not in _SUFFIXES:
+        if path.suffix not in SUFFIXES:
             raise CorpusError(
                 f"corpus {corpus}: {path.suffix or 'no suffix'} is not read; use .txt, .jsonl or .parquet"
             )

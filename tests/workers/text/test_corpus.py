@@ -17,6 +17,7 @@ from workers.cell import ModelRef
 from workers.models.load import LoadError, load_tokenizer
 from workers.text import builtin, corpus, sources
 from workers.text.corpus import CorpusError, decode, held_out_tokens, token_ids
+from workers.text.files import look_through
 
 REF = ModelRef(target="pocket")
 LINES = [f"Line {index}: the quick brown fox, naïve as ever." for index in range(3000)]
@@ -78,6 +79,38 @@ def test_a_path_is_no_pattern(tmp_path: Path, name: str) -> None:
     text = decode([ids_of(tmp_path / name, 0, 200).tolist()], "pocket", REF)[0]
     assert text.startswith(LINES[0])
     assert "other" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "latin.txt",
+            "caf\xe9 ".encode("latin-1") * 90,
+            r"it is not UTF-8 \(a byte 0xe9 in it\); save it as UTF-8",
+        ),
+        ("latin.jsonl", b'{"text": "caf\xe9"}\n', r"it is not UTF-8 \(a byte 0xe9 in it\)"),
+        ("half.jsonl", b'{"text": "one"}\n{"text": "\\ud83d"}\n', "row 2: .*half of a surrogate pair"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_remedy(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CorpusError, match=f"corpus .*{name}: {words}"):
+        ids_of(tmp_path / name, 0, 10)
+    with pytest.raises(CorpusError, match=words):
+        look_through(tmp_path / name, 10)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n\n"])
+def test_an_empty_text_is_told_before_anything_runs(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "empty.txt"
+    path.write_text(content)
+    with pytest.raises(CorpusError, match="it has no text"):
+        look_through(path, 10)
+    path.write_text(content + "one")
+    assert str(look_through(path, 10)) == ""
 
 
 def write_rows(path: Path, rows: list[str | None]) -> None:
@@ -173,7 +206,7 @@ def test_random_models_borrow_the_pocket_tokenizer(tmp_path: Path) -> None:
         ("list.jsonl", '[{"text": "one"}]\n', "row 1 is .* not a record"),
         ("number.jsonl", '{"text": "one"}\n{"text": 7}\n', "row 2: `text` is '7', not a text"),
         ("null.jsonl", '{"text": null}\n{"text": ""}\n', "none of its 2 rows has a text"),
-        ("latin.txt", b"na\xefve", "cannot be read: UnicodeDecodeError"),
+        ("latin.txt", b"na\xefve", "it is not UTF-8"),
         (
             "pointer.txt",
             "version https://git-lfs.github.com/spec/v1\nsize 9\n",
