@@ -4,7 +4,9 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from orchestrator.journal.errors import REFUSALS
 from orchestrator.journal.folder import FolderError, open_run
@@ -110,6 +112,19 @@ def test_other_files_under_the_same_names_are_told(tmp_path: Path, changed: str)
     os.utime(path, (1, 1))  # a copy's times are its own
     open_run(tmp_path / "run", spec).close()
     assert FolderError in REFUSALS
+
+
+def test_one_tensor_that_was_trained_again_is_told(tmp_path: Path) -> None:
+    """Small between large ones, it lies in none of the blocks that are spaced evenly over the file."""
+    spec = spec_of(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    weights = {name: np.zeros(2**20 * 8, dtype=np.uint8) for name in ("a", "c")}
+    for value in (0, 1):
+        save_file({**weights, "b": np.full(64, value, dtype=np.uint8)}, tmp_path / "model.safetensors")
+        if value == 0:
+            before = fingerprints(spec)
+    changed = {path for path, digest in fingerprints(spec).items() if digest != before[path]}
+    assert changed == {str(tmp_path / "model.safetensors")}
 
 
 def test_what_a_model_does_not_consist_of_is_not_compared(tmp_path: Path) -> None:
