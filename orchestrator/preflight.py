@@ -96,7 +96,8 @@ def refuse_budgets_below_weights(spec: SweepSpec) -> None:
     reserve), so that nothing is refused that could run.
     """
     bare = dataclasses.replace(profile_for("cpu")[0], context_bytes=0)
-    cells = list({(c.model, c.mode, c.engine, c.batch_size, c.budget): c for c in expand(spec)}.values())
+    longest_first = sorted(expand(spec), key=lambda cell: -cell.prompt_tokens)
+    cells = list({(c.model, c.mode, c.engine, c.batch_size, c.budget): c for c in longest_first}.values())
     shapes = ModelShapes()
     too_small: list[tuple[int, Cell]] = []
     for cell in cells:

@@ -154,8 +154,8 @@ def _scores(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> list[Live]
         # sdpa needs no mask for a whole prompt (causal) or a single row (sees all); else it is spelt out as
         # bool and turned into the scores' dtype by the kernel.
         live.append(Live("attention mask", cell.batch_size * rows * tokens * (1 + width)))
-    if shape.kv_heads < shape.heads and (eager or 1 < rows < tokens):
-        # The kernels that take a mask take no grouped queries.
+    if 1 < shape.kv_heads < shape.heads and (eager or 1 < rows < tokens):
+        # The kernels that take a mask take no grouped queries. A single head is repeated as a view of itself.
         repeated = cell.batch_size * shape.heads * tokens * (shape.key_dim + shape.value_dim) * width
         live.append(Live("keys and values, repeated for each query head", repeated))
     return live

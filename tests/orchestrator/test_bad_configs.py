@@ -109,6 +109,7 @@ def test_a_budget_too_small_for_one_model_refuses_the_sweep_only_where_nothing_f
     refuse_bad_input(spec_of(large, budgets=["2GiB", "16GiB"]))
     refuse_bad_input(spec_of(large, budgets=["2GiB", "device"]))
     refuse_bad_input(spec_of(large, write(tmp_path, "{"), budgets=["2GiB"]))
+    refuse_bad_input(spec_of(large, budgets=["6GiB"], prompt_tokens=[64, 500_000]))
     with pytest.raises(
         SpecError, match=r"budgets: 2 GiB is below what 'random:pythia-2.8b' needs .* at least 5.20 GiB"
     ):

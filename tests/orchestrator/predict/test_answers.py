@@ -1,6 +1,7 @@
 """Predictions by rehearsal behind the functions that everything else asks, and the formulas where there is none."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,6 +87,24 @@ def test_a_boundary_is_where_a_cell_stops_fitting(at: Callable[[int], Cell]) -> 
     assert boundary > 10
     assert fits(at(boundary), SHAPE, None, PROFILE)
     assert not fits(at(int(boundary * 1.01) + 1), SHAPE, None, PROFILE)
+
+
+def test_a_single_key_head_is_repeated_as_a_view_in_chunked_prompts(tmp_path: Path) -> None:
+    """Two heads are copied for 16 query heads, 2,048 bytes a token; the cache takes 512 bytes more than that of one."""
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 4}
+    config |= {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 16, "vocab_size": 2048}
+
+    def boundary(kv_heads: int) -> int:
+        folder = tmp_path / str(kv_heads)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config | {"num_key_value_heads": kv_heads}))
+        model = ModelRef(target=f"random:{folder}")
+        asked = dataclasses.replace(CELL, model=model, prefill_chunk=512, budget=GONE + 160 * MiB)
+        assert predicted_by(asked) == "rehearsal"
+        shape = shape_for(model.target, model)
+        return predict_boundary(asked, shape, None, PROFILE, "prefill_chunked") or 0
+
+    assert boundary(1) > 1.5 * boundary(2) > 15_000
 
 
 def test_constant_memory_has_no_boundary_and_too_small_a_card_has_none_either() -> None:

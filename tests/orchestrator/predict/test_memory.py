@@ -129,6 +129,18 @@ def test_grouped_queries_need_their_repeated_copies_only_where_a_mask_is_spelt_o
     assert repeats(model=ModelRef(target="random:x", attn_implementation="eager"))
 
 
+def test_a_single_key_head_is_repeated_as_a_view() -> None:
+    """A CPU process with 128 MiB of data read 21,376 tokens in chunks, and ran out of memory with 21,504."""
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 4}
+    config |= {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 16}
+    shape = shape_of(config | {"num_key_value_heads": 1, "vocab_size": 2048})
+    cpu = DeviceProfile.of(Device(kind="cpu", uuid="c", node="n", total_bytes=8 * GiB))
+    asked = cell(
+        model=ModelRef(target="random:mqa", dtype="float32"), length=1, prefill_chunk=512, budget=128 * MiB
+    )
+    assert 21_376 <= (predict_boundary(asked, shape, None, cpu, "prefill_chunked") or 0) < 21_504
+
+
 def test_a_prompt_in_one_pass_costs_more_than_in_chunks() -> None:
     whole = predict_boundary(cell(budget=24 * GiB), PYTHIA, None, PROFILE, "prefill")
     chunked = predict_boundary(cell(budget=24 * GiB, prefill_chunk=512), PYTHIA, None, PROFILE, "prefill")
