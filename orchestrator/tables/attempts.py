@@ -32,14 +32,25 @@ def attempts(view: View) -> pl.DataFrame:
     """
     known = pl.col("device_kind").is_not_null()
     last = pl.col("attempt") == pl.col("attempt").max().over("cell_id", "device_kind")
-    started = pl.from_epoch((pl.col("started_at") * 1e6).cast(pl.Int64), time_unit="us")
     return (
         view.light.join(divergence(view), on="row", how="left", maintain_order="left")
         .with_columns(
             final=last & (known | ~known.any().over("cell_id")),
-            started_at=started.dt.replace_time_zone("UTC"),
+            started_at=started_at(),
         )
         .select(*_FIRST, pl.exclude(*_FIRST))
+    )
+
+
+def duplicates(view: View) -> pl.DataFrame:
+    """One row per result that came twice and does not count."""
+    return view.duplicates.with_columns(started_at=started_at())
+
+
+def started_at() -> pl.Expr:
+    """The journal's seconds since 1970 as a time, UTC."""
+    return pl.from_epoch((pl.col("started_at") * 1e6).cast(pl.Int64), time_unit="us").dt.replace_time_zone(
+        "UTC"
     )
 
 

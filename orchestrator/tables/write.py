@@ -10,7 +10,7 @@ from orchestrator.journal.folder import RecordedRun
 from orchestrator.journal.journal import View
 from orchestrator.journal.record import to_attempts
 from orchestrator.spec import SweepSpec
-from orchestrator.tables.attempts import attempts, samples, steps
+from orchestrator.tables.attempts import attempts, duplicates, samples, steps
 from orchestrator.tables.boundaries import boundary_frame
 from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
 from orchestrator.tables.quality import quality
@@ -54,7 +54,7 @@ def write_tables(run: RecordedRun) -> Iterator[Tables]:
             "summary": tables.summary,
             "quality": tables.quality,
             "boundaries": boundary_frame(tables.boundaries),
-            "duplicates": tables.view.duplicates,
+            "duplicates": duplicates(tables.view),
         }
         for name, frame in short.items():
             frame.write_parquet(scratch / f"{name}.parquet")

@@ -211,12 +211,20 @@ def _recommendation(setting: Setting, extents: Sequence[_Extent]) -> list[Span]:
     elif not fastest.sees_all:
         best = fastest
         why = f"it goes on where a full cache no longer fits {formats.card(setting.budget_bytes, setting.total_bytes)}"
-        if other := max((extent.tokens for extent in honest if extent.sees_all), default=0):
-            why += f" (up to {other:,} tokens it does, and only that one sees the whole text)"
     else:
         best = fastest
         why = f"it comes furthest, {furthest:,} tokens"
-    return ["Use ", Strong(best.name), f": {why}{_faster(best, candidates)}."]
+    return ["Use ", Strong(best.name), f": {why}{_faster(best, candidates)}.{_below(best, honest)}"]
+
+
+def _below(best: _Extent, extents: Sequence[_Extent]) -> str:
+    """Where a mode that sees the whole text still fits, if it does not come as far as `best`."""
+    full = max((extent.tokens for extent in extents if extent.sees_all), default=0)
+    if best.sees_all or not full or full >= best.tokens:
+        return ""
+    return (
+        f" Up to {full:,} tokens the full cache fits; prefer it there, because only it sees the whole text."
+    )
 
 
 def _faster(best: _Extent, candidates: Sequence[_Extent]) -> str:

@@ -161,7 +161,10 @@ def test_a_search_whose_cells_have_not_run_yet_is_reported(tmp_path: Path) -> No
     answer = _searched(tmp_path, lengths=()).split("## ")[1]
     assert "baseline runs out of memory after 3,008 tokens (first failure at 3,072" in answer
     assert "streaming passed 8,000 tokens" in answer
-    assert "Use **streaming**" in answer
+    assert (
+        "Use **streaming**: it goes on where a full cache no longer fits 64 MiB. Up to 3,008 tokens the full cache fits; "
+        "prefer it there, because only it sees the whole text." in answer
+    )
 
 
 @pytest.mark.parametrize("measured", [True, False])
