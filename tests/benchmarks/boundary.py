@@ -11,21 +11,22 @@ question both ways, to hold one against the other.
 """
 
 import argparse
-import dataclasses
+import functools
 import time
 from pathlib import Path
 
 import polars as pl
 
-from orchestrator.boundary.question import Question, questions
-from orchestrator.boundary.start import fit_to_device, predicted, search_for
+from orchestrator.boundary.question import questions
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.duration import predict_seconds
-from orchestrator.predict.shape import shape_for
+from orchestrator.predict.model_shapes import ModelShapes
 from orchestrator.spec import SweepSpec, parse_bytes
+from orchestrator.tables.boundaries import boundary_frame
 from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
+from tests.orchestrator.boundary.searching import search
 from workers.attempt import Attempt, Device
-from workers.cell import Lease
+from workers.cell import Cell, Lease
 from workers.host.device_host import DeviceHost
 from workers.meters.nvml import NoDevice
 
@@ -60,7 +61,8 @@ def main() -> None:
         rows = [row for spec in specs for row in _answer(spec, host, device, arguments.verbose)]
     finally:
         host.close()
-    table = pl.DataFrame([{**dataclasses.asdict(row), "seconds": seconds} for row, seconds in rows])
+    table = boundary_frame([row for row, _ in rows])
+    table = table.with_columns(pl.Series("seconds", [seconds for _, seconds in rows]))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     table.write_parquet(arguments.out)
     with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=220, tbl_hide_dataframe_shape=True):
@@ -75,45 +77,33 @@ def _answer(
     """Each question's row and the seconds that its probes took."""
     attempts: list[Attempt] = []
     seconds = []
+    run = functools.partial(_run, host, ModelShapes(), DeviceProfile.of(device), verbose)
     for question in questions(spec):
         began = time.monotonic()
-        attempts += _search(question, host, device, verbose)
+        attempts += search(question, device, run)
         seconds.append(time.monotonic() - began)
     return list(zip(boundaries(spec, attempts), seconds, strict=True))
 
 
-def _search(question: Question, host: DeviceHost, device: Device, verbose: bool) -> list[Attempt]:
-    ref = question.cell.model
-    shape = shape_for(ref.target, ref)
-    draft = shape_for(ref.draft, ref) if ref.draft is not None else None
-    profile = DeviceProfile.of(device)
-    question = fit_to_device(question, shape, draft, profile)
-    search = search_for(question, predicted(question, shape, draft, profile))
-    attempts = []
-    while not search.done:
-        (probe,) = search.next_probes(1)
-        cell = question.probe(probe.value, probe.confirmation)
-        limit_s = 600 + 20 * predict_seconds(cell, shape, draft, profile)
-        lease = Lease(
-            lease_id=f"{cell.cell_id}.1", cell=cell, attempt=1, time_limit_s=limit_s, stall_timeout_s=limit_s
+def _run(host: DeviceHost, shapes: ModelShapes, profile: DeviceProfile, verbose: bool, cell: Cell) -> Attempt:
+    target, draft = shapes.of(cell)
+    assert target is not None, shapes.unknown
+    limit_s = 600 + 20 * predict_seconds(cell, target, draft, profile)
+    lease = Lease(
+        lease_id=f"{cell.cell_id}.1", cell=cell, attempt=1, time_limit_s=limit_s, stall_timeout_s=limit_s
+    )
+    attempt = host.run(lease)
+    if verbose:
+        failure = attempt.failure
+        message = failure.error_message.splitlines()[0][:160] if failure and failure.error_message else ""
+        print(
+            f"{cell.mode} {cell.engine} {cell.budget} prompt {cell.prompt_tokens} length {cell.length}: "
+            f"{attempt.outcome} {attempt.duration_s:.1f} s, context {attempt.context_bytes}, "
+            f"device {attempt.peak_device_bytes}, reserved {attempt.measured.peak_reserved_bytes}, "
+            f"allocated {attempt.measured.peak_allocated_bytes} {message}",
+            flush=True,
         )
-        attempt = host.run(lease)
-        reading = question.read(attempt)
-        if verbose:
-            failure = attempt.failure
-            message = failure.error_message.splitlines()[0][:160] if failure and failure.error_message else ""
-            print(
-                f"{cell.mode} {cell.engine} {question.phase} {cell.budget} {probe}: {attempt.outcome} {reading} "
-                f"{attempt.duration_s:.1f} s, context {attempt.context_bytes}, "
-                f"device {attempt.peak_device_bytes}, reserved {attempt.measured.peak_reserved_bytes}, "
-                f"allocated {attempt.measured.peak_allocated_bytes} {message}",
-                flush=True,
-            )
-        if reading is None:
-            raise SystemExit(f"{cell.mode} at {probe.value}: {attempt.outcome}: {attempt.failure}")
-        search.observe(probe, reading.passed, reading.passed_up_to, reading.fails_from)
-        attempts.append(attempt)
-    return attempts
+    return attempt
 
 
 def _spec(arguments: argparse.Namespace, budget: str, reach: str) -> SweepSpec:

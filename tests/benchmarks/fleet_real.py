@@ -10,12 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from orchestrator.fleet.connect import connected
-from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
+from orchestrator.fleet.ray_fleet import FleetOptions
 from orchestrator.journal.journal import Journal
-from orchestrator.plan import expand
 from orchestrator.spec import SweepSpec
-from orchestrator.sweep.loop import Sweep
+from tests.orchestrator.fleet.sweeping import sweep_on_ray
 from tests.orchestrator.sweep.simulated import EventLog, FlatEstimates, attempt, spec
 from workers.actor import DeviceActor
 from workers.attempt import Attempt, Device
@@ -86,21 +84,16 @@ def measure() -> list[dict[str, object]]:
 
 def _run(asked: SweepSpec, actor: type, out: str, slots: int) -> pl.DataFrame:
     journal = Journal.open(out, writable=True)
-    with connected("local", cpus=slots):
-        fleet = RayFleet(FleetOptions(run_id="fleet-benchmark", cpu_slots=slots), actor)
-        sweep = Sweep(
-            spec=asked,
-            cells=expand(asked),
-            questions=[],
-            run_id="fleet-benchmark",
-            fleet=fleet,
-            journal=journal,
-            history=[],
-            estimates=FlatEstimates(_sleep_s),
-            watcher=EventLog(),
-        )
-        sweep.run()
-        fleet.close()
+    sweep_on_ray(
+        asked,
+        actor,
+        FleetOptions(run_id="fleet-benchmark", cpu_slots=slots),
+        journal,
+        address="local",
+        cpus=slots,
+        estimates=FlatEstimates(_sleep_s),
+        watcher=EventLog(),
+    )
     with journal.view() as view:
         times = ("device_uuid", "started_at", "duration_s", "first_model_call_s", "load_s", "outcome")
         return view.rows.select(times).sort("started_at").collect()

@@ -114,6 +114,17 @@ def token() -> Iterator[str]:
         process.kill()
 
 
+def check_stopped(command: Command) -> int:
+    """Cells that ran are on record, the one that was running is cancelled. Returns the number of those that ran."""
+    outcomes = command.outcomes()
+    assert outcomes[Outcome.OK] >= 2
+    assert outcomes[Outcome.CANCELLED] == 1
+    manifest = read_run(command.out).manifest
+    assert manifest is not None
+    assert manifest.state == "stopped"
+    return outcomes[Outcome.OK]
+
+
 def check_goes_on(command: Command, *, reused: int) -> None:
     left = command.cells - reused
     assert f"{left} cell{'s' * (left != 1)} computed, {reused} reused" in command.text
@@ -138,17 +149,12 @@ def test_ctrl_c_ends_the_children_writes_the_report_and_the_same_command_goes_on
     assert command.read_to_end() == 1, command.text
     wait_gone(token)
     assert "stopped by SIGINT" in command.text
-    stopped = command.outcomes()
-    assert stopped[Outcome.OK] >= 2
-    assert stopped[Outcome.CANCELLED] == 1
+    reused = check_stopped(command)
     assert "cancelled" in (command.out / "report.md").read_text()
-    manifest = read_run(command.out).manifest
-    assert manifest is not None
-    assert manifest.state == "stopped"
 
     command.start()
     assert command.read_to_end() == 0, command.text
-    check_goes_on(command, reused=stopped[Outcome.OK])
+    check_goes_on(command, reused=reused)
     check_each_cell_once(command)
     wait_gone(token)
 
@@ -168,13 +174,8 @@ def test_a_closed_terminal_ends_a_run_as_sigterm_does(tmp_path: Path, token: str
     assert command.process.wait(30) == -signal.SIGHUP
     wait_gone(token)
     assert not ray_folder.exists()
-    stopped = command.outcomes()
-    assert stopped[Outcome.OK] >= 2
-    assert stopped[Outcome.CANCELLED] == 1
+    check_stopped(command)
     assert "stopped by SIGHUP" in (command.out / "report.md").read_text()
-    manifest = read_run(command.out).manifest
-    assert manifest is not None
-    assert manifest.state == "stopped"
 
 
 class Head:

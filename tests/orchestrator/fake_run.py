@@ -53,14 +53,8 @@ def attempt_of(cell: Cell, number: int, *, device: Device = CPU, started_at: flo
     samples = _samples(cell, steps)
     peak = max(sample.device_used_bytes or 0 for sample in samples)
     ids = _ids(cell, produced)
-    attempt = Attempt(
-        lease_id=f"{cell.cell_id}.1.{number}",
-        cell=cell,
-        attempt=1,
-        outcome=Outcome.OK,
-        phase=Phase.DONE,
-        device=device,
-        started_at=started_at,
+    attempt = replace(
+        _done(cell, number, device, started_at),
         duration_s=times[-1] + 0.2,
         measured=_measured(cell, produced, rate, hashlib.sha256(str(ids).encode()).hexdigest()),
         peak_device_bytes=peak,
@@ -73,6 +67,19 @@ def attempt_of(cell: Cell, number: int, *, device: Device = CPU, started_at: flo
         output_ids=ids,
     )
     return attempt if last is None else _out_of_memory(attempt, last, requested)
+
+
+def _done(cell: Cell, number: int, device: Device, started_at: float) -> Attempt:
+    return Attempt(
+        lease_id=f"{cell.cell_id}.1.{number}",
+        cell=cell,
+        attempt=1,
+        outcome=Outcome.OK,
+        phase=Phase.DONE,
+        device=device,
+        started_at=started_at,
+        duration_s=0.0,
+    )
 
 
 def _steps(cell: Cell, times: list[float]) -> tuple[Step, ...]:
@@ -199,14 +206,8 @@ def _scored(cell: Cell, number: int, device: Device, started_at: float) -> Attem
         )
         for a, b in edges
     )
-    return Attempt(
-        lease_id=f"{cell.cell_id}.1.{number}",
-        cell=cell,
-        attempt=1,
-        outcome=Outcome.OK,
-        phase=Phase.DONE,
-        device=device,
-        started_at=started_at,
+    return replace(
+        _done(cell, number, device, started_at),
         duration_s=40.0,
         measured=Measured(
             new_tokens=cell.length,

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.boundary.question import Question, questions
-from orchestrator.boundary.start import fit_to_device, predicted, search_for
+from orchestrator.boundary.question import questions
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.memory import predict
 from orchestrator.predict.shape import shape_for
 from orchestrator.spec import SweepSpec
 from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
+from tests.orchestrator.boundary.searching import search
 from workers.attempt import Attempt
 from workers.cell import Cell, Lease, ModelRef
 from workers.host.device_host import DeviceHost
@@ -137,24 +137,10 @@ def sweep(wide: str, **boundary: object) -> SweepSpec:
 
 def answer(host: DeviceHost, asked: SweepSpec) -> BoundaryRow:
     (question,) = questions(asked)
-    attempts = list(_search(host, question))
+    attempts = search(question, host.describe(), lambda cell: run(host, cell))
     (row,) = boundaries(asked, attempts)
     assert row.confirmed_oom == 1
     return row
-
-
-def _search(host: DeviceHost, question: Question) -> Iterator[Attempt]:
-    ref = question.cell.model
-    shape, profile = shape_for(ref.target, ref), DeviceProfile.of(host.describe())
-    question = fit_to_device(question, shape, None, profile)
-    search = search_for(question, predicted(question, shape, None, profile))
-    while not search.done:
-        (probe,) = search.next_probes(1)
-        attempt = run(host, question.probe(probe.value, probe.confirmation))
-        reading = question.read(attempt)
-        assert reading is not None, attempt.failure
-        search.observe(probe, reading.passed, reading.passed_up_to, reading.fails_from)
-        yield attempt
 
 
 def test_a_decode_boundary_is_bracketed_and_predicted_within_five_percent(

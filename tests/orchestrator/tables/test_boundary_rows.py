@@ -6,12 +6,11 @@ import random
 import pytest
 
 from orchestrator.boundary.question import Question, questions
-from orchestrator.boundary.start import fit_to_device, predicted, search_for
 from orchestrator.plan import expand
-from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.shape import shape_for
 from orchestrator.spec import SweepSpec
 from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
+from tests.orchestrator.boundary import searching
 from tests.orchestrator.boundary.attempts import CPU, attempt_of
 from workers.attempt import Attempt, Device
 from workers.cell import Cell, ModelRef
@@ -48,18 +47,7 @@ def run(cell: Cell, threshold: int, device: Device = CPU) -> Attempt:
 
 
 def search(question: Question, threshold: int, device: Device = CPU) -> list[Attempt]:
-    profile = DeviceProfile.of(device)
-    question = fit_to_device(question, SHAPE, None, profile)
-    machine = search_for(question, predicted(question, SHAPE, None, profile))
-    attempts = []
-    while not machine.done:
-        (probe,) = machine.next_probes(1)
-        attempt = run(question.probe(probe.value, probe.confirmation), threshold, device)
-        reading = question.read(attempt)
-        assert reading is not None
-        machine.observe(probe, reading.passed, reading.passed_up_to, reading.fails_from)
-        attempts.append(attempt)
-    return attempts
+    return searching.search(question, device, lambda cell: run(cell, threshold, device))
 
 
 def by_mode(rows: list[BoundaryRow]) -> dict[str, BoundaryRow]:
