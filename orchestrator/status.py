@@ -43,7 +43,9 @@ class DeviceStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """`state`: running | finished | stopped | failed | died. The counts are those of `CellCounts`."""
+    """`state`: running | finished | stopped | failed | unknown, of the last driver. One that was killed leaves
+    `running`. The counts are those of `CellCounts`.
+    """
 
     folder: str
     name: str

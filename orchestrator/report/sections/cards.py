@@ -86,9 +86,9 @@ def boundaries(settings: Sequence[Setting]) -> Section | None:
     blocks: list[Block] = [
         Paragraph([
             "A bracket (a, b] says: a passed, b ran out of memory, and nothing between them was tried. "
-            "“≥” means that memory never ran out. Error: the prediction made before the run, against the "
-            "measured value. KV per token: bytes the cache grew by for each token, measured and as the model's "
-            "config implies."
+            "“≥” means that memory never ran out. Error: how far the prediction lies above (+) or below (−) the "
+            "measured value, in per cent of it. KV per token: bytes the cache grew by for each token, measured and as "
+            "the model's config implies."
         ]),
         Table(columns, [_line(s, row) for s, row in rows if s.main.asks(row)], "", numeric, group="on"),
     ]  # fmt: skip
