@@ -68,6 +68,13 @@ class BoundaryRow:
         return self.first_oom is None and not self.censored
 
     @property
+    def is_wide(self) -> bool:
+        """The search has met a failure, and was stopped before its bracket came down to its resolution."""
+        if not self.searched or self.first_oom is None or self.resolution is None:
+            return False
+        return self.first_oom - (self.last_ok or 0) > self.resolution
+
+    @property
     def key(self) -> tuple[object, ...]:
         """What tells boundaries apart within a run."""
         return (*self.identity.values(), self.device_kind, self.phase, self.axis)

@@ -169,7 +169,7 @@ def _failing(mode: str, extents: Sequence[_Extent]) -> str:
         return f"{mode} does not even pass {formats.plural(row.first_oom or 1, 'token')}"
     return (
         f"{mode} runs out of memory after {low:,} tokens (first failure at {row.first_oom:,}; "
-        f"confirmed {row.confirmed_ok}× below, {row.confirmed_oom}× above)"
+        f"confirmed {row.confirmed_ok}× below, {row.confirmed_oom}× above{'; its search has not ended' if row.is_wide else ''})"
     )
 
 

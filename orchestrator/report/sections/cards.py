@@ -150,7 +150,7 @@ def _bracket(row: BoundaryRow) -> str:
         return longest(row)
     if row.is_open:
         return formats.NOTHING if row.last_ok is None else f"{longest(row)}, not ended"
-    return f"({row.last_ok or 0:,}, {row.first_oom:,}]"
+    return f"({row.last_ok or 0:,}, {row.first_oom:,}]{', not ended' if row.is_wide else ''}"
 
 
 def _bytes(value: float | None) -> str:

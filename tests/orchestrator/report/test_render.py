@@ -179,6 +179,18 @@ def test_a_search_that_has_not_ended_is_told_as_such(tmp_path: Path, measured: b
     assert "Use **" not in text
 
 
+def test_a_search_that_was_stopped_after_a_failure_is_told_as_such(tmp_path: Path) -> None:
+    spec = demo_spec(lengths=[500], modes=["baseline"], boundary=BoundarySpec(max_length=8000))
+    (cell,) = expand(spec)
+    attempts = [
+        attempt_of(dataclasses.replace(cell, length=length, purpose="probe"), number)
+        for number, length in enumerate((2048, 4096))
+    ]
+    text = _run(tmp_path, spec, attempts, cells=1, end=False)
+    assert "first failure at 4,096; confirmed 1× below, 1× above; its search has not ended)" in text
+    assert "(2,048, 4,096], not ended" in text
+
+
 @pytest.mark.parametrize("phases", [["decode", "prefill"], ["prefill", "decode"]])
 def test_probes_of_a_prompt_in_one_pass_are_no_part_of_the_picture(
     tmp_path: Path, phases: list[Literal["decode", "prefill"]]
