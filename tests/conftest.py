@@ -15,6 +15,9 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
+# Before torch is imported anywhere: the models are tiny, and threads that wait for each other on shared cores take many
+# times longer than one that works.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before Ray is imported anywhere: token authentication, as Ray ships, with a token of our own; no token files in the
 # person's home, no clusters of theirs.
 os.environ["RAY_AUTH_MODE"] = "token"

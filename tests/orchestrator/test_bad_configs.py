@@ -22,7 +22,7 @@ DEVICE = Device(kind="NVIDIA H100", uuid="GPU-0", node="a", total_bytes=80 * 2**
 
 
 def spec_of(*models: str, **keys: object) -> SweepSpec:
-    raw = {"name": "bad", "modes": ["baseline"], "lengths": [500], "budgets": ["8GiB"]} | keys
+    raw = {"name": "bad", "modes": ["baseline"], "lengths": [500], "budgets": ["1GiB"]} | keys
     return parse_spec(raw | {"models": [{"target": name} for name in models]})
 
 
