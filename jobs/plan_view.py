@@ -48,9 +48,7 @@ def plan_as_json(outlook: Forecast) -> dict[str, Any]:
 
 def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
     console = Console()
-    time = duration_text(outlook.device_seconds)
-    cells = f": {outlook.cells} cells, at most about {time} on one {outlook.device.kind}"
-    console.print(Text.assemble((spec.name, "bold"), cells))
+    console.print(Text.assemble((spec.name, "bold"), f": {outlook.cells} cells, {_time(spec, outlook)}"))
     if outlook.assumed_card:
         console.print(
             "budget `device` is shown for a card of 80 GB; name yours with --device, e.g. H200:141GB"
@@ -82,6 +80,16 @@ def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
         console.print(
             Text(f"{name} was trained on {positions:,} positions: longer cells run, and are marked")
         )
+
+
+def _time(spec: SweepSpec, outlook: Forecast) -> str:
+    """An upper bound for the measured cells, as far as anything is predicted of them."""
+    if not outlook.forecasts:
+        return "of which no time can be predicted"
+    left_out = ["the search's probes"] if spec.boundary is not None else []
+    left_out += ["what cannot be predicted"] if outlook.unknown else []
+    without = f", without {' and '.join(left_out)}" if left_out else ""
+    return f"at most about {duration_text(outlook.device_seconds)} on one {outlook.device.kind}{without}"
 
 
 def _longest_of_each(forecasts: tuple[CellForecast, ...]) -> list[CellForecast]:

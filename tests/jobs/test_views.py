@@ -1,6 +1,7 @@
 """`oomline plan` and `oomline status` for a person: names are shown as they are."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from jobs.plan_view import print_plan
 from jobs.status_view import print_status
 from orchestrator.forecast import forecast
 from orchestrator.journal.folder import open_run
-from orchestrator.spec import ModelSpec, SweepSpec
+from orchestrator.spec import BoundarySpec, ModelSpec, SweepSpec
 from orchestrator.status import DeviceStatus, read_status
 from tests.orchestrator.fake_run import demo_spec
 from tests.workers.host.cells import gpt_neox
@@ -37,6 +38,27 @@ def test_plan_shows_a_name_that_is_markup(
     assert f"{target} was trained on 128 positions" in said
     for dtype in ("float32", "bfloat16"):
         assert f"{target} ({dtype}) on " in said
+
+
+def test_plan_says_what_its_time_is_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_text("{")
+    known = ModelSpec(target=gpt_neox(tmp_path / "model"), dtype="float32")
+    unknown = ModelSpec(target=str(damaged), dtype="float32")
+
+    def first_line(*models: ModelSpec, boundary: BoundarySpec | None = None) -> str:
+        spec = SweepSpec(name="s", models=list(models), modes=["baseline"], lengths=[500], boundary=boundary)
+        print_plan(spec, forecast(spec, "cpu"))
+        return capsys.readouterr().out.splitlines()[0]
+
+    assert re.fullmatch(r"s: 1 cells, at most about .* on one cpu", first_line(known))
+    assert first_line(known, boundary=BoundarySpec()).endswith("on one cpu, without the search's probes")
+    assert first_line(known, unknown).endswith("on one cpu, without what cannot be predicted")
+    assert first_line(unknown) == "s: 1 cells, of which no time can be predicted"
 
 
 @pytest.mark.parametrize("name", NAMES)
