@@ -34,6 +34,11 @@ class Environment(_Model):
     packages: dict[str, str]
     allocator: dict[str, str]
 
+    @property
+    def sets_cuda_allocator(self) -> bool:
+        """Whether cells that ask for nothing run with other settings than torch's own."""
+        return any(name.startswith("PYTORCH_") for name in self.allocator)
+
 
 class DriverSession(_Model):
     """One driver's time on this folder. `state`: running | finished | stopped | failed | died."""

@@ -8,7 +8,7 @@ file (`eager`, `graph`). Nothing is fitted; what was measured is in the `DeviceP
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from orchestrator.predict import eager, graph
 from orchestrator.predict.caches import growth_per_token
@@ -208,20 +208,35 @@ def predict_boundary(
     return largest_fitting(at, shape, draft_shape, device)
 
 
+class PredictedBoundary(NamedTuple):
+    """`value`: the largest whose cell fits; None when memory does not grow with it; 0 when 1 does not fit."""
+
+    value: int | None
+    predicted_by: PredictedBy
+
+
 def largest_fitting(
     at: Callable[[int], Cell], shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
 ) -> int | None:
     """The largest value whose cell fits; None when memory does not grow with the value; 0 when 1 does not
     fit.
     """
+    return predicted_largest(at, shape, draft_shape, device).value
+
+
+def predicted_largest(
+    at: Callable[[int], Cell], shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
+) -> PredictedBoundary:
+    """As `largest_fitting`, with its source. Raises `UnknownWeightsError`."""
     one = at(1)
     try:
         answers.check(one, device)
         kernels_bytes = _KERNELS[one.engine](one, device.allocator)
         guess = largest_by_formula(at, shape, draft_shape, device)
-        return answers.largest_fitting(at, device, kernels_bytes, guess)
+        found = answers.largest_fitting(at, device, kernels_bytes, guess)
+        return PredictedBoundary(found, "rehearsal")
     except NotRehearsable:
-        return largest_by_formula(at, shape, draft_shape, device)
+        return PredictedBoundary(largest_by_formula(at, shape, draft_shape, device), "formula")
 
 
 def largest_by_formula(

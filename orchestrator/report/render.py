@@ -8,7 +8,17 @@ from orchestrator.report.html import to_html
 from orchestrator.report.longest_runs import longest_runs
 from orchestrator.report.markdown import to_markdown
 from orchestrator.report.pictures.runs import memory_by_tokens
-from orchestrator.report.sections import answer, cards, failures, growth, method, quality, speculation, speed
+from orchestrator.report.sections import (
+    answer,
+    cards,
+    failures,
+    fragmentation,
+    growth,
+    method,
+    quality,
+    speculation,
+    speed,
+)
 from orchestrator.report.setting import names_of, settings
 from orchestrator.tables.quality import quality_boundaries
 from orchestrator.tables.write import write_tables
@@ -39,6 +49,9 @@ def render(folder: str | Path) -> str:
             quality.text_sanity(found, runs),
             speculation.speculation(tables.summary, names),
             growth.growth(found, runs),
+            fragmentation.fragmentation(
+                found, is_default=run.manifest is None or not run.manifest.environment.sets_cuda_allocator
+            ),
             failures.failures(tables.attempts, tables.view, names),
             method.method(run, tables),
         ]

@@ -15,7 +15,8 @@ _FIRST = (
     *("device_kind", "device_uuid", "node", "new_tokens"),
     *("started_at", "duration_s", "ttft_s", "tokens_per_s", "tpot_p50_s", "tpot_p95_s"),
     *("tpot_p99_s", "tokens_per_step", "acceptance_rate", "peak_device_bytes", "peak_process_bytes"),
-    *("peak_allocated_bytes", "peak_reserved_bytes", "kv_cache_bytes", "predicted_peak_bytes"),
+    *("peak_allocated_bytes", "peak_reserved_bytes", "fragmentation_bytes", "kv_cache_bytes"),
+    "predicted_peak_bytes",
     *("num_alloc_retries", "sample_interval_p50_s", "sample_interval_p99_s", "eos_at", "output_sha256"),
     *("prompt_sha256", "first_divergence", "error_type", "error_message", "oom_token_index"),
     *("oom_requested_bytes", "oom_free_bytes"),
@@ -37,6 +38,10 @@ def attempts(view: View) -> pl.DataFrame:
         .with_columns(
             final=last & (known | ~known.any().over("cell_id")),
             started_at=started_at(),
+            fragmentation_bytes=pl.coalesce(
+                pl.col("oom_reserved_bytes") - pl.col("oom_allocated_bytes"),
+                pl.col("peak_reserved_bytes") - pl.col("peak_allocated_bytes"),
+            ),
         )
         .select(*_FIRST, pl.exclude(*_FIRST))
     )

@@ -1,8 +1,8 @@
 """The content of the `boundaries` table: each question of a sweep beside what its attempts answered."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 from typing import Any, cast, get_type_hints
@@ -11,14 +11,22 @@ from orchestrator import axes
 from orchestrator.boundary.question import Question, questions
 from orchestrator.boundary.replay import replay
 from orchestrator.boundary.search import Bracket
-from orchestrator.boundary.start import fit_to_device, predicted, search_for
+from orchestrator.boundary.start import fit_to_device, search_for
 from orchestrator.explain.breakdown import kv_cache_bytes
+from orchestrator.explain.fragmentation import NOTABLE, memory_at_end
 from orchestrator.explain.slope import theil_sen
 from orchestrator.journal.columns import column_type
 from orchestrator.predict.device import DeviceProfile
-from orchestrator.predict.memory import UnknownWeightsError, bytes_per_token, predict_boundary
+from orchestrator.predict.memory import (
+    PredictedBoundary,
+    PredictedBy,
+    UnknownWeightsError,
+    bytes_per_token,
+    predicted_largest,
+)
 from orchestrator.predict.model_shapes import CellShapes, ModelShapes
 from orchestrator.spec import SweepSpec
+from workers.allocator import DEFAULT, EXPANDABLE
 from workers.attempt import Attempt, Device
 from workers.cell import Cell
 from workers.outcome import Outcome
@@ -38,6 +46,9 @@ class BoundaryRow:
     `resolution` their distance. `non_monotone`: values that contradict the bracket. `prefill_reach`: the last
     position was read by chunked prefill, not token by token; then `first_oom_index` is that of the measured
     cells, which go token by token.
+    `predicted_by`: None where nothing was predicted. `device_seconds`: of the `probes`, from lease to the end of the process.
+    `allocated_bytes` ... `fragmentation_bytes`: as in `MemoryAtEnd`, of runs at `first_oom`. `predicted_expandable`: as
+    `predicted`, with expandable segments; only where the fragmentation is notable and a rehearsal can tell.
     """
 
     identity: Mapping[str, Any]
@@ -61,6 +72,13 @@ class BoundaryRow:
     prefill_reach: bool
     device_total_bytes: int
     max_positions: int | None
+    predicted_by: PredictedBy | None
+    device_seconds: float
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+    device_bytes: int | None
+    fragmentation_bytes: int | None
+    predicted_expandable: int | None
 
     @property
     def is_open(self) -> bool:
@@ -103,6 +121,16 @@ class BoundaryRow:
     @property
     def batch_size(self) -> int:
         return cast(int, self.identity["batch_size"])
+
+    @property
+    def limit_bytes(self) -> int:
+        """Of the (emulated) card."""
+        return self.device_total_bytes if self.budget_bytes is None else self.budget_bytes
+
+    @property
+    def is_fragmented(self) -> bool:
+        """Whether fragmentation was notable when memory ran out."""
+        return self.fragmentation_bytes is not None and self.fragmentation_bytes > NOTABLE * self.limit_bytes
 
     @property
     def prompt_tokens(self) -> int | None:
@@ -166,16 +194,16 @@ def _answer(
     models: ModelShapes,
 ) -> BoundaryRow:
     shapes = models.of(question.cell)
-    foretold = None
     if shapes.target is not None:
         question = fit_to_device(question, shapes.target, shapes.draft, DeviceProfile.of(device))
-        with contextlib.suppress(UnknownWeightsError):
-            foretold = predicted(question, shapes.target, shapes.draft, profile)
-    search = search_for(question, foretold)
+    foretold = _foretold(lambda value: question.probe(value, 0), shapes, profile)
+    search = search_for(question, foretold.value if foretold is not None else None)
     mine, _ = replay(question, search, attempts)
     bracket = search.bracket
     prefilling = question.phase.startswith("prefill")
-    row = _row(question.cell, device, shapes, mine, bracket, foretold)
+    at_end = [attempt for attempt in mine if question.value(attempt.cell) == bracket.first_oom]
+    row = _row(question.cell, device, shapes, mine, at_end, bracket, foretold)
+    row = _with_expandable(row, lambda value: question.probe(value, 0), shapes, profile)
     fixed = {"length": question.cell.length if question.axis == "batch_size" else None}
     if prefilling:
         fixed["prompt_tokens"] = None
@@ -184,7 +212,7 @@ def _answer(
         identity={**row.identity, **fixed},
         phase=question.phase,
         resolution=question.resolution,
-        error_pct=None if bracket.first_oom is None else error_pct(foretold, bracket.last_ok),
+        error_pct=None if bracket.first_oom is None else error_pct(row.predicted, bracket.last_ok),
         axis=question.axis,
         searched=True,
         prefill_reach=question.reach == "prefill",
@@ -206,12 +234,40 @@ def _measured(
         if bracket.last_ok is None and bracket.first_oom is None:
             continue
         shapes = models.of(cell)
-        foretold = None
-        if shapes.target is not None:
-            with contextlib.suppress(UnknownWeightsError):
-                foretold = predict_boundary(cell, shapes.target, shapes.draft, profile)
-        rows.append(_row(cell, device, shapes, group, bracket, foretold))
+        at = functools.partial(_of_length, cell)
+        foretold = _foretold(at, shapes, profile)
+        at_end = [attempt for attempt in group if attempt.cell.length == bracket.first_oom]
+        row = _row(cell, device, shapes, group, at_end, bracket, foretold)
+        rows.append(_with_expandable(row, at, shapes, profile))
     return rows
+
+
+def _of_length(cell: Cell, length: int) -> Cell:
+    return dataclasses.replace(cell, length=length)
+
+
+def _foretold(
+    at: Callable[[int], Cell], shapes: CellShapes, profile: DeviceProfile
+) -> PredictedBoundary | None:
+    """None where the config does not tell."""
+    if shapes.target is None:
+        return None
+    try:
+        return predicted_largest(at, shapes.target, shapes.draft, profile)
+    except UnknownWeightsError:
+        return None
+
+
+def _with_expandable(
+    row: BoundaryRow, at: Callable[[int], Cell], shapes: CellShapes, profile: DeviceProfile
+) -> BoundaryRow:
+    """The formulas know nothing of the allocator's settings."""
+    if not (row.is_fragmented and row.predicted_by == "rehearsal" and row.identity["allocator"] == DEFAULT):
+        return row
+    other = _foretold(lambda value: dataclasses.replace(at(value), allocator=EXPANDABLE), shapes, profile)
+    if other is None or other.predicted_by != "rehearsal":
+        return row
+    return dataclasses.replace(row, predicted_expandable=other.value)
 
 
 def _bracket(group: Sequence[Attempt]) -> Bracket:
@@ -235,11 +291,14 @@ def _row(
     device: Device,
     shapes: CellShapes,
     attempts: Sequence[Attempt],
+    at_end: Sequence[Attempt],
     bracket: Bracket,
-    foretold: int | None,
+    foretold: PredictedBoundary | None,
 ) -> BoundaryRow:
     """Build the row from measured cells. `_answer` then replaces the fields that a search determines exactly."""
     first_index = _first_index(attempts)
+    largest = foretold.value if foretold is not None else None
+    end = memory_at_end(at_end)
     return BoundaryRow(
         identity=_identity(cell),
         device_kind=device.kind,
@@ -250,8 +309,8 @@ def _row(
         confirmed_ok=bracket.confirmed_ok,
         confirmed_oom=bracket.confirmed_oom,
         censored=bracket.censored,
-        predicted=foretold,
-        error_pct=error_pct(foretold, first_index),
+        predicted=largest,
+        error_pct=error_pct(largest, first_index),
         bytes_per_token=_growth(attempts),
         analytic_bytes_per_token=None
         if shapes.target is None
@@ -264,6 +323,13 @@ def _row(
         prefill_reach=False,
         device_total_bytes=device.total_bytes,
         max_positions=None if shapes.target is None else shapes.target.max_positions,
+        predicted_by=foretold.predicted_by if foretold is not None else None,
+        device_seconds=sum(attempt.duration_s for attempt in attempts),
+        allocated_bytes=end.allocated_bytes,
+        reserved_bytes=end.reserved_bytes,
+        device_bytes=end.device_bytes,
+        fragmentation_bytes=end.fragmentation_bytes,
+        predicted_expandable=None,
     )
 
 
