@@ -8,14 +8,18 @@ in load_error;
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.output import complain, flush_or_discard, prepare_streams
+from jobs.output import announce, complain, flush_or_discard, prepare_streams
 from orchestrator.journal.errors import REFUSALS
-from orchestrator.spec import SpecError, SweepSpec, read_spec
+from orchestrator.spec_error import SpecError
 from workers.modes import SCORE, modes_with
+
+# Each command imports what it needs: a person who asks for help waits for no library.
+if TYPE_CHECKING:
+    from orchestrator.spec import SweepSpec
 
 app = typer.Typer(
     name="oomline",
@@ -52,7 +56,8 @@ def plan(
     from jobs.plan_view import plan_as_json, print_plan
     from orchestrator.forecast import forecast
 
-    sweep = _checked(spec, overrides)
+    sweep = _read(spec, overrides)
+    _check(sweep)
     outlook = forecast(sweep, device)
     if as_json:
         typer.echo(json.dumps(plan_as_json(outlook), indent=2))
@@ -76,9 +81,14 @@ def run(
     ] = None,
 ) -> None:
     """Run the sweep; the same command again resumes it."""
+    from orchestrator.plan import expand
+
+    sweep = _read(spec, overrides)
+    # The first word, before anything that takes seconds is imported.
+    announce(f"{sweep.name}: {len(expand(sweep)):,} cells; checking the models, then looking for Ray")
+    _check(sweep)
     from jobs.run import run_command
 
-    sweep = _checked(spec, overrides)
     raise typer.Exit(run_command(sweep, out or f"runs/{sweep.name}", address=address, cpu_slots=slots))
 
 
@@ -163,15 +173,19 @@ def doctor(
     typer.echo(examine(address, as_json=as_json))
 
 
-def _checked(path: Path, overrides: list[str] | None) -> SweepSpec:
+def _read(path: Path, overrides: list[str] | None) -> "SweepSpec":
     from orchestrator.local_files import resolve_paths
+    from orchestrator.spec import read_spec
+
+    return resolve_paths(read_spec(path, overrides), path.parent)
+
+
+def _check(sweep: "SweepSpec") -> None:
     from orchestrator.preflight import refuse_bad_input, skipped_rows
 
-    sweep = resolve_paths(read_spec(path, overrides), path.parent)
     refuse_bad_input(sweep)
     if skipped := skipped_rows(sweep):
         complain(f"note: corpus {sweep.corpus}: {skipped}")
-    return sweep
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from orchestrator.fleet.connect import ConnectError, describe_cluster
-from orchestrator.spec import SpecError
+from orchestrator.spec_error import SpecError
 from workers.meters.nvml import Card, MemorySource, NoDevice, list_uuids
 from workers.units import size_text
 

@@ -4,9 +4,10 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from orchestrator.watch import SweepEvent, Watcher
+if TYPE_CHECKING:
+    from orchestrator.watch import SweepEvent, Watcher
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,15 @@ def complain(text: str) -> None:
         print(f"oomline: {text}", file=sys.stderr, flush=True)
 
 
+def announce(text: str) -> None:
+    """Print the first line of a sweep. That nobody reads is told once, and is no reason to run nothing."""
+    try:
+        print(text, flush=True)
+    except (OSError, ValueError) as error:
+        flush_or_discard()
+        complain(f"progress is not shown ({type(error).__name__}: {error}); the sweep goes on")
+
+
 def flush_or_discard() -> OSError | ValueError | None:
     """What stdout and stderr still hold is written, or goes nowhere with all that follows: at exit Python would fail
     over it. Return why stdout could not be written.
@@ -63,10 +73,10 @@ def _flushed(stream: TextIO) -> OSError | ValueError | None:
 class NeverFails:
     """A watcher whose failures end its own work only."""
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: "Watcher") -> None:
         self._watcher: Watcher | None = watcher
 
-    def see(self, event: SweepEvent) -> None:
+    def see(self, event: "SweepEvent") -> None:
         if self._watcher is None:
             return
         try:

@@ -10,8 +10,8 @@ from orchestrator.fleet.connect import ConnectError
 from orchestrator.journal.errors import REFUSALS, LockLost, StoreError
 from orchestrator.journal.folder import RunFolder, open_run
 from orchestrator.plan import expand
-from orchestrator.report import render
-from orchestrator.spec import SpecError, SweepSpec
+from orchestrator.spec import SweepSpec
+from orchestrator.spec_error import SpecError
 from orchestrator.sweep.run import run_sweep
 from orchestrator.watch import DeviceJoined, SweepEvent, Watcher
 from orchestrator.watch.live import LiveWatcher
@@ -51,6 +51,8 @@ def _run(spec: SweepSpec, out: str, folder: RunFolder, *, address: str | None, c
     say(f"took {duration_text(time.monotonic() - started)}")
     for trouble in summary.troubles:
         say(f"note: {trouble}")
+    from orchestrator.report import render  # its pictures need a library of a second
+
     state = "stopped" if summary.stopped or summary.left else "finished"
     try:
         folder.finish(state, "; ".join(summary.troubles))

@@ -12,7 +12,8 @@ from orchestrator.predict.duration import predict_seconds
 from orchestrator.predict.memory import PredictedBy, fits, predict, predict_boundary
 from orchestrator.predict.model_shapes import ModelShapes
 from orchestrator.predict.shape import ModelShape
-from orchestrator.spec import SpecError, SweepSpec, parse_bytes
+from orchestrator.spec import SweepSpec, parse_bytes
+from orchestrator.spec_error import SpecError
 from workers.allocator import refusal_on_cpu
 from workers.attempt import Device
 from workers.cell import Cell, ModelRef

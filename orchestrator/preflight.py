@@ -7,7 +7,8 @@ from orchestrator.forecast import profile_for
 from orchestrator.plan import expand, model_ref
 from orchestrator.predict.memory import UnknownWeightsError, smallest_budget
 from orchestrator.predict.model_shapes import ModelShapes
-from orchestrator.spec import SpecError, SweepSpec
+from orchestrator.spec import SweepSpec
+from orchestrator.spec_error import SpecError
 from workers.cell import Cell
 from workers.models import LoadError
 from workers.models.config import check_draft, one_line, read_config
@@ -95,6 +96,8 @@ def refuse_budgets_below_weights(spec: SweepSpec) -> None:
     Where some cell has, the others run and end in `oom_load`. Computed without what a device would add (context, driver
     reserve), so that nothing is refused that could run.
     """
+    if None in spec.budgets:
+        return  # the whole device: nobody knows it here, and shapes take seconds to read
     bare = dataclasses.replace(profile_for("cpu")[0], context_bytes=0)
     longest_first = sorted(expand(spec), key=lambda cell: -cell.prompt_tokens)
     cells = list({(c.model, c.mode, c.engine, c.batch_size, c.budget): c for c in longest_first}.values())

@@ -23,16 +23,13 @@ from pydantic import (
 
 from orchestrator import strict_yaml
 from orchestrator.predict.allocator.settings import AllocatorSettings, AllocatorSettingsError
+from orchestrator.spec_error import SpecError
 from orchestrator.strict_yaml import Surprise
 from workers.allocator import DEFAULT, settings_text
 from workers.modes import GENERATE, MODES, WORKLOADS
 from workers.units import GiB
 
 _UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": GiB, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-
-
-class SpecError(ValueError):
-    """The sweep file or the arguments are wrong. One line: key, value, remedy."""
 
 
 def parse_bytes(value: object) -> int | None:

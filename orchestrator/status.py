@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from orchestrator.journal.errors import REFUSALS
 from orchestrator.journal.folder import read_run
 from orchestrator.plan import expand
-from orchestrator.spec import SpecError, SweepSpec
+from orchestrator.spec import SweepSpec
+from orchestrator.spec_error import SpecError
 from orchestrator.sweep.outcomes import Outcomes
 from orchestrator.sweep.retry_policy import Limits
 from orchestrator.sweep.work.item import Key

@@ -16,6 +16,8 @@ from workers.modes import GENERATE, MODES, WORKLOADS, Mode, Speculation, Streami
 Purpose = Literal["measure", "probe"]
 Engine = Literal["eager", "graph"]
 _LATER = "later"
+#: `ModelRef.attn_implementation` that leaves the choice to transformers.
+AUTO = "auto"
 
 
 def later(default: Any) -> Any:
@@ -36,7 +38,7 @@ class ModelRef:
     target: str
     draft: str | None = None
     dtype: str = "bfloat16"
-    attn_implementation: str = "auto"
+    attn_implementation: str = AUTO
     trust_remote_code: bool = False
     allow_pickle: bool = False
 

@@ -22,7 +22,8 @@ from orchestrator.journal.record import SCHEMA_VERSION
 from orchestrator.journal.storable import unicode
 from orchestrator.journal.store import LocalStore, Store
 from orchestrator.local_files import fingerprints
-from orchestrator.spec import SpecError, SweepSpec, dump_spec, load_spec
+from orchestrator.spec import SweepSpec, dump_spec, load_spec
+from orchestrator.spec_error import SpecError
 from workers.attempt import Device
 
 _SPEC, _MANIFEST = "spec.yaml", "manifest.json"

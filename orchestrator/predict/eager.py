@@ -12,9 +12,8 @@ from orchestrator.predict.caches import kept_tokens, token_bytes
 from orchestrator.predict.device import Allocator
 from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
-from workers.cell import Cell
+from workers.cell import AUTO, Cell
 from workers.engines.sizes import RECOMPUTE_TOKENS, eager_chunk, eager_slack
-from workers.models.build import AUTO
 from workers.modes import Layout
 
 #: Kernels that load when they are first called, outside torch's allocator. On a CPU the math library writes

@@ -14,7 +14,8 @@ import transformers
 
 from orchestrator.forecast import forecast
 from orchestrator.preflight import refuse_bad_input
-from orchestrator.spec import SpecError, parse_spec
+from orchestrator.spec import parse_spec
+from orchestrator.spec_error import SpecError
 from tests.orchestrator.mutated_configs import mutated, write
 
 GiB = 2**30

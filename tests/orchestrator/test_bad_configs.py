@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator.forecast import forecast
 from orchestrator.preflight import refuse_bad_input
-from orchestrator.spec import SpecError, SweepSpec, parse_spec
+from orchestrator.spec import SweepSpec, parse_spec
+from orchestrator.spec_error import SpecError
 from orchestrator.sweep.summary import Summary
 from orchestrator.sweep.work.estimates import Predictions
 from tests.orchestrator.mutated_configs import mutated, write

@@ -12,7 +12,8 @@ from orchestrator.journal.errors import REFUSALS
 from orchestrator.journal.folder import FolderError, open_run
 from orchestrator.local_files import fingerprints, resolve_paths
 from orchestrator.preflight import refuse_bad_input
-from orchestrator.spec import SpecError, SweepSpec, load_spec
+from orchestrator.spec import SweepSpec, load_spec
+from orchestrator.spec_error import SpecError
 from tests.workers.models.folders import save, save_gguf
 
 

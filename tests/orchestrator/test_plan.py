@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from orchestrator.plan import expand
 from orchestrator.preflight import refuse_bad_input
-from orchestrator.spec import SpecError, SweepSpec, parse_spec
+from orchestrator.spec import SweepSpec, parse_spec
+from orchestrator.spec_error import SpecError
 from workers.cell import from_json, to_json
 from workers.modes import MODES
 

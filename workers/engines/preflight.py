@@ -1,7 +1,6 @@
 """What a model's configuration alone tells of a cell: asked before a device is touched and a weight is read."""
 
 from workers.cell import Cell
-from workers.models.build import model_class
 from workers.models.config import read_config
 
 
@@ -13,6 +12,7 @@ def refuse_by_config(cell: Cell) -> None:
     if not cell.mode_spec.decoder.verifies or cell.engine != "eager":
         return
     from workers.engines.eager.policies import refuse_drafting
+    from workers.models.build import model_class
 
     for name in (cell.model.target, cell.model.draft):
         if name is not None:

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from workers.cell import AUTO
 from workers.models import LoadError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-#: `attn_implementation` of a model reference that leaves the choice to transformers.
-AUTO = "auto"
 #: Attention implementations by name, and the class attribute by which an architecture says that it has it.
 _SUPPORT = {
     "sdpa": "_supports_sdpa",

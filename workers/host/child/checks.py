@@ -3,9 +3,8 @@
 import torch
 
 from workers.attempt import Failure, InEffect
-from workers.cell import Cell
+from workers.cell import AUTO, Cell
 from workers.models import LoadError
-from workers.models.build import AUTO
 from workers.models.load import LoadedModel
 from workers.outcome import Outcome
 

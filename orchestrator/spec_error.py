@@ -1,0 +1,5 @@
+"""The error of a wrong sweep file. Free of pydantic, which the command line does without until it reads one."""
+
+
+class SpecError(ValueError):
+    """The sweep file or the arguments are wrong. One line: key, value, remedy."""
