@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+from collections.abc import Container, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +32,31 @@ def test_nothing_imports_upwards(package: str) -> None:
         if name.split(".")[0] in ABOVE[package]
     ]
     assert not wrong
+
+
+def test_no_files_import_each_other() -> None:
+    """Not even for annotations, nor by way of others."""
+    files = {
+        ".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in sources(*PACKAGES)
+    }
+    graph = {path: [files[name] for name in _modules(path, files)] for path in files.values()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(str(path) for path in error.args[1]))
+
+
+def _modules(path: Path, files: Container[str]) -> Iterator[str]:
+    """The files that a file imports: of `from a import b`, `a.b` if that is a file, else `a`."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in files)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                name = name if name in files else str(node.module)
+                if name in files:
+                    yield name
 
 
 @pytest.mark.parametrize("library", ROOMS)

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from workers import error_kinds
 from workers.attempt import Attempt, Failure, Measured, Phase, Sample
 from workers.cell import Lease
-from workers.host import error_kinds
 from workers.host.devices import Slot
 from workers.host.supervisor import Observations
 from workers.meters.sampler import Sampler, Window

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from workers import error_kinds
 from workers.attempt import Phase, Step
 from workers.cell import Lease
-from workers.host import error_kinds, processes
+from workers.host import processes
 from workers.host.devices import Slot
 from workers.host.events import (
     BadLine,

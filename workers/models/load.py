@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from workers.attempt import Phase
 from workers.cell import ModelRef
-from workers.host.error_kinds import Raised, of_exception
+from workers.error_kinds import Raised, of_exception
 from workers.models import LoadError
 from workers.models.build import attention_options, check_attention, from_config, from_files
 from workers.models.cache_tensors import cache_tensors

@@ -4,10 +4,7 @@ measures: a table, a section of the report.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from workers.cell import Cell
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +15,16 @@ class ScoreBucket:
     position_end: int
     nll_sum: float
     num_tokens: int
+
+
+class TextSizes(Protocol):
+    """What of a cell says how much text its run needs."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+
+    @property
+    def length(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +43,8 @@ class Workload:
     decodes: bool
     has_prompt: bool
     measures_speed: bool
-    text_tokens: "Callable[[Cell], int]"
-    positions: "Callable[[Cell], int]"
+    text_tokens: Callable[[TextSizes], int]
+    positions: Callable[[TextSizes], int]
     run: str
     result: type | None = None
 

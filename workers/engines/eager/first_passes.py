@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from workers.attempt import Phase
 from workers.engines.session import ModeUnsupported
-from workers.host.error_kinds import Raised, of_exception
+from workers.error_kinds import Raised, of_exception
 from workers.models.config import one_line
 from workers.outcome import Outcome
 

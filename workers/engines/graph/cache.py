@@ -1,14 +1,22 @@
 """What the graph engine asks of a cache of one model. `full_cache` and `ring` implement it."""
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 
 from workers.engines.graph.rope import Angles
 from workers.modes import Context
 
-if TYPE_CHECKING:
-    from workers.engines.graph.kernels import Kernels
+
+class AttentionKernels(Protocol):
+    """Those of `kernels.Kernels` that caches call: each kind of cache its own."""
+
+    @property
+    def attend_ring(self) -> Callable[..., torch.Tensor]: ...
+
+    @property
+    def attend_blocks(self) -> Callable[..., torch.Tensor]: ...
 
 
 class GraphCache(Protocol):
@@ -30,7 +38,7 @@ class GraphCache(Protocol):
 
     def attend(
         self,
-        kernels: "Kernels",
+        kernels: AttentionKernels,
         layer: int,
         q_BMHD: torch.Tensor,
         k_BMKD: torch.Tensor,

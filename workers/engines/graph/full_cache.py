@@ -4,17 +4,13 @@ The kernel finds a block through a table of addresses on the device, so a captur
 allocated after the capture, and running out of memory is a matter of need, not of an assumed maximum.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from workers.engines.graph.cache import AttentionKernels
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Weights
 from workers.engines.sizes import BLOCK
 from workers.modes import Context
-
-if TYPE_CHECKING:
-    from workers.engines.graph.kernels import Kernels
 
 
 class FullCache:
@@ -44,7 +40,7 @@ class FullCache:
 
     def attend(
         self,
-        kernels: "Kernels",
+        kernels: AttentionKernels,
         layer: int,
         q_BMHD: torch.Tensor,
         k_BMKD: torch.Tensor,

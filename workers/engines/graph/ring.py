@@ -4,17 +4,13 @@ Window keys are rotated once, at their absolute position; sink keys at 0 .. S - 
 StreamingLLM: arXiv:2309.17453.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from workers.engines.graph.cache import AttentionKernels
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Weights
 from workers.engines.shared.slots import RingSlots
 from workers.modes import Context
-
-if TYPE_CHECKING:
-    from workers.engines.graph.kernels import Kernels
 
 
 class RingCache:
@@ -42,7 +38,7 @@ class RingCache:
 
     def attend(
         self,
-        kernels: "Kernels",
+        kernels: AttentionKernels,
         layer: int,
         q_BMHD: torch.Tensor,
         k_BMKD: torch.Tensor,

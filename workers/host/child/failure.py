@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from workers import error_kinds
 from workers.attempt import Failure, Phase
-from workers.host import error_kinds
+from workers.error_kinds import Raised
 from workers.host.child.device import ChildDevice
-from workers.host.error_kinds import Raised
 from workers.outcome import Outcome
 
 _MAX_MESSAGE = 4096

@@ -10,11 +10,12 @@ from pkgutil import resolve_name
 
 import torch
 
+from workers import error_kinds
 from workers.attempt import Failure, Phase
 from workers.engines import open_session
 from workers.engines.preflight import refuse_by_config
 from workers.engines.session import Session
-from workers.host import error_kinds
+from workers.error_kinds import Raised
 from workers.host.child.cell_run import CellRun
 from workers.host.child.checks import check_ids, check_in_effect, check_length, check_positions
 from workers.host.child.cpu import CpuDevice
@@ -24,7 +25,6 @@ from workers.host.child.failure import outcome_and_failure
 from workers.host.child.outputs import ids_sha256
 from workers.host.child.recorder import RunRecorder
 from workers.host.child.token_ids import reading_ids
-from workers.host.error_kinds import Raised
 from workers.host.events import ContextReady, Event, Finished, Limited, Opened, Produced, Request, encode
 from workers.models import LoadError
 from workers.models.load import LoadedModel, load_model

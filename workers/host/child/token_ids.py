@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from workers.cell import Cell
-from workers.host.error_kinds import Raised
+from workers.error_kinds import Raised
 from workers.models import LoadError
 from workers.models.source import is_here
 from workers.text import CorpusError

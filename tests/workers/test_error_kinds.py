@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.attempt import Phase
-from workers.host.error_kinds import MemoryReport, Raised, memory_report, of_death, of_exception
+from workers.error_kinds import MemoryReport, Raised, memory_report, of_death, of_exception
 from workers.outcome import Outcome
 
 MiB, GiB = 2**20, 2**30
