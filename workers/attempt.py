@@ -92,6 +92,9 @@ class Measured:
     prefill_s: float | None = None
     decode_s: float | None = None
     weights_bytes: int | None = None
+    step_weights_bytes: int | None = None  # read by one step of decoding, or by one round of speculation
+    copy_bandwidth_bytes_per_s: float | None = None  # of the device, read plus written, at the child's start
+    roofline_fraction: float | None = None  # see workers.meters.roofline
     kv_cache_bytes: int | None = None
     peak_allocated_bytes: int | None = None
     peak_reserved_bytes: int | None = None

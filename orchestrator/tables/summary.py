@@ -41,6 +41,7 @@ _MEDIANS = (
         for name in (
             *("tokens_per_s", "tokens_per_step", "acceptance_rate", "duration_s", "ttft_s", "decode_s"),
             *("tpot_p50_s", "tpot_p95_s", "tpot_p99_s", "draft_step_s", "verify_step_s"),
+            "roofline_fraction",
         )
     ),
     (pl.col("prefill_s") + pl.col("decode_s")).filter(_OK).median().alias("generation_s_median"),

@@ -7,6 +7,7 @@ from workers.attempt import Attempt, Failure, Measured, Phase, Sample
 from workers.cell import Lease
 from workers.host.devices import Slot
 from workers.host.supervisor import Observations
+from workers.meters.roofline import roofline_fraction
 from workers.meters.sampler import Sampler, Window
 from workers.outcome import Outcome
 
@@ -32,7 +33,9 @@ def build_attempt(
         device=slot.device,
         started_at=started_at,
         duration_s=seen.ended_s - received_s,
-        measured=finished.measured if finished is not None else _measured_so_far(seen),
+        measured=_with_roofline(finished.measured, seen, lease)
+        if finished is not None
+        else _measured_so_far(seen),
         failure=failure,
         peak_device_bytes=peak_device_bytes,
         peak_process_bytes=peak_process_bytes,
@@ -45,6 +48,11 @@ def build_attempt(
         results=finished.results if finished is not None else (),
         output_ids=finished.output_ids if finished is not None else (),
     )
+
+
+def _with_roofline(measured: Measured, seen: Observations, lease: Lease) -> Measured:
+    fraction = roofline_fraction(measured, seen.steps, lease.cell.batch_size)
+    return replace(measured, roofline_fraction=fraction)
 
 
 def outcome_and_failure(seen: Observations) -> tuple[Outcome, Failure | None]:

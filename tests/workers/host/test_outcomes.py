@@ -38,6 +38,8 @@ class TestEagerEngine:
         measured = attempt.measured
         assert measured.new_tokens == len(attempt.output_ids) == 24
         assert measured.weights_bytes > 8 * MiB
+        assert measured.step_weights_bytes == measured.weights_bytes - 8192 * 128 * 4  # a row of its table
+        assert 0.0 < measured.roofline_fraction < 1.5
         assert measured.kv_cache_bytes == 2 * 31 * 2048  # the last new token is never read
         assert measured.ttft_s > 0
         assert measured.tokens_per_s > 0

@@ -26,8 +26,10 @@ from workers.host.child.outputs import ids_sha256
 from workers.host.child.recorder import RunRecorder
 from workers.host.child.token_ids import reading_ids
 from workers.host.events import ContextReady, Event, Finished, Limited, Opened, Produced, Request, encode
+from workers.meters.bandwidth import copy_bandwidth
 from workers.models import LoadError
 from workers.models.load import LoadedModel, load_model
+from workers.models.read_weights import step_weights_bytes
 from workers.outcome import Outcome
 
 
@@ -87,9 +89,15 @@ def _run(run: CellRun) -> int:
 def _set_up(run: CellRun) -> None:
     """Everything that precedes the first weight: threads, limits, context."""
     torch.set_num_threads(run.request.threads)
-    held_bytes = run.device.set_limits(run.request)
+    cell, device = run.cell, run.device
+    is_timed = cell.purpose == "measure" and cell.workload_spec.measures_speed
+    if is_timed and device.is_cpu:
+        run.note(copy_bandwidth_bytes_per_s=copy_bandwidth(device.torch_device))
+    held_bytes = device.set_limits(run.request)
     run.send(Limited(time.monotonic(), held_bytes))
-    run.send(ContextReady(run.device.create_context()))
+    run.send(ContextReady(device.create_context()))
+    if is_timed and not device.is_cpu:
+        run.note(copy_bandwidth_bytes_per_s=copy_bandwidth(device.torch_device))
 
 
 def _load(run: CellRun) -> tuple[LoadedModel, LoadedModel | None]:
@@ -105,6 +113,7 @@ def _load(run: CellRun) -> tuple[LoadedModel, LoadedModel | None]:
         load_s=sum(m.load_s for m in loaded),
         load_was_warm=target.load_was_warm,
         weights_bytes=sum(m.weights_bytes for m in loaded),
+        step_weights_bytes=step_weights_bytes(cell, target, draft),
         max_positions=target.max_positions,
     )
     return target, draft
