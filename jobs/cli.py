@@ -1,10 +1,10 @@
 """`oomline`: plan, run, status, report, compare, logits, models, doctor. `python -m jobs` is the same.
 
-Exit status: 0 every cell has an outcome; 1 some cell ended in infra_error, quarantined or cancelled, or every cell
-in load_error;
-2 the sweep file or the arguments are wrong.
+Exit status: 0 every cell has an outcome; 1 something is left, and the same command does it; 2 the sweep file or the
+arguments are wrong; 3 nothing is left, but a cell is quarantined, or a model could not be loaded for any cell.
 """
 
+import difflib
 import json
 import sys
 from pathlib import Path
@@ -16,6 +16,7 @@ from jobs.output import announce, complain, flush_or_discard, prepare_streams
 from orchestrator.journal.errors import REFUSALS
 from orchestrator.spec_error import SpecError
 from workers.modes import SCORE, modes_with
+from workers.outcome import Outcome
 
 # Each command imports what it needs: a person who asks for help waits for no library.
 if TYPE_CHECKING:
@@ -79,8 +80,21 @@ def run(
     slots: Annotated[
         int | None, typer.Option(min=1, help="CPU slots where there is no GPU; default: one per core.")
     ] = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUTCOME,...", help="Run cells again that ended so, e.g. load_error,quarantined."
+        ),
+    ] = None,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend", help="The sweep file asks for more than the run folder has: add what is new."
+        ),
+    ] = False,
 ) -> None:
     """Run the sweep; the same command again resumes it."""
+    outcomes = _outcomes(retry)
     from orchestrator.plan import expand
 
     sweep = _read(spec, overrides)
@@ -89,7 +103,10 @@ def run(
     _check(sweep)
     from jobs.run import run_command
 
-    raise typer.Exit(run_command(sweep, out or f"runs/{sweep.name}", address=address, cpu_slots=slots))
+    folder = out or f"runs/{sweep.name}"
+    raise typer.Exit(
+        run_command(sweep, folder, address=address, cpu_slots=slots, retry=outcomes, extend=extend)
+    )
 
 
 @app.command()
@@ -171,6 +188,18 @@ def doctor(
     from jobs.doctor import examine
 
     typer.echo(examine(address, as_json=as_json))
+
+
+def _outcomes(retry: str | None) -> frozenset[Outcome]:
+    names = [] if retry is None else [name.strip() for name in retry.split(",")]
+    known = [outcome.value for outcome in Outcome]
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 1, 0.0)
+            raise SpecError(
+                f"--retry {retry}: unknown outcome {name!r}; the nearest is {nearest[0]!r} (of {', '.join(known)})"
+            )
+    return frozenset(map(Outcome, names))
 
 
 def _read(path: Path, overrides: list[str] | None) -> "SweepSpec":

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from jobs.output import NeverFails, say
@@ -16,18 +17,27 @@ from orchestrator.sweep.run import run_sweep
 from orchestrator.watch import DeviceJoined, SweepEvent, Watcher
 from orchestrator.watch.live import LiveWatcher
 from orchestrator.watch.plain import PlainWatcher
+from workers.outcome import Outcome
 from workers.units import duration_text
 
 
-def run_command(spec: SweepSpec, out: str, *, address: str | None, cpu_slots: int | None) -> int:
+def run_command(
+    spec: SweepSpec,
+    out: str,
+    *,
+    address: str | None,
+    cpu_slots: int | None,
+    retry: Collection[Outcome] = frozenset(),
+    extend: bool = False,
+) -> int:
     """Run or resume `spec` in the run folder `out`, then render the report. Raises `SpecError`."""
     try:
-        folder = open_run(out, spec)
+        folder = open_run(out, spec, extend=extend)
     except REFUSALS as error:
         raise SpecError(f"--out {out}: {str(error).removeprefix(f'{out}: ')}") from None
     with folder:
         try:
-            status = _run(spec, out, folder, address=address, cpu_slots=cpu_slots)
+            status = _run(spec, out, folder, address=address, cpu_slots=cpu_slots, retry=retry)
         finally:
             kept = folder.journal.send_kept()
             if kept is not None:
@@ -35,13 +45,21 @@ def run_command(spec: SweepSpec, out: str, *, address: str | None, cpu_slots: in
     return status if kept is None else 1
 
 
-def _run(spec: SweepSpec, out: str, folder: RunFolder, *, address: str | None, cpu_slots: int | None) -> int:
+def _run(
+    spec: SweepSpec,
+    out: str,
+    folder: RunFolder,
+    *,
+    address: str | None,
+    cpu_slots: int | None,
+    retry: Collection[Outcome],
+) -> int:
     display = LiveWatcher() if sys.stdout.isatty() else PlainWatcher(sys.stdout)
     watcher = _Both(NeverFails(display), _Manifest(folder))
     started = time.monotonic()
     try:
         folder.plan(cells=len(expand(spec)))
-        summary = run_sweep(spec, folder, watcher, address=address, cpu_slots=cpu_slots)
+        summary = run_sweep(spec, folder, watcher, address=address, cpu_slots=cpu_slots, retry=retry)
     except ConnectError as error:
         _finish(folder, "failed", str(error))
         raise SpecError(str(error)) from None
@@ -49,13 +67,13 @@ def _run(spec: SweepSpec, out: str, folder: RunFolder, *, address: str | None, c
         _finish(folder, "failed", f"{type(error).__name__}: {error}")
         raise
     say(f"took {duration_text(time.monotonic() - started)}")
-    for trouble in summary.troubles:
-        say(f"note: {trouble}")
+    for note in summary.notes():
+        say(f"note: {note}")
     from orchestrator.report import render  # its pictures need a library of a second
 
     state = "stopped" if summary.stopped or summary.left else "finished"
     try:
-        folder.finish(state, "; ".join(summary.troubles))
+        folder.finish(state, "; ".join(summary.notes()))
         say(f"report: {render(out)}")
     except (StoreError, LockLost, OSError) as error:
         # What ended the sweep (a full disk, say) may be in the way here too; the journal has all that the report has.

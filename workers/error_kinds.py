@@ -30,6 +30,7 @@ _HOST_MESSAGES = (
     "Cannot allocate memory",
     "unable to mmap",
 )
+_DISK_MESSAGES = ("No space left on device", "Disk quota exceeded")
 #: The whole message of oneDNN when it has no memory for a kernel's code. A longer one ("... descriptor for ...") is
 #: about an operation that oneDNN does not know.
 _NO_PRIMITIVE = "could not create a primitive"
@@ -76,6 +77,8 @@ def of_exception(raised: Raised, phase: Phase, *, is_cpu: bool) -> Outcome:
         return oom_of(phase)
     if _has_no_host_memory(raised):
         return Outcome.OOM_HOST
+    if {"Unavailable", "CorpusUnavailable"} & {*raised.types} or has_no_disk(raised):
+        return Outcome.UNAVAILABLE
     if "ContextLimit" in raised.types:
         return Outcome.CONTEXT_LIMIT
     if _GPU_FAULT.search(raised.message):
@@ -141,6 +144,10 @@ def _has_no_device_memory(raised: Raised) -> bool:
     if "OutOfMemoryError" in raised.types:
         return True
     return "Error" in "".join(raised.types) and any(text in raised.message for text in _DEVICE_MESSAGES)
+
+
+def has_no_disk(raised: Raised) -> bool:
+    return "OSError" in raised.types and any(text in raised.message for text in _DISK_MESSAGES)
 
 
 def _has_no_host_memory(raised: Raised) -> bool:

@@ -16,6 +16,7 @@ class Outcome(StrEnum):
     CRASHED = "crashed"
     GPU_FAULT = "gpu_fault"
     LOAD_ERROR = "load_error"
+    UNAVAILABLE = "unavailable"
     INFRA_ERROR = "infra_error"
     PRUNED = "pruned"
     CANCELLED = "cancelled"
@@ -41,7 +42,7 @@ class Outcome(StrEnum):
         """The attempt says nothing about its cell. The next run of the same command tries the cell again,
         however many such attempts there were.
         """
-        return self in (Outcome.INFRA_ERROR, Outcome.CANCELLED)
+        return self in (Outcome.INFRA_ERROR, Outcome.CANCELLED, Outcome.UNAVAILABLE)
 
     @property
     def blames_machine(self) -> bool:
@@ -55,5 +56,5 @@ class Outcome(StrEnum):
 
     @property
     def is_unfinished(self) -> bool:
-        """The cell has no outcome of its own making: the sweep's exit status is 1."""
+        """The cell has no outcome of its own making."""
         return self.is_open or self is Outcome.QUARANTINED

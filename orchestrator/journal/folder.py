@@ -19,6 +19,7 @@ from orchestrator.journal.lock import Lock
 from orchestrator.journal.manifest import DriverSession, Manifest, environment
 from orchestrator.journal.object_store import open_store
 from orchestrator.journal.record import SCHEMA_VERSION
+from orchestrator.journal.same_sweep import EXTENSIBLE, differences, is_extension
 from orchestrator.journal.storable import unicode
 from orchestrator.journal.store import LocalStore, Store
 from orchestrator.local_files import fingerprints
@@ -90,8 +91,9 @@ class RunFolder:
         self.store.write(_MANIFEST, unicode(text).encode())
 
 
-def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:
-    """Lock `out` and make it this sweep's folder, or go on with the one it holds.
+def open_run(out: str | Path, spec: SweepSpec, *, extend: bool = False) -> RunFolder:
+    """Lock `out` and make it this sweep's folder, or go on with the one it holds. `extend`: with more cells than that
+    one had, which stay as they are.
 
     Raises `FolderInUse` (another driver), `FolderError` (another sweep), `SchemaTooNew`, `StoreError`.
     """
@@ -108,10 +110,12 @@ def open_run(out: str | Path, spec: SweepSpec) -> RunFolder:
                 )
             store.write(_SPEC, dump_spec(spec).encode())
         else:
-            _refuse_another_sweep(store, stored, spec)
+            _refuse_another_sweep(store, stored, spec, extend=extend)
         files = fingerprints(spec)
         if manifest is not None:
             _refuse_other_files(store, manifest.files, files)
+        if stored is not None and extend:
+            store.write(_SPEC, dump_spec(spec).encode())
         run_id = manifest.run_id if manifest else f"{spec.name}-{secrets.token_hex(4)}"
         session = DriverSession(started_at=time.time(), pid=os.getpid())
         fresh = Manifest(
@@ -148,20 +152,22 @@ def read_run(out: str | Path) -> RecordedRun:
     return RecordedRun(store, spec, _manifest(store), Journal(store, writable=False))
 
 
-def _refuse_another_sweep(store: Store, stored: str, spec: SweepSpec) -> None:
+def _refuse_another_sweep(store: Store, stored: str, spec: SweepSpec, *, extend: bool) -> None:
     try:
         old = load_spec(stored)
     except SpecError as error:
         raise FolderError(f"{store.url}/{_SPEC} cannot be read ({error}): give another --out") from None
-    if old == spec:
+    extends = is_extension(old, spec)
+    if old == spec or (extend and extends):
         return
-    differing = [
-        f"{key}: {getattr(old, key)!r} there, {getattr(spec, key)!r} now"
-        for key in SweepSpec.model_fields
-        if getattr(old, key) != getattr(spec, key)
-    ]
+    found = "; ".join(differences(old, spec))
+    if extends:
+        raise FolderError(
+            f"{store.url} holds a part of this sweep ({found}): add --extend, or give another --out"
+        )
+    more = f" (--extend adds to {', '.join(EXTENSIBLE)}, and changes limits)" if extend else ""
     raise FolderError(
-        f"{store.url} holds another sweep ({'; '.join(differing)}): give another --out, or the same sweep file"
+        f"{store.url} holds another sweep ({found}): give another --out, or the same sweep file{more}"
     )
 
 

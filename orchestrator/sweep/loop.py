@@ -5,7 +5,7 @@ the next cell, before a retry, before a watcher hears of it.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from orchestrator.boundary.question import Question
@@ -54,7 +54,8 @@ class JournalBroken(Exception):
 
 
 class Sweep:
-    """`stop`: asked once a round. A text means: end now, and journal what is in flight as cancelled.
+    """`retry`: what ended so before is run again. `stop`: asked once a round. A text means: end now, and journal what
+    is in flight as cancelled.
 
     `clock`: seconds since the epoch. Time passes while the fleet is polled.
     """
@@ -71,6 +72,7 @@ class Sweep:
         history: Sequence[Attempt],
         estimates: Estimates,
         watcher: Watcher,
+        retry: Collection[Outcome] = frozenset(),
         stop: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -78,7 +80,7 @@ class Sweep:
         self._fleet, self._journal, self._estimates, self._watcher = fleet, journal, estimates, watcher
         self._stop, self._clock, self._began = stop, clock, clock()
         limits = Limits.of(spec)
-        self._outcomes = Outcomes(history, limits)
+        self._outcomes = Outcomes(history, limits, retry)
         self.kinds: dict[str, KindWork] = {}
         self._roster = Roster()
         self._in_flight = CellsInFlight()
@@ -124,8 +126,9 @@ class Sweep:
             reused=self._outcomes.reused,
             left=known + len(self._in_flight) + never_seen + self._unrecorded,
             outcomes=dict(self._outcomes.counts),
-            troubles=tuple(self._ending.troubles),
+            troubles=(*self._ending.troubles, *self._outcomes.lacks()),
             stopped=self._stopped,
+            unloadable=tuple(self._outcomes.unloadable()),
         )
 
     # -- what the fleet says ----------------------------------------------------------------------------------

@@ -2,19 +2,23 @@
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from orchestrator.sweep.retry_policy import Limits, RetryHistory, history_and_final
+from orchestrator.sweep.retry_policy import Limits, RetryHistory, history_and_final, reopened
 from orchestrator.sweep.work.item import Key
 from workers.attempt import Attempt
+from workers.cell import ModelRef
 from workers.outcome import Outcome
 
 
 class Outcomes:
     """The retry history and the final outcome of each work item, and the final attempts of probes, which a search
-    observes again. `counts`: how many items ended with each outcome."""
+    observes again. `counts`: how many items ended with each outcome. `retry`: items on record with these outcomes are
+    open again."""
 
-    def __init__(self, attempts: Iterable[Attempt], limits: Limits) -> None:
+    def __init__(
+        self, attempts: Iterable[Attempt], limits: Limits, retry: Collection[Outcome] = frozenset()
+    ) -> None:
         by_key: dict[Key, list[Attempt]] = defaultdict(list)
         for attempt in attempts:
             if attempt.device is not None:
@@ -23,8 +27,12 @@ class Outcomes:
         self.finals: dict[Key, Outcome] = {}
         self.counts: Counter[Outcome] = Counter()
         self.probes: dict[Key, Attempt] = {}
+        self._models: dict[Key, ModelRef] = {}
+        self._lacking: Counter[str] = Counter()
         for key, known in by_key.items():
             history, final = history_and_final(known, limits)
+            if final is not None and final.outcome in retry:
+                history, final = reopened(history), None
             self.note(key, history, final)
         self.reused = len(self.finals)
 
@@ -38,6 +46,9 @@ class Outcomes:
             return
         self.finals[key] = final.outcome
         self.counts[final.outcome] += 1
+        self._models[key] = final.cell.model
+        if final.outcome is Outcome.UNAVAILABLE and final.failure is not None:
+            self._lacking[final.failure.error_message] += 1
         if final.cell.purpose == "probe":
             self.probes[key] = dataclasses.replace(final, samples=(), steps=(), output_ids=(), results=())
 
@@ -46,9 +57,24 @@ class Outcomes:
         self.counts -= Counter([self.finals.pop(key)])
         self.probes.pop(key, None)
 
+    def lacks(self) -> list[str]:
+        """Return what cells of this run could not have, in the words of their errors."""
+        return [
+            f"{count} cell{'' if count == 1 else 's'} could not have what a cell needs: {reason}"
+            for reason, count in self._lacking.most_common(_REASONS)
+        ]
+
+    def unloadable(self) -> list[str]:
+        """Return the models that could not be loaded for any cell."""
+        ends: dict[ModelRef, set[Outcome]] = defaultdict(set)
+        for key, outcome in self.finals.items():
+            ends[self._models[key]].add(outcome)
+        return sorted({model.target for model, found in ends.items() if found == {Outcome.LOAD_ERROR}})
+
     @property
     def computed(self) -> int:
         return len(self.finals) - self.reused
 
 
 _NEW = RetryHistory()
+_REASONS = 3  # that are told at the end of a run; every cell's own stands in its line and in the report

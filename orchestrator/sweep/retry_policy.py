@@ -63,7 +63,7 @@ def after_attempt(
     """Return the history with `attempt` in it, and what to do with the cell."""
     history = dataclasses.replace(history, attempts=history.attempts + 1)
     outcome = attempt.outcome
-    if outcome.is_final:
+    if outcome.is_final or outcome is Outcome.UNAVAILABLE:  # which the next run of the sweep finds open
         return history, NextStep.CLOSE
     if blame is Blame.NODE:
         history = dataclasses.replace(history, losses=history.losses + 1)
@@ -81,11 +81,14 @@ def after_attempt(
 def history_and_final(attempts: Iterable[Attempt], limits: Limits) -> tuple[RetryHistory, Attempt | None]:
     """Return a work item's history and its final attempt (None: still open), from its attempts in the journal.
 
-    Crashes, hangs and GPU faults of earlier runs count. Infrastructure errors do not, nor does what was cancelled. Of
-    several final attempts the first counts.
+    Crashes, hangs and GPU faults of earlier runs count. Infrastructure errors do not, nor does what was cancelled or
+    unavailable. Of two final attempts of one number the first counts. One of a higher number was asked for (`--retry`):
+    it begins anew, and takes the place of the one before.
     """
     history, final = RetryHistory(), None
-    for attempt in attempts:
+    for attempt in sorted(attempts, key=lambda attempt: attempt.attempt):
+        if final is not None and attempt.attempt > final.attempt:
+            history, final = reopened(history), None
         if attempt.outcome.is_open:
             history = dataclasses.replace(history, attempts=history.attempts + 1)
             continue
@@ -93,6 +96,11 @@ def history_and_final(attempts: Iterable[Attempt], limits: Limits) -> tuple[Retr
         if final is None and step is NextStep.CLOSE:
             final = attempt
     return history, final
+
+
+def reopened(history: RetryHistory) -> RetryHistory:
+    """Return the history of a closed item that is to be tried again: nothing counts against it."""
+    return RetryHistory(attempts=history.attempts)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import secrets
+from collections.abc import Collection
 
 from orchestrator.boundary.question import questions
 from orchestrator.fleet.connect import connected
@@ -17,6 +18,7 @@ from orchestrator.sweep.summary import Summary
 from orchestrator.sweep.work.estimates import Predictions
 from orchestrator.watch import Notice, SweepEnded, Watcher
 from workers.actor import DeviceActor
+from workers.outcome import Outcome
 
 
 def run_sweep(
@@ -26,12 +28,14 @@ def run_sweep(
     *,
     address: str | None = None,
     cpu_slots: int | None = None,
+    retry: Collection[Outcome] = frozenset(),
     actor_class: type = DeviceActor,
 ) -> Summary:
     """Run everything that the folder's journal does not have yet. The caller has opened the folder and holds its lock.
 
     `address`: of a Ray cluster; default RAY_ADDRESS, else Ray is started here. `cpu_slots`: per node, where there is
-    no GPU. Ends early, with what was finished on record, on SIGTERM, SIGINT, SIGHUP, a full disk, or when no device is left.
+    no GPU. `retry`: outcomes on record that are tried again. Ends early, with what was finished on record, on SIGTERM,
+    SIGINT, SIGHUP, a full disk, or when no device is left.
     Raises `ConnectError` when no Ray answers at the address.
     """
     metered = MeteredWatcher(watcher)
@@ -52,6 +56,7 @@ def run_sweep(
                     history=folder.journal.attempts(),
                     estimates=Predictions(),
                     watcher=metered,
+                    retry=retry,
                     stop=lambda: stop.requested() or folder.lost,
                 )
                 return conduct(sweep, metered)

@@ -1,6 +1,6 @@
 """`run_sweep` on a simulated device, for tests of what the command does around it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from orchestrator.journal.folder import RunFolder
 from orchestrator.plan import expand
@@ -17,12 +17,20 @@ from tests.orchestrator.sweep.simulated import (
     World,
     device,
 )
+from workers.outcome import Outcome
 
 
 def simulated_run(world: World = lambda lease, on: Fate(1)) -> Callable[..., Summary]:
     """In place of `run_sweep`: one device, on which cells fare as `world` says."""
 
-    def run(spec: SweepSpec, folder: RunFolder, watcher: Watcher, **_: object) -> Summary:
+    def run(
+        spec: SweepSpec,
+        folder: RunFolder,
+        watcher: Watcher,
+        *,
+        retry: Collection[Outcome] = frozenset(),
+        **_: object,
+    ) -> Summary:
         clock = SimulatedClock()
         sweep = Sweep(
             spec=spec,
@@ -34,6 +42,7 @@ def simulated_run(world: World = lambda lease, on: Fate(1)) -> Callable[..., Sum
             history=folder.journal.attempts(),
             estimates=FlatEstimates(),
             watcher=watcher,
+            retry=retry,
             stop=lambda: folder.lost,
             clock=clock,
         )

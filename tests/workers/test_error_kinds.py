@@ -1,5 +1,6 @@
 """Real messages of torch, CUDA and the C++ library, and deaths, to outcomes."""
 
+import errno
 import signal
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from workers.attempt import Phase
 from workers.error_kinds import MemoryReport, Raised, memory_report, of_death, of_exception
+from workers.models import Unavailable
 from workers.outcome import Outcome
+from workers.text import CorpusUnavailable
 
 MiB, GiB = 2**20, 2**30
 
@@ -140,6 +143,20 @@ def test_anything_else_is_a_load_error_while_loading_and_a_crash_later():
     assert of_exception(raised, Phase.LOAD, is_cpu=True) is Outcome.LOAD_ERROR
     assert of_exception(raised, Phase.PREPARE, is_cpu=True) is Outcome.CRASHED
     assert of_exception(raised, Phase.DECODE, is_cpu=True) is Outcome.CRASHED
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("org/model: the hub did not answer"),
+        CorpusUnavailable("corpus pg-19: no connection"),
+        OSError(errno.ENOSPC, "No space left on device", "/cache/x"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+@pytest.mark.parametrize("phase", [Phase.SPAWN, Phase.LOAD, Phase.PREPARE])
+def test_what_is_outside_the_model_is_unavailable(error, phase):
+    assert of_exception(Raised.of(error), phase, is_cpu=True) is Outcome.UNAVAILABLE
 
 
 def test_deaths():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.cell import ModelRef
-from workers.models import LoadError
+from workers.models import LoadError, kind_of
 from workers.models.gguf_header import complete
 from workers.models.shapes import nearest, shapes
 from workers.models.source import RANDOM, locate
@@ -51,7 +51,7 @@ def read_config(name: str, ref: ModelRef) -> "PreTrainedConfig":
     except LoadError:
         raise
     except Exception as error:  # anything may be wrong with a file that a person names
-        raise LoadError(f"{name}: no usable configuration: {one_line(error)}") from error
+        raise kind_of(error)(f"{name}: no usable configuration: {one_line(error)}") from error
 
 
 def check_draft(target: "PreTrainedConfig", draft: "PreTrainedConfig") -> None:

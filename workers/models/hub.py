@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from workers.models import LoadError, shapes
+from workers.models import LoadError, Unavailable, shapes
 from workers.models.node_cache import cannot_be_written
 from workers.models.wanted import Wanted
 from workers.models.weight_files import weight_names
@@ -53,11 +53,11 @@ def snapshot(repo_id: str, wanted: Wanted) -> Path:
             )
         )
     except HubError as error:
-        raise LoadError(f"{repo_id}: {error}; {_choices(repo_id)}") from error
+        raise Unavailable(f"{repo_id}: {error}; {_choices(repo_id)}") from error
     except LoadError:
         raise
     except Exception as error:  # the hub's client, its transport, and the disk each raise their own
-        raise LoadError(f"{repo_id}: the download failed ({_short(error)}); {_choices(repo_id)}") from error
+        raise Unavailable(f"{repo_id}: the download failed ({_short(error)}); {_choices(repo_id)}") from error
 
 
 def file(repo_id: str, name: str) -> Path:
@@ -69,8 +69,12 @@ def file(repo_id: str, name: str) -> Path:
     try:
         info = describe(repo_id, "model")
         return Path(huggingface_hub.hf_hub_download(repo_id, name, revision=info.sha, etag_timeout=5))
+    except errors.RemoteEntryNotFoundError as error:
+        raise LoadError(
+            f"{repo_id}/{name}: the repository has no such file; look at its list of files"
+        ) from error
     except Exception as error:  # as above
-        raise LoadError(f"{repo_id}/{name}: {_short(error)}; {_choices(repo_id)}") from error
+        raise Unavailable(f"{repo_id}/{name}: {_short(error)}; {_choices(repo_id)}") from error
 
 
 def describe(repo_id: str, repo_type: str) -> Any:

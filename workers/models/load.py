@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from workers.attempt import Phase
 from workers.cell import ModelRef
 from workers.error_kinds import Raised, of_exception
-from workers.models import LoadError
+from workers.models import LoadError, kind_of
 from workers.models.build import attention_options, check_attention, from_config, from_files
 from workers.models.cache_tensors import cache_tensors
 from workers.models.config import check_draft, max_positions, one_line, read_config, vocab_size
@@ -144,11 +144,11 @@ def _load_errors(name: str, config: PreTrainedConfig) -> Iterator[None]:
     try:
         yield
     except LoadError as error:
-        raise LoadError(f"{name}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error
     except Exception as error:
         if of_exception(Raised.of(error), Phase.LOAD, is_cpu=True) is not Outcome.LOAD_ERROR:
             raise
-        raise LoadError(f"{name}: does not load: {_package(error, config)}{one_line(error)}") from error
+        raise kind_of(error)(f"{name}: does not load: {_package(error, config)}{one_line(error)}") from error
 
 
 def _package(error: Exception, config: PreTrainedConfig) -> str:

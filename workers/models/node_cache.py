@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from workers.models import LoadError
+from workers.models import Unavailable
 
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT})
 
@@ -41,7 +41,7 @@ def built(key: str) -> Path | None:
 def build_once(key: str, build: Callable[[Path], None]) -> Path:
     """The folder `key` of the cache; `build(folder)` fills it first if no process of this node has done so.
 
-    Raises `LoadError` where no folder can be written.
+    Raises `Unavailable` where no folder can be written.
 
     `build` works in a temporary folder that is renamed when complete: a builder that dies leaves nothing behind
     that a reader could take for the whole. Others wait for the lock, which dies with its holder.
@@ -78,6 +78,6 @@ def _writable() -> Path:
             if not cannot_be_written(error):
                 raise
             refusals.append(f"{folder}: {error.strerror}")
-    raise LoadError(
+    raise Unavailable(
         f"no cache folder can be written ({'; '.join(refusals)}): set OOMLINE_CACHE to one that can"
     )

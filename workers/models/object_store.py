@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 import fsspec
 from fsspec.utils import tokenize
 
-from workers.models import LoadError
+from workers.models import LoadError, Unavailable
 from workers.models.node_cache import build_once
 from workers.models.wanted import Wanted
 
@@ -23,9 +23,11 @@ def fetch(url: str, wanted: Wanted) -> Path:
         found = filesystem.find(root, maxdepth=1, detail=True)
     except ImportError as error:
         extra = f"oomline[{_EXTRA[scheme]}]" if scheme in _EXTRA else "the fsspec package for it"
-        raise LoadError(f"{url}: {scheme}:// cannot be read here; pip install {extra}") from error
+        raise Unavailable(f"{url}: {scheme}:// cannot be read here; pip install {extra}") from error
+    except ValueError as error:  # no such kind of store, or no URL of it
+        raise LoadError(f"{url}: cannot be read: {error}") from error
     except Exception as error:  # each store raises its own kinds
-        raise LoadError(f"{url}: cannot be listed: {type(error).__name__}: {error}") from error
+        raise Unavailable(f"{url}: cannot be listed: {type(error).__name__}: {error}") from error
     listing = {PurePosixPath(path).name: (path, info) for path, info in found.items()}
     if not listing:
         raise LoadError(f"{url}: nothing there")
@@ -43,5 +45,5 @@ def fetch(url: str, wanted: Wanted) -> Path:
     try:
         folder = build_once(f"models/{tokenize(url, [listing[name] for name in names])}", copy)
     except Exception as error:
-        raise LoadError(f"{url}: cannot be copied to this node: {type(error).__name__}: {error}") from error
+        raise Unavailable(f"{url}: cannot be copied to this node: {type(error).__name__}: {error}") from error
     return folder / names[0] if url.endswith(".gguf") else folder

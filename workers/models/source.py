@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.cell import ModelRef
-from workers.models import LoadError, hub, object_store
+from workers.models import Unavailable, hub, object_store
 from workers.models.wanted import Wanted
 from workers.models.weight_files import weight_names
 
@@ -44,7 +44,7 @@ def locate(name: str, ref: ModelRef, *, weights: bool) -> Files:
     wanted = Wanted(weights=weights, code=ref.trust_remote_code, pickles=ref.allow_pickle)
     if name.endswith(".gguf"):
         if not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
-            raise LoadError(f"{name}: GGUF files need an extra package: pip install oomline[gguf]")
+            raise Unavailable(f"{name}: GGUF files need an extra package: pip install oomline[gguf]")
         file = object_store.fetch(name, wanted) if "://" in name else _gguf(name)
         return Files(file.parent, file.name, (file,) if weights else ())
     if "://" in name:
@@ -53,7 +53,7 @@ def locate(name: str, ref: ModelRef, *, weights: bool) -> Files:
     if folder.is_dir():
         return _files(name, folder, wanted)
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise LoadError(
+        raise Unavailable(
             f"{name}: no such folder on {socket.gethostname()}; name one that every node has, a URL (s3://, gs://), "
             "a hub id, random:NAME or pocket"
         )
@@ -87,7 +87,7 @@ def _gguf(name: str) -> Path:
     if path.is_file():
         return path
     if name.count("/") != 2 or name.startswith((".", "/", "~")):
-        raise LoadError(
+        raise Unavailable(
             f"{name}: no such file on {socket.gethostname()}; name a .gguf file that every node has, a URL (s3://, "
             "gs://), or ORG/REPO/file.gguf on the hub"
         )

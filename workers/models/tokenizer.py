@@ -5,7 +5,7 @@ import hashlib
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from workers.cell import ModelRef
-from workers.models import LoadError
+from workers.models import LoadError, kind_of
 from workers.models.config import one_line
 from workers.models.source import RANDOM, Files, locate
 from workers.models.wanted import METADATA, TOKENIZER, matching
@@ -24,7 +24,7 @@ def load_tokenizer(name: str, ref: ModelRef) -> PreTrainedTokenizerBase:
             files.folder, gguf_file=files.gguf, trust_remote_code=ref.trust_remote_code, local_files_only=True
         )
     except Exception as error:  # anything may be wrong with a file that a person names
-        raise LoadError(f"{name}: no usable tokenizer in {files.folder}: {one_line(error)}") from error
+        raise kind_of(error)(f"{name}: no usable tokenizer in {files.folder}: {one_line(error)}") from error
 
 
 def tokenizer_key(name: str, ref: ModelRef) -> str:

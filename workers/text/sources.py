@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.models import hub
-from workers.text import CorpusError, builtin
+from workers.text import CorpusError, CorpusUnavailable, builtin
 from workers.text.files import SUFFIXES, Skipped, read_lines, read_records, refuse_lfs, texts
 
 _NAMED = {
     "wikitext-2": "Salesforce/wikitext:wikitext-2-raw-v1:test",
     "pg-19": "emozilla/pg19::test",
 }
+#: Packages whose exceptions are the network's.
+_NETWORK = ("httpx", "httpcore", "requests", "urllib3", "aiohttp", "huggingface_hub")
 #: Lines are joined to pieces of about this many characters before they are tokenised.
 _PIECE = 65_536
 
@@ -44,7 +46,7 @@ def resolve(corpus: str) -> Source:
     path = Path(corpus).expanduser()
     if path.suffix in SUFFIXES or path.is_absolute() or path.is_file():
         if not path.is_file():
-            raise CorpusError(
+            raise CorpusUnavailable(
                 f"corpus {corpus}: no such file on {socket.gethostname()}; name a .txt, .jsonl or .parquet file that every "
                 "node has, a dataset of the hub, or builtin"
             )
@@ -85,9 +87,13 @@ def documents(corpus: str, source: Source, skipped: Skipped) -> Iterator[str]:
     except Exception as error:  # `datasets` raises what its parsers and the hub raise, pyarrow its own
         reason = str(error) if isinstance(error, hub.HubError) else f"{type(error).__name__}: {error}"
         remedy = "" if source.file else "; offline, use builtin or a .txt, .jsonl or .parquet file"
-        raise CorpusError(
-            f"corpus {corpus}: cannot be read: {' '.join(reason.split())[:400]}{remedy}"
-        ) from error
+        kind = CorpusUnavailable if _is_the_hubs(error) else CorpusError
+        raise kind(f"corpus {corpus}: cannot be read: {' '.join(reason.split())[:400]}{remedy}") from error
+
+
+def _is_the_hubs(error: Exception) -> bool:
+    """Whether the hub or the way there is at fault, or a disk, and not what was asked for."""
+    return isinstance(error, hub.HubError | OSError) or type(error).__module__.partition(".")[0] in _NETWORK
 
 
 def _dataset(source: Source) -> Iterator[object]:

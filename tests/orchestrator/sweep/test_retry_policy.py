@@ -83,6 +83,33 @@ def test_the_first_of_two_results_counts() -> None:
     assert history_and_final([first, second], LIMITS)[1] is first
 
 
+def test_an_attempt_that_was_asked_for_takes_the_place_of_the_result() -> None:
+    """Its crashes are counted anew, and until it has a result the cell is open."""
+    closed = [
+        made(Outcome.CRASHED, number=1),
+        made(Outcome.CRASHED, number=2),
+        made(Outcome.QUARANTINED, number=3),
+    ]
+    crashed, cancelled, ok = (
+        made(Outcome.CRASHED, number=4),
+        made(Outcome.CANCELLED, number=5),
+        made(Outcome.OK, number=6),
+    )
+    assert history_and_final(closed, LIMITS)[1] is closed[-1]
+    assert history_and_final([*closed, crashed], LIMITS) == (
+        RetryHistory(attempts=4, crashes=1, failed_on=frozenset({DEVICES[0].uuid})),
+        None,
+    )
+    assert history_and_final([*closed, crashed, cancelled], LIMITS)[1] is None
+    assert history_and_final([*closed, crashed, cancelled, ok], LIMITS)[1] is ok
+
+
+def test_what_was_unavailable_ends_its_run_and_is_open_in_the_next() -> None:
+    unavailable = made(Outcome.UNAVAILABLE)
+    assert after_attempt(RetryHistory(), unavailable, Blame.CELL, LIMITS)[1] is NextStep.CLOSE
+    assert history_and_final([unavailable], LIMITS) == (RetryHistory(attempts=1), None)
+
+
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2), st.booleans()), max_size=60))
 def test_a_device_is_retired_for_three_cells_of_its_own_in_a_row(story: list[tuple[int, int, bool]]) -> None:
     """Against a model that keeps the whole story."""

@@ -127,9 +127,9 @@ class TestEagerEngine:
         assert attempt.outcome is Outcome.OK
         assert attempt.measured.max_positions == 128
 
-    def test_load_error_names_the_model(self, host, nowhere, model):
+    def test_a_model_that_is_not_here_is_named(self, host, nowhere, model):
         attempt = host.run(lease(nowhere))
-        assert attempt.outcome is Outcome.LOAD_ERROR
+        assert attempt.outcome is Outcome.UNAVAILABLE  # on this node
         assert nowhere in failure_of(attempt).error_message
         assert_ok(host, model)
 

@@ -13,6 +13,7 @@ from tests.workers.engines.heard import Heard
 from tests.workers.models.families import VOCAB, tiny_config, tiny_model
 from workers.cell import ModelRef
 from workers.engines.eager import open_session
+from workers.models import Unavailable
 from workers.models.build import from_config
 from workers.models.load import LoadedModel, LoadError, load_model
 
@@ -121,7 +122,7 @@ def test_quantised_weights_whose_package_is_missing_name_it(
     tiny_model("llama").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": quantization}))
-    with pytest.raises(LoadError) as raised:
+    with pytest.raises(Unavailable) as raised:
         load(tmp_path)
     message = str(raised.value)
     assert f"quantised with {quantization['quant_method']}; a package is missing" in message

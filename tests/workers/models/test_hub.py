@@ -10,9 +10,10 @@ import torch
 from tests.workers.models.folders import pickle_weights, save
 from tests.workers.models.hub_server import serve
 from workers.cell import ModelRef
-from workers.models import hub
+from workers.models import Unavailable, hub
 from workers.models.load import LoadError, load_model, read_config
-from workers.text.corpus import CorpusError, token_ids
+from workers.text import CorpusUnavailable
+from workers.text.corpus import token_ids
 
 REF = ModelRef(target="org/tiny")
 CPU = torch.device("cpu")
@@ -84,7 +85,7 @@ def test_pickled_weights_are_not_even_downloaded_unless_asked_for(
 def test_an_unknown_repository_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve("org/tiny", tmp_path, []) as endpoint:
         point_to(endpoint, monkeypatch)
-        with pytest.raises(LoadError, match="org/other: the hub has none of that name"):
+        with pytest.raises(Unavailable, match="org/other: the hub has none of that name"):
             read_config("org/other", REF)
 
 
@@ -93,15 +94,15 @@ def test_a_silent_hub_is_given_up_with_the_offline_choices(monkeypatch: pytest.M
         point_to(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
         monkeypatch.setattr(hub, "_ANSWER_S", 0.3)
         for error, ask in (
-            (LoadError, lambda: read_config("EleutherAI/pythia-2.8b-v0", REF)),
-            (CorpusError, lambda: token_ids("wikitext-2", "pocket", REF, 0, 8)),
+            (Unavailable, lambda: read_config("EleutherAI/pythia-2.8b-v0", REF)),
+            (CorpusUnavailable, lambda: token_ids("wikitext-2", "pocket", REF, 0, 8)),
         ):
             with pytest.raises(error, match=r"(did not answer|no connection).*offline") as raised:
                 ask()
-            assert ("random:pythia-2.8b" in str(raised.value)) == (error is LoadError)
+            assert ("random:pythia-2.8b" in str(raised.value)) == (error is Unavailable)
 
 
 def test_offline_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(LoadError, match=r"HF_HUB_OFFLINE is set; offline, name a local folder"):
+    with pytest.raises(Unavailable, match=r"HF_HUB_OFFLINE is set; offline, name a local folder"):
         read_config("EleutherAI/pythia-160m", REF)

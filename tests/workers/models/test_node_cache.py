@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.models import LoadError, hub
+from workers.models import Unavailable, hub
 from workers.models.node_cache import build_once, built
 
 
@@ -31,7 +31,7 @@ def test_a_named_cache_that_cannot_be_written_is_refused_with_its_variable(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("OOMLINE_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(LoadError, match=f"{tmp_path}/file/cache: Not a directory.*set OOMLINE_CACHE"):
+    with pytest.raises(Unavailable, match=f"{tmp_path}/file/cache: Not a directory.*set OOMLINE_CACHE"):
         build_once("kind/key", fill)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from tests.workers.models.folders import save, save_gguf
 from workers.cell import ModelRef
+from workers.models import Unavailable
 from workers.models.load import LoadError, load_model, read_config
 from workers.models.node_cache import build_once
 
@@ -66,13 +67,14 @@ def test_a_single_gguf_file(tmp_path: Path) -> None:
 
 
 def test_nothing_there_and_no_way_there() -> None:
-    for url, message in (
-        ("memory://bucket/nothing", "nothing there"),
-        ("gs://bucket/model", r"pip install oomline\[gcs\]"),
-        ("nowhere://bucket/model", "cannot be listed"),
+    for url, kind, message in (
+        ("memory://bucket/nothing", LoadError, "nothing there"),
+        ("gs://bucket/model", Unavailable, r"pip install oomline\[gcs\]"),
+        ("nowhere://bucket/model", LoadError, "cannot be read: Protocol not known: nowhere"),
     ):
-        with pytest.raises(LoadError, match=message):
+        with pytest.raises(LoadError, match=message) as raised:
             read_config(url, ModelRef(target=url))
+        assert raised.type is kind
 
 
 def _append_and_build(folder: Path, log: Path) -> None:

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from workers.cell import Cell
-from workers.error_kinds import Raised
-from workers.models import LoadError
+from workers.error_kinds import Raised, has_no_disk
+from workers.models import LoadError, Unavailable
 from workers.models.source import is_here
-from workers.text import CorpusError
+from workers.text import CorpusError, CorpusUnavailable
 from workers.text.corpus import KeptIds, kept_ids, token_ids
 
 _BEAT_S = 1.0
@@ -92,8 +92,10 @@ def _understood(cell: Cell, status: int, answer: bytes) -> torch.Tensor:
         os.kill(os.getpid(), os.WTERMSIG(status))
     types, message = json.loads(answer)
     if "LoadError" in types:
-        raise LoadError(message)
-    raise CorpusError(message if "CorpusError" in types else f"corpus {cell.corpus}: {types[0]}: {message}")
+        raise (Unavailable if "Unavailable" in types else LoadError)(message)
+    away = "CorpusUnavailable" in types or has_no_disk(Raised(tuple(types), message))
+    kind = CorpusUnavailable if away else CorpusError
+    raise kind(message if "CorpusError" in types else f"corpus {cell.corpus}: {types[0]}: {message}")
 
 
 def _tensor(ids_T: np.ndarray) -> torch.Tensor:
