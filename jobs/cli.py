@@ -1,4 +1,4 @@
-"""`oomline`: plan, run, status, report, compare, logits, models, doctor. `python -m jobs` is the same.
+"""`oomline`: plan, run, status, report, compare, logits, models, init, schema, doctor. `python -m jobs` is the same.
 
 Exit status: 0 every cell has an outcome; 1 something is left, and the same command does it; 2 the sweep file or the
 arguments are wrong; 3 nothing is left, but a cell is quarantined, or a model could not be loaded for any cell.
@@ -30,7 +30,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep file (YAML).")]
+SpecPath = Annotated[
+    Path,
+    typer.Argument(metavar="SPEC", help="The sweep file (YAML), or the name of one that comes along: demo."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -180,6 +183,27 @@ def models(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file to write.")] = Path(
+        "sweep.yaml"
+    ),
+) -> None:
+    """Write a sweep file with every key in it, explained, to begin with."""
+    from jobs.sweep_files import write_template
+
+    write_template(file)
+    typer.echo(f"{file}: change it, then `oomline plan {file}`")
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of sweep files, for editors."""
+    from jobs.sweep_files import schema as schema_of
+
+    typer.echo(json.dumps(schema_of(), indent=2))
+
+
+@app.command()
 def doctor(
     address: Annotated[str | None, typer.Option(help="Ray address of the cluster to look at.")] = None,
     as_json: AsJson = False,
@@ -203,10 +227,12 @@ def _outcomes(retry: str | None) -> frozenset[Outcome]:
 
 
 def _read(path: Path, overrides: list[str] | None) -> "SweepSpec":
+    from jobs.sweep_files import find
     from orchestrator.local_files import resolve_paths
     from orchestrator.spec import read_spec
 
-    return resolve_paths(read_spec(path, overrides), path.parent)
+    file = find(path)
+    return resolve_paths(read_spec(file, overrides or ()), file.parent)
 
 
 def _check(sweep: "SweepSpec") -> None:

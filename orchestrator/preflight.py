@@ -1,13 +1,14 @@
 """Refuses a sweep whose input is known to be wrong before any device is touched. Reads configs, loads no weight."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.forecast import profile_for
 from orchestrator.plan import expand, model_ref
 from orchestrator.predict.memory import UnknownWeightsError, smallest_budget
 from orchestrator.predict.model_shapes import ModelShapes
-from orchestrator.spec import SweepSpec
+from orchestrator.spec import ModelSpec, SweepSpec
 from orchestrator.spec_error import SpecError
 from workers.cell import Cell
 from workers.models import LoadError
@@ -21,41 +22,49 @@ _ROWS = 10_000
 
 
 def refuse_bad_input(spec: SweepSpec) -> None:
-    """Refuse what can be known wrong before any device is touched. Raises `SpecError`."""
-    refuse_bad_models(spec)
-    refuse_missing_corpus(spec)
-    refuse_budgets_below_weights(spec)
+    """Refuse all that can be known wrong before any device is touched. Raises `SpecError`."""
+    found: list[str] = []
+    for check in (refuse_bad_models, refuse_missing_corpus, refuse_budgets_below_weights):
+        try:
+            check(spec)
+        except SpecError as error:
+            found.append(str(error))
+    if found:
+        raise SpecError("\n".join(found))
 
 
 def refuse_bad_models(spec: SweepSpec) -> None:
     """Refuse models that do not exist, cannot be read, or do not go with their draft. Raises `SpecError`.
 
     A hub that does not answer here is no reason to refuse: it may answer the workers. Nor is a folder whose config is
-    damaged: the other models run. Both become `load_error` cells.
+    damaged: the other models run. Their cells end in `unavailable` and `load_error`.
     """
-    for index, model in enumerate(spec.models):
-        ref = model_ref(model)
-        configs = []
-        for key, name in (("target", model.target), ("draft", model.draft)):
-            if name is None:
-                continue
-            if _names_a_path(name) and not Path(name.removeprefix("random:")).expanduser().exists():
-                raise SpecError(
-                    f"models.{index}.{key}: {name!r} does not exist; give a hub id, a local folder, a .gguf file, "
-                    "pocket, or random:NAME"
-                )
-            try:
-                configs.append(read_config(name, ref))
-            except LoadError as error:
-                if name.startswith("random:") and not _is_folder(name):
-                    raise SpecError(f"models.{index}.{key}: {error}") from None
-        if len(configs) == 2:
-            try:
-                check_draft(*configs)
-            except LoadError as error:
-                raise SpecError(
-                    f"models.{index}.draft: {model.draft!r} with {model.target!r}: {error}"
-                ) from None
+    if faults := [fault for index, model in enumerate(spec.models) for fault in _model_faults(index, model)]:
+        raise SpecError("\n".join(faults))
+
+
+def _model_faults(index: int, model: ModelSpec) -> Iterator[str]:
+    ref = model_ref(model)
+    configs = []
+    for key, name in (("target", model.target), ("draft", model.draft)):
+        if name is None:
+            continue
+        if _names_a_path(name) and not Path(name.removeprefix("random:")).expanduser().exists():
+            yield (
+                f"models.{index}.{key}: {name!r} does not exist; give a hub id, a local folder, a .gguf file, pocket, "
+                "or random:NAME"
+            )
+            continue
+        try:
+            configs.append(read_config(name, ref))
+        except LoadError as error:
+            if name.startswith("random:") and not _is_folder(name):
+                yield f"models.{index}.{key}: {error}"
+    if len(configs) == 2:
+        try:
+            check_draft(*configs)
+        except LoadError as error:
+            yield f"models.{index}.draft: {model.draft!r} with {model.target!r}: {error}"
 
 
 def refuse_missing_corpus(spec: SweepSpec) -> None:

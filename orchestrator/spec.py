@@ -1,12 +1,13 @@
 """The sweep file: what a person asks for. Unknown keys are refused; every default is visible here.
 
-Reading goes text -> YAML -> `SweepSpec`; `SpecError` carries one message that names key, value and remedy.
+Reading goes text -> YAML -> `SweepSpec`; `SpecError` names place, key, value and remedy of all that is wrong.
+A single value stands for a list of one, and a name for a model that has nothing but a target.
 """
 
-import difflib
 import functools
 import math
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,12 +19,15 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
 from orchestrator import strict_yaml
 from orchestrator.predict.allocator.settings import AllocatorSettings, AllocatorSettingsError
 from orchestrator.spec_error import SpecError
+from orchestrator.spec_faults import Place, explain, nearest, placed
+from orchestrator.spec_overrides import apply_overrides
 from orchestrator.strict_yaml import Surprise
 from workers.allocator import DEFAULT, settings_text
 from workers.modes import GENERATE, MODES, WORKLOADS
@@ -80,16 +84,46 @@ def parse_lengths(value: object) -> list[int]:
     return sorted(set(numbers))
 
 
-Lengths = Annotated[list[int], BeforeValidator(parse_lengths)]
-Size = Annotated[int | None, BeforeValidator(parse_bytes)]
+def _as_list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _as_models(value: object) -> list[object]:
+    return [{"target": model} if isinstance(model, str) else model for model in _as_list(value)]
+
+
+def _as_dtype(value: object) -> object:
+    """`torch.bfloat16` and the short names of the field."""
+    name = str(value).lower().removeprefix("torch.")
+    return _DTYPES.get(name, name) if isinstance(value, str) else value
+
+
+_DTYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "f16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "f32": "float32",
+    "float": "float32",
+}
+#: As a sweep file may write them.
+DTYPE_NAMES = frozenset(_DTYPES) | frozenset(_DTYPES.values())
+_TEXT_OR_NUMBER = {"type": ["integer", "string", "null"]}
+OneOrMore = BeforeValidator(_as_list)
+Lengths = Annotated[
+    list[int],
+    BeforeValidator(parse_lengths),
+    WithJsonSchema({"anyOf": [_TEXT_OR_NUMBER, {"type": "array", "items": _TEXT_OR_NUMBER}]}),
+]
+Size = Annotated[int | None, BeforeValidator(parse_bytes), WithJsonSchema(_TEXT_OR_NUMBER)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**40, strict=True)]
 Penalty = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 
 def _known_workload(name: str) -> str:
     if name not in WORKLOADS:
-        nearest = difflib.get_close_matches(name, WORKLOADS, 1, 0.0)
-        raise ValueError(f"the nearest is {nearest[0]!r} (of {', '.join(WORKLOADS)})")
+        raise ValueError(nearest(name, WORKLOADS))
     return name
 
 
@@ -110,7 +144,7 @@ class ModelSpec(_Strict):
 
     target: Annotated[str, Field(min_length=1, max_length=4096)]
     draft: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Annotated[Literal["bfloat16", "float16", "float32"], BeforeValidator(_as_dtype)] = "bfloat16"
     attn_implementation: Literal[
         "auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
     ] = "auto"
@@ -176,7 +210,9 @@ class BoundarySpec(_Strict):
     max_length: PositiveInt = 131072
     confirm: Annotated[int, Field(ge=1, le=20, strict=True)] = 2
     phases: Annotated[
-        list[Literal["decode", "decode_after_prefill", "prefill", "prefill_chunked"]], Field(min_length=1)
+        list[Literal["decode", "decode_after_prefill", "prefill", "prefill_chunked"]],
+        Field(min_length=1),
+        OneOrMore,
     ] = ["decode"]
     axis: Literal["length", "batch_size"] = "length"
     prefill_chunk: PositiveInt = 512
@@ -185,9 +221,9 @@ class BoundarySpec(_Strict):
 
 class SweepSpec(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    models: Annotated[list[ModelSpec], Field(min_length=1)]
-    modes: Annotated[list[str], Field(min_length=1)] = ["baseline", "streaming"]
-    engines: Annotated[list[Literal["eager", "graph"]], Field(min_length=1)] = ["eager"]
+    models: Annotated[list[ModelSpec], Field(min_length=1), BeforeValidator(_as_models)]
+    modes: Annotated[list[str], Field(min_length=1), OneOrMore] = ["baseline", "streaming"]
+    engines: Annotated[list[Literal["eager", "graph"]], Field(min_length=1), OneOrMore] = ["eager"]
     lengths: Lengths = [500, 1000, 2000, 4000, 8000]
     prompt_tokens: Lengths = [64]
     batch_sizes: Lengths = [1]
@@ -195,17 +231,18 @@ class SweepSpec(_Strict):
     streaming: StreamingSpec = StreamingSpec()
     speculation: SpeculationSpec = SpeculationSpec()
     workload: Annotated[str, AfterValidator(_known_workload)] = GENERATE.name
-    repetition_penalty: Annotated[list[Penalty], Field(min_length=1)] = [1.0]
+    repetition_penalty: Annotated[list[Penalty], Field(min_length=1), OneOrMore] = [1.0]
     corpus: Annotated[str, Field(min_length=1, max_length=4096)] = "builtin"
-    budgets: Annotated[list[Size], Field(min_length=1)] = [None]
+    budgets: Annotated[list[Size], Field(min_length=1), OneOrMore] = [None]
     allocator: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_known_allocator)]],
         Field(min_length=1),
+        OneOrMore,
     ] = [DEFAULT]
     boundary: BoundarySpec | None = None
     repeats: Annotated[int, Field(ge=1, le=1000, strict=True)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
-    devices: list[str] | None = None
+    devices: Annotated[list[str], OneOrMore] | None = None
     device_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     time_limit_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     stall_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -215,65 +252,66 @@ class SweepSpec(_Strict):
 
     @model_validator(mode="after")
     def _modes_fit(self) -> "SweepSpec":
-        for mode in self.modes:
-            if mode not in MODES:
-                nearest = difflib.get_close_matches(mode, MODES, 1, 0.0)
-                raise ValueError(
-                    f"modes: unknown mode {mode!r}; the nearest is {nearest[0]!r} (of {', '.join(MODES)})"
-                )
-            if self.workload not in MODES[mode].workloads:
-                raise ValueError(
-                    f"modes: {mode!r} has no workload {self.workload!r}; it has {', '.join(sorted(MODES[mode].workloads))}"
-                )
-            for engine in self.engines:
-                if engine not in MODES[mode].engines:
-                    raise ValueError(
-                        f"engines: {engine!r} has no mode {mode!r}; it runs on {', '.join(sorted(MODES[mode].engines))}"
-                    )
-            largest = MODES[mode].decoder.largest_batch
-            if largest is not None and max(self.batch_sizes) > largest:
-                raise ValueError(
-                    f"batch_sizes: {self.batch_sizes} with {mode!r}: it runs at batch size {largest} at most; split the sweep"
-                )
-            if MODES[mode].decoder.needs_draft and all(model.draft is None for model in self.models):
-                raise ValueError(f"modes: {mode!r} needs a draft: give `draft:` to a model")
+        if wrong := list(dict.fromkeys(fault for mode in self.modes for fault in self._misfits(mode))):
+            raise ValueError("\n".join(wrong))
         return self
 
+    def _misfits(self, name: str) -> Iterator[str]:
+        """What a mode cannot do of all that is asked for. Each line begins with a key."""
+        if name not in MODES:
+            yield f"modes: unknown mode {name!r}; {nearest(name, MODES)}"
+            return
+        mode = MODES[name]
+        if self.workload not in mode.workloads:
+            yield f"modes: {name!r} has no workload {self.workload!r}; it has {', '.join(sorted(mode.workloads))}"
+        for engine in self.engines:
+            if engine not in mode.engines:
+                yield f"engines: {engine!r} has no mode {name!r}; it runs on {', '.join(sorted(mode.engines))}"
+        largest = mode.decoder.largest_batch
+        if largest is not None and max(self.batch_sizes) > largest:
+            yield (
+                f"batch_sizes: {self.batch_sizes} with {name!r}: it runs at batch size {largest} at most; split the sweep"
+            )
+        if mode.decoder.needs_draft and all(model.draft is None for model in self.models):
+            yield f"modes: {name!r} needs a draft: give `draft:` to a model"
 
-def load_spec(text: str, overrides: list[str] | None = None) -> SweepSpec:
-    """Parse a sweep file. `overrides`: `key.path=yaml` from `--set`. Raises `SpecError`, nothing else."""
+
+def load_spec(text: str, overrides: Sequence[str] = (), name: str = "") -> SweepSpec:
+    """Parse a sweep file. `overrides`: `key.path=yaml` from `--set`. `name`: of the file, for what is wrong in it.
+
+    Raises `SpecError`, nothing else.
+    """
     try:
         raw = strict_yaml.load(text)
+        lines = strict_yaml.lines(text)
     except Surprise as surprise:
-        raise SpecError(str(surprise)) from None
+        raise SpecError(f"{name}, {surprise}" if name else str(surprise)) from None
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        raise SpecError(f"not YAML: {' '.join(str(error).split())}") from None
+        where = f"{name}: " if name else ""
+        raise SpecError(f"{where}not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise SpecError(f"a sweep file is a mapping of keys to values, not {type(raw).__name__}")
-    paths = [override.partition("=")[0] for override in overrides or []]
-    for path in paths:
-        if paths.count(path) > 1:
-            raise SpecError(f"--set {path}: given twice: keep one")
-    for override in overrides or []:
-        _apply_override(raw, override)
-    return parse_spec(raw)
+    if "models" in raw:
+        raw["models"] = _as_models(raw["models"])
+    return parse_spec(raw, placed(lines, apply_overrides(raw, overrides), name))
 
 
-def parse_spec(raw: dict[Any, Any]) -> SweepSpec:
+def parse_spec(raw: dict[Any, Any], place: Place = lambda path: "") -> SweepSpec:
+    """`place`: where a key was written, to be put before what is wrong with it. Raises `SpecError`."""
     try:
         return SweepSpec.model_validate(raw)
     except ValidationError as error:
-        raise SpecError(_explain(error)) from None
+        raise SpecError(explain(error, _GROUPS, place)) from None
     except RecursionError:
         raise SpecError("the sweep file nests too deeply") from None
 
 
-def read_spec(path: Path, overrides: list[str] | None = None) -> SweepSpec:
+def read_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read sweep file {path}: {error}") from None
-    return load_spec(text, overrides)
+    return load_spec(text, overrides, str(path))
 
 
 def dump_spec(spec: SweepSpec) -> str:
@@ -283,73 +321,11 @@ def dump_spec(spec: SweepSpec) -> str:
     return yaml.safe_dump(raw, sort_keys=False)
 
 
-def _apply_override(raw: dict[Any, Any], override: str) -> None:
-    path, separator, text = override.partition("=")
-    if not separator or not path:
-        raise SpecError(
-            f"--set {override!r}: write key=value, e.g. --set lengths=[500,1000] or --set streaming.window=256"
-        )
-    try:
-        value = strict_yaml.load(text)
-    except Surprise as surprise:
-        raise SpecError(f"--set {path}: {str(surprise).removeprefix('line 1: ')}") from None
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        raise SpecError(f"--set {path}: {text!r} is not YAML: {' '.join(str(error).split())}") from None
-    *parents, last = path.split(".")
-    node: Any = raw
-    for key in parents:
-        if isinstance(node, list):
-            node = _list_item(node, key, path)
-            continue
-        node = node.setdefault(key, {})
-        if not isinstance(node, dict | list):
-            raise SpecError(f"--set {path}: {key!r} holds {node!r}, which has no keys")
-    if isinstance(node, list):
-        _list_item(node, last, path)
-        node[int(last)] = value
-    else:
-        node[last] = value
-
-
-def _list_item(node: list[Any], key: str, path: str) -> Any:
-    if not key.isdecimal() or int(key) >= len(node):
-        raise SpecError(f"--set {path}: {key!r} is not one of the {len(node)} items (0 to {len(node) - 1})")
-    return node[int(key)]
-
-
-def _explain(error: ValidationError) -> str:
-    """One line from pydantic's first error: key path, value, remedy."""
-    first = error.errors(include_url=False)[0]
-    location = [
-        part
-        for part in first["loc"]
-        if isinstance(part, int) or part in _known_keys() or first["type"] == "extra_forbidden"
-    ]
-    path = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        key = str(first["loc"][-1])
-        nearest = difflib.get_close_matches(key, _known_keys(), 1, 0.0)
-        return (
-            f"unknown key {path!r}; the nearest valid key is {nearest[0]!r}"
-            if nearest
-            else f"unknown key {path!r}"
-        )
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return f"{path}: missing; add `{path}:`"
-    if not path:
-        return message
-    return f"{path}: {_short(first['input'])} is not valid: {message}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _known_keys() -> list[str]:
-    return [
-        key
-        for model in (SweepSpec, ModelSpec, StreamingSpec, SpeculationSpec, BoundarySpec)
-        for key in model.model_fields
-    ]
+#: The keys below each key that has some; "": those at the top.
+_GROUPS = {
+    "": tuple(SweepSpec.model_fields),
+    "models": tuple(ModelSpec.model_fields),
+    "streaming": tuple(StreamingSpec.model_fields),
+    "speculation": tuple(SpeculationSpec.model_fields),
+    "boundary": tuple(BoundarySpec.model_fields),
+}

@@ -2,4 +2,4 @@
 
 
 class SpecError(ValueError):
-    """The sweep file or the arguments are wrong. One line: key, value, remedy."""
+    """The sweep file or the arguments are wrong. One line for each fault: place, key, value, remedy."""

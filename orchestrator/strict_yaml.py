@@ -17,6 +17,7 @@ _FLOAT = re.compile(
     r"[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
+_DEEPEST = 4  # no key of a sweep file lies deeper
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _TAG = "tag:yaml.org,2002:"
 _AS_TEXT = {_TAG + name for name in ("int", "float", "bool", "timestamp")}
@@ -29,6 +30,31 @@ class Surprise(yaml.YAMLError):
 def load(text: str) -> Any:
     """Plain values of one YAML document. Raises `yaml.YAMLError`, ValueError, RecursionError, OverflowError."""
     return yaml.load(text, _Loader)
+
+
+def lines(text: str) -> dict[tuple[str | int, ...], int]:
+    """Where each key and each item of a list is written: from its path to its line, counted from 1."""
+    found: dict[tuple[str | int, ...], int] = {}
+    root = yaml.compose(text, _Loader)
+    if root is not None:
+        _note_lines(root, (), found)
+    return found
+
+
+def _note_lines(
+    node: yaml.Node, path: tuple[str | int, ...], found: dict[tuple[str | int, ...], int]
+) -> None:
+    if isinstance(node, yaml.MappingNode):
+        entries = [(key.value, key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)]
+    elif isinstance(node, yaml.SequenceNode):
+        entries = [(index, item, item) for index, item in enumerate(node.value)]
+    else:
+        return
+    for name, at, value in entries:
+        if (*path, name) not in found:  # an alias may lead round in a circle
+            found[*path, name] = at.start_mark.line + 1
+            if len(path) < _DEEPEST:
+                _note_lines(value, (*path, name), found)
 
 
 class _Loader(yaml.SafeLoader):

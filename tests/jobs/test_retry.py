@@ -10,7 +10,7 @@ from jobs import run as command
 from jobs.cli import main
 from orchestrator.journal.folder import read_run
 from orchestrator.journal.journal import Journal
-from orchestrator.spec import SpecError
+from orchestrator.spec_error import SpecError
 from orchestrator.sweep.summary import Summary
 from orchestrator.tables.write import derive
 from tests.jobs.simulated_run import simulated_run

@@ -93,7 +93,7 @@ def test_a_cell_that_kills_its_process_is_quarantined_with_its_evidence_and_the_
     assert [a.attempt for a in story] == [1, 2, 3]
     assert "2 times" in story[-1].failure.error_message
     assert Counter(finals(played).values()) == {Outcome.OK: 3, Outcome.QUARANTINED: 1}
-    assert played.sweep.summary().exit_status == 1
+    assert played.sweep.summary().exit_status == 3
 
 
 def test_a_device_on_which_different_cells_fail_is_retired_and_its_cells_go_elsewhere():
