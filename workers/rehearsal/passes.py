@@ -75,7 +75,10 @@ class PassFamily:
         self._first = first
         self._unit = unit
         self._samples: dict[int, PassTrace] = {}
-        self._ends = [first]  # between neighbours the sizes are straight lines, or there is nothing between
+        self._ends = [first]
+        self._straight: set[int] = (
+            set()
+        )  # where a piece begins over which sizes are known to be straight lines
 
     def at(self, position: int) -> PassTrace:
         """The pass at `position`, not before the family's first. Raises `NotRehearsable`."""
@@ -87,27 +90,20 @@ class PassFamily:
     def piece(self, position: int) -> Piece:
         """The piece that holds `position`. Raises `NotRehearsable`."""
         while position >= self._ends[-1]:
-            self._extend()
-        index = bisect_right(self._ends, position)
-        begin, end = self._ends[index - 1], self._ends[index]
+            begin = self._ends[-1]  # the next piece is three times as long as all before it
+            self._ends.append(begin + max(1, (begin - self._first) // self._unit * 3) * self._unit)
+        while True:
+            index = bisect_right(self._ends, position)
+            begin, end = self._ends[index - 1], self._ends[index]
+            middle = begin + (end - begin) // self._unit // 2 * self._unit
+            if begin in self._straight or middle == begin:
+                break
+            ends = self._sample(begin), self._sample(end)
+            if _is_between(ends[0], self._sample(middle), ends[1], begin, middle, end):
+                self._straight.add(begin)
+                break
+            insort(self._ends, middle)  # only the half that was asked for is looked into
         return Piece(begin, end, self._sample(begin), self._sample(end))
-
-    def _extend(self) -> None:
-        """The next piece is three times as long as all before it."""
-        begin = self._ends[-1]
-        steps = max(1, (begin - self._first) // self._unit * 3)
-        self._split(begin, begin + steps * self._unit)
-
-    def _split(self, begin: int, end: int) -> None:
-        """Add `end`, and whatever lies between so that every piece is straight."""
-        middle = begin + (end - begin) // self._unit // 2 * self._unit
-        if begin < middle and not _is_between(
-            self._sample(begin), self._sample(middle), self._sample(end), begin, middle, end
-        ):
-            self._split(begin, middle)
-            self._split(middle, end)
-            return
-        insort(self._ends, end)
 
     def _sample(self, position: int) -> PassTrace:
         if position not in self._samples:

@@ -41,7 +41,7 @@ class StorageLog(TorchDispatchMode):
         self._index: dict[int, int | None] = {}  # storage -> its event
         self._kept: dict[int, object] = {}  # weak references, and the storages that are given
         self._values: dict[int, torch.Tensor] = {}  # storage -> what it holds, where that is known
-        self._layouts: dict[Hashable, _Layout] = {}
+        self._layouts: dict[Hashable, tuple[_Layout | None, ...]] = {}  # one for an operation with one result
         self._has_workspace = False
         for tensor in given:
             storage = tensor.untyped_storage()
@@ -84,19 +84,30 @@ class StorageLog(TorchDispatchMode):
             self._see(out, func)
             return out
         key = None if func._schema.is_mutable else _key(func, args, kwargs)
-        layout = self._layouts.get(key) if key is not None else None
-        if layout is not None:
-            out = torch.empty_strided(layout.shape, layout.stride, dtype=layout.dtype, device="meta")
-            self._see(out, func)
-            return out
+        layouts = self._layouts.get(key) if key is not None else None
+        if layouts is not None:
+            outs = [self._made(layout, func) for layout in layouts]
+            return outs[0] if len(outs) == 1 else tuple(outs)
         out = func(*args, **kwargs)
         if isinstance(out, torch.Tensor):
             if out.is_meta and self._see(out, func) and key is not None:
-                self._layouts[key] = _Layout(out.shape, out.stride(), out.dtype)
+                self._layouts[key] = (_layout(out),)
             return out
+        is_plain = isinstance(out, tuple) and len(out) > 1 and key is not None
         for tensor in tree_iter(out):
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-                self._see(tensor, func)
+                is_plain = self._see(tensor, func) and is_plain
+            else:
+                is_plain = is_plain and tensor is None
+        if is_plain:
+            self._layouts[key] = tuple(None if tensor is None else _layout(tensor) for tensor in out)
+        return out
+
+    def _made(self, layout: _Layout | None, func: Any) -> torch.Tensor | None:
+        if layout is None:
+            return None
+        out = torch.empty_strided(layout.shape, layout.stride, dtype=layout.dtype, device="meta")
+        self._see(out, func)
         return out
 
     def _see(self, tensor: torch.Tensor, func: Any) -> bool:
@@ -169,6 +180,10 @@ class StorageLog(TorchDispatchMode):
         if known is not None:
             return known.item()
         return False if tensor.dtype == torch.bool else 0.0 if tensor.is_floating_point() else 0
+
+
+def _layout(tensor: torch.Tensor) -> _Layout:
+    return _Layout(tensor.shape, tensor.stride(), tensor.dtype)
 
 
 def _key(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:

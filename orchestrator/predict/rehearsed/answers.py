@@ -72,10 +72,11 @@ def largest_fitting(
             return [None if _fits(one, device, room) else 0]
         if dataclasses.replace(one, length=two.length) == two and two.length == one.length + 1:
             return [_longest(one, device, room)]
-        first = guess or 1
-        if eager_chunk(one) is not None and one.batch_size == two.batch_size:
+        first, chunk = guess or 1, eager_chunk(one)
+        if chunk is not None and one.batch_size == two.batch_size:
             first = _read_until_full(at, first, device, room)
-        return [_bisected(lambda value: _fits(at(value), device, room), first)]
+        step = max(1, min(first // 32, chunk or first))
+        return [_bisected(lambda value: _fits(at(value), device, room), first, step)]
 
     found: int | None = answered(question, find)[0]
     return found
@@ -128,9 +129,9 @@ def _fits(cell: Cell, device: DeviceProfile, room: int) -> bool:
     return _run(cell, device, room).to(cell.length).fits(cell.length)
 
 
-def _bisected(fits: Callable[[int], bool], guess: int) -> int | None:
+def _bisected(fits: Callable[[int], bool], guess: int, step: int) -> int | None:
     """From `guess` outwards in growing steps, then by halving what lies between."""
-    low, high, step = 0, guess, max(1, guess // 32)
+    low, high = 0, guess
     if fits(high):
         while fits(high):
             low, high, step = high, high + step, 2 * step

@@ -50,6 +50,18 @@ def test_another_structure_from_some_length_on_is_a_piece_of_its_own() -> None:
 
 
 def test_sizes_without_a_law_are_refused() -> None:
-    family = PassFamily(lambda position: trace(position % 7919 * MiB), 1, 1)
+    family = PassFamily(lambda position: trace(position**3 % 10007 * MiB), 1, 1)
     with pytest.raises(NotRehearsable, match="no law"):
-        family.at(500_000)
+        _ = [family.at(position) for position in range(500_000, 600_000, 1000)]
+
+
+def test_only_the_lengths_that_are_asked_for_are_looked_into() -> None:
+    """A law with a step every 1,000: what lies in other steps is not rehearsed."""
+    rehearsed: list[int] = []
+
+    def rehearse(position: int) -> PassTrace:
+        rehearsed.append(position)
+        return trace(position // 1000 * MiB)
+
+    assert PassFamily(rehearse, 1, 1).at(700_500).sizes[0] == pytest.approx(700 * MiB, rel=0.002)
+    assert len(rehearsed) < 45
