@@ -10,7 +10,9 @@ from orchestrator.plan import expand
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.duration import predict_seconds
 from orchestrator.predict.memory import PredictedBy, fits, predict, predict_boundary
-from orchestrator.predict.model_shapes import ModelShapes
+from orchestrator.predict.model_shapes import CellShapes, ModelShapes
+from orchestrator.predict.rehearsed import answers
+from orchestrator.predict.rehearsed.background import Call, answer_in_parallel
 from orchestrator.predict.shape import ModelShape
 from orchestrator.spec import SweepSpec, parse_bytes
 from orchestrator.spec_error import SpecError
@@ -103,6 +105,7 @@ def _forecast_cells(
 ) -> Iterator[CellForecast]:
     """One per cell but for its repeats. Work is linear in the cells: a boundary is searched for once for all lengths."""
     repeats = Counter(dataclasses.replace(cell, repeat=0) for cell in cells)
+    _rehearse(repeats, shapes, profile)
     boundaries: dict[Cell, int | None] = {}
     for cell, count in repeats.items():
         target, draft = shapes.weighed(cell)
@@ -122,6 +125,24 @@ def _forecast_cells(
             max_positions=target.max_positions,
             predicted_by=prediction.predicted_by,
         )
+
+
+def _rehearse(cells: Iterable[Cell], shapes: ModelShapes, profile: DeviceProfile) -> None:
+    """Ask at once for whatever the cells' rehearsals tell, so that models share the cores that are there."""
+    weighed = {cell: shapes.weighed(cell) for cell in cells if answers.is_rehearsed(cell, profile)}
+    answer_in_parallel(
+        [
+            Call(answers.kin(cell), _ask, (cell, known, profile))
+            for cell, known in weighed.items()
+            if known.target is not None
+        ]
+    )
+
+
+def _ask(cell: Cell, shapes: CellShapes, profile: DeviceProfile) -> None:
+    assert shapes.target is not None
+    _boundary(dataclasses.replace(cell, length=1), shapes.target, shapes.draft, profile)
+    predict(cell, shapes.target, shapes.draft, profile)
 
 
 def _boundary(

@@ -26,11 +26,14 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`predicted_peak_bytes`: what the memory model said before the attempt, None where it does not apply."""
+    """`predicted_peak_bytes`: what the memory model said before the attempt, None where it does not apply. `predicted_by`:
+    whence, rehearsal or formula.
+    """
 
     run_id: str
     attempt: Attempt
     predicted_peak_bytes: int | None = None
+    predicted_by: str | None = None
 
 
 #: Which field of a device keeps its name as a column; every other one gets the prefix `device_`.
@@ -72,6 +75,7 @@ LIGHT_SCHEMA = pl.Schema(
         **_EFFECT_COLUMNS,
         **{name: dtype for name, dtype in _FAILURE_COLUMNS.items() if name != "memory_snapshot"},
         "predicted_peak_bytes": pl.Int64,
+        "predicted_by": pl.String,
         "left_out": pl.String,  # what a model or a file said that no column can hold: `column: value; ...`
     }
 )
@@ -122,6 +126,7 @@ def _row(record: Record) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(SCHEMA)
     row["run_id"] = record.run_id
     row["predicted_peak_bytes"] = record.predicted_peak_bytes
+    row["predicted_by"] = record.predicted_by
     row |= cell_columns(attempt.cell)
     row |= {name: getattr(attempt, name) for name in _ATTEMPT_COLUMNS}
     row |= {name: getattr(attempt.measured, name) for name in _MEASURED_COLUMNS}

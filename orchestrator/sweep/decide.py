@@ -96,6 +96,6 @@ class Decider:
     def _record(
         self, decisions: Decisions, slot: SlotId | None, attempt: Attempt, device: Device, *, final: bool
     ) -> None:
-        peak_bytes = self.estimates.peak_bytes(attempt.cell, device)
-        decisions.records.append(Record(self.run_id, attempt, peak_bytes))
+        peak = self.estimates.peak(attempt.cell, device)
+        decisions.records.append(Record(self.run_id, attempt, *(peak or (None, None))))
         decisions.news.append(CellFinished(slot, attempt, final))

@@ -269,6 +269,7 @@ class Sweep:
         self._roster.start(idle, item.cell.model.target)
         self._in_flight.add(InFlight(slot, item, lease, device, self._clock()))
         self._fleet.submit(slot, lease)
+        self._estimates.foresee(item.cell, device)
         self._watcher.see(CellStarted(slot, device, item.cell, lease.attempt))
 
     def _release_idle(self, now: float) -> None:

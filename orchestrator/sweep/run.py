@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import secrets
 from collections.abc import Collection
 
@@ -11,6 +12,7 @@ from orchestrator.fleet.metrics import MeteredWatcher
 from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
 from orchestrator.journal.folder import RunFolder
 from orchestrator.plan import expand
+from orchestrator.predict.rehearsed.background import background
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep.loop import JournalBroken, Sweep
 from orchestrator.sweep.stop import stop_signals
@@ -40,7 +42,7 @@ def run_sweep(
     """
     metered = MeteredWatcher(watcher)
     try:
-        with stop_signals() as stop, connected(address, cpus=cpu_slots):
+        with stop_signals() as stop, connected(address, cpus=cpu_slots), background(_helpers()) as helpers:
             stop.listen()
             # Actor names must be unique for as long as Ray remembers the dead; a resumed run keeps its id.
             run_id = f"{folder.run_id}-{secrets.token_hex(2)}"
@@ -54,7 +56,7 @@ def run_sweep(
                     fleet=fleet,
                     journal=folder.journal,
                     history=folder.journal.attempts(),
-                    estimates=Predictions(),
+                    estimates=Predictions(helpers),
                     watcher=metered,
                     retry=retry,
                     stop=lambda: stop.requested() or folder.lost,
@@ -62,6 +64,11 @@ def run_sweep(
                 return conduct(sweep, metered)
     finally:
         watcher.close()
+
+
+def _helpers() -> int:
+    """Processes that predict while the loop runs. They start when a device is there for which something is rehearsed."""
+    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
 
 
 def conduct(sweep: Sweep, watcher: Watcher) -> Summary:

@@ -82,6 +82,21 @@ def largest_fitting(
     return found
 
 
+def is_rehearsed(cell: Cell, device: DeviceProfile) -> bool:
+    """Whether a rehearsal is tried at all."""
+    try:
+        check(cell, device)
+    except NotRehearsable:
+        return False
+    return True
+
+
+def kin(cell: Cell) -> Cell:
+    """Equal for cells that share their rehearsals."""
+    prompt = 0 if cell.mode_spec.policy.grows else cell.prompt_tokens
+    return dataclasses.replace(cell, length=1, prompt_tokens=prompt, allocator=DEFAULT, **_ANY)
+
+
 def check(cell: Cell, device: DeviceProfile) -> None:
     """Raises `NotRehearsable` for what is not rehearsed at all, without a look at the model."""
     policy = cell.mode_spec.policy

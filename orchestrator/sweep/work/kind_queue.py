@@ -3,7 +3,7 @@
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from orchestrator.boundary.prune import implied
 from orchestrator.boundary.question import Question
@@ -17,6 +17,13 @@ from workers.attempt import Attempt, Device
 from workers.cell import Cell
 
 
+class PredictedPeak(NamedTuple):
+    """Device bytes, and where they come from: `orchestrator.predict.memory.PredictedBy`."""
+
+    bytes: int
+    predicted_by: str
+
+
 class Estimates(Protocol):
     """Predicts times and memory, for the order of cells, their limits and the searches. Touches no device."""
 
@@ -26,11 +33,16 @@ class Estimates(Protocol):
     def step_seconds(self, cell: Cell, device: Device) -> float:
         """Return how long the slowest step that reports progress should take."""
 
-    def peak_bytes(self, cell: Cell, device: Device) -> int | None:
-        """Return the predicted peak of device memory, None when the model's shape cannot be read."""
+    def foresee(self, cell: Cell, device: Device) -> None:
+        """Begin to predict the peak of a cell that starts. Does not wait."""
 
-    def start(self, question: Question, device: Device) -> tuple[Question, Search]:
-        """Return the question as it is asked of the device, and its search, which starts at the prediction."""
+    def peak(self, cell: Cell, device: Device) -> PredictedPeak | None:
+        """Return the predicted peak of device memory by the best source that is known by now, None when the model's
+        shape cannot be read."""
+
+    def start(self, question: Question, device: Device) -> tuple[Question, Search] | None:
+        """Return the question as it is asked of the device, and its search, which starts at the prediction. None while
+        the prediction is in the making: ask again."""
 
 
 class KindWork:
@@ -56,7 +68,7 @@ class KindWork:
         for item in self.queue:
             self._alike[_likeness(item.cell)].append(item.key)
         self.searching = Searching(
-            self.kind, [estimates.start(question, device) for question in questions], outcomes.probes
+            self.kind, questions, lambda question: estimates.start(question, device), outcomes.probes
         )
 
     @property

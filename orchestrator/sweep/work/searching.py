@@ -1,7 +1,7 @@
 """Holds the boundary questions of one kind of device: which probes to run next, and what their attempts answer."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.boundary.question import Question
@@ -30,37 +30,38 @@ class _Inquiry:
 
 
 class Searching:
-    """`questions`: as this kind of device asks them, each with its search. `finals`: final attempts of probes. It may
-    grow."""
+    """`start`: a question as this kind of device asks it, with its search; None as long as that is not known.
+    `finals`: final attempts of probes. It may grow."""
 
     def __init__(
         self,
         kind: str,
-        questions: Iterable[tuple[Question, Search]],
+        questions: Iterable[Question],
+        start: Callable[[Question], tuple[Question, Search] | None],
         finals: Mapping[Key, Attempt],
     ) -> None:
         self._kind = kind
+        self._start = start
         self._finals = finals
         self._asked: dict[Key, list[tuple[_Inquiry, Probe]]] = defaultdict(list)
-        known = [attempt for key, attempt in finals.items() if key.device_kind == kind]
-        self._inquiries: list[_Inquiry] = []
-        for question, search in questions:
-            _, complete = replay(question, search, known)
-            self._inquiries.append(_Inquiry(question, search, abandoned=not complete))
+        self._inquiries: dict[Question, _Inquiry | None] = dict.fromkeys(questions)
+        self._open()
 
     def active(self) -> int:
         """Return how many questions still lack their answer."""
-        return sum(inquiry.active for inquiry in self._inquiries)
+        return sum(inquiry is None or inquiry.active for inquiry in self._inquiries.values())
 
     def next(self, devices: int, *, spread: bool) -> list[Cell]:
         """Return at most `devices` probes to run now: one for each question in turn. With `spread`, idle devices cut
         a question's interval in more parts."""
+        self._open()
         cells: list[Cell] = []
-        for inquiry in self._inquiries:
+        inquiries = [inquiry for inquiry in self._inquiries.values() if inquiry is not None]
+        for inquiry in inquiries:
             if len(cells) < devices and inquiry.active and not inquiry.search.pending:
                 cells += self._ask(inquiry, 1)
         if spread:
-            for left, inquiry in zip(range(len(self._inquiries), 0, -1), self._inquiries, strict=True):
+            for left, inquiry in zip(range(len(inquiries), 0, -1), inquiries, strict=True):
                 share = -(-(devices - len(cells)) // left)
                 if share > 0 and inquiry.active:
                     cells += self._ask(inquiry, share)
@@ -70,6 +71,17 @@ class Searching:
         """Take the final attempt of a probe that `next` handed out."""
         for inquiry, probe in self._asked.pop(key, ()):
             inquiry.observe(probe, attempt)
+
+    def _open(self) -> None:
+        """Start the searches whose predictions are known by now."""
+        waiting = [question for question, inquiry in self._inquiries.items() if inquiry is None]
+        for asked in waiting:
+            if (started := self._start(asked)) is None:
+                continue
+            known = [attempt for key, attempt in self._finals.items() if key.device_kind == self._kind]
+            question, search = started
+            _, complete = replay(question, search, known)
+            self._inquiries[asked] = _Inquiry(question, search, abandoned=not complete)
 
     def _ask(self, inquiry: _Inquiry, k: int) -> list[Cell]:
         """Return new cells for `k` probes. A probe that another question asked already, or a past run, costs none."""

@@ -204,7 +204,9 @@ class FlatEstimates:
     def step_seconds(self, cell: Cell, device: Device) -> float:
         return 0.1
 
-    def peak_bytes(self, cell: Cell, device: Device) -> int | None:
+    def foresee(self, cell: Cell, device: Device) -> None: ...
+
+    def peak(self, cell: Cell, device: Device) -> None:
         return None
 
     def start(self, question, device):  # type: ignore[no-untyped-def]

@@ -26,7 +26,9 @@ def test_a_known_model_is_timed_and_weighed() -> None:
         > estimates.step_seconds(short, CARD)
         > 0
     )
-    assert estimates.peak_bytes(long, CARD) - estimates.peak_bytes(short, CARD) >= 1000 * 327_680
+    peaks = [estimates.peak(cell, CARD) for cell in (short, long)]
+    assert peaks[1].bytes - peaks[0].bytes >= 1000 * 327_680
+    assert {peak.predicted_by for peak in peaks} == {"rehearsal"}
 
 
 def test_a_model_that_cannot_be_read_is_run_and_searched_all_the_same() -> None:
@@ -36,11 +38,11 @@ def test_a_model_that_cannot_be_read_is_run_and_searched_all_the_same() -> None:
     )
     cell = expand(asked)[0]
     assert estimates.seconds(cell, CARD) > 0
-    assert estimates.peak_bytes(cell, CARD) is None
+    assert estimates.peak(cell, CARD) is None
     question, search = estimates.start(questions(asked)[0], CARD)
     assert [probe.value for probe in search.next_probes(1)] == [32]
     draftless = dataclasses.replace(cell, model=ModelRef(target="random:pythia-14m", draft="/nowhere"))
-    assert estimates.peak_bytes(draftless, CARD) is None
+    assert estimates.peak(draftless, CARD) is None
     assert question.max_value == 4096
 
 

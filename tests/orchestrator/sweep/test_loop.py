@@ -231,7 +231,7 @@ def test_a_boundary_search_ends_with_its_bracket_and_resumes_without_probing_aga
     played = simulate(
         asked, expand(asked), [device("a"), device("b")], oom_beyond(2345), questions=questions(asked)
     )
-    [inquiry] = played.sweep.kinds["H100"].searching._inquiries
+    [inquiry] = played.sweep.kinds["H100"].searching._inquiries.values()
     bracket = inquiry.search.bracket
     assert bracket.last_ok <= 2345 < bracket.first_oom
     assert bracket.first_oom - bracket.last_ok <= 64
