@@ -13,6 +13,7 @@ from orchestrator.sweep.summary import Summary
 from orchestrator.watch import DeviceLost, Notice
 from tests.orchestrator.sweep.simulated import (
     Fate,
+    FlatEstimates,
     MemoryJournal,
     SimulatedClock,
     SimulatedFleet,
@@ -224,6 +225,30 @@ def oom_beyond(limit: int):
         return Fate(lease.cell.length / 100)
 
     return world
+
+
+def test_cells_run_while_the_prediction_of_a_search_is_in_the_making():
+    class Late(FlatEstimates):
+        left = 5
+
+        def start(self, question, device):
+            self.left -= 1
+            return None if self.left > 0 else super().start(question, device)
+
+    asked = searching_spec()
+    played = simulate(
+        asked,
+        expand(asked),
+        [device("a")],
+        oom_beyond(2345),
+        questions=questions(asked),
+        estimates=Late(),
+    )
+    purposes = [lease.cell.purpose for _, lease, _ in played.fleet.leases]
+    assert (purposes[0], purposes[-1]) == ("measure", "probe")
+    [inquiry] = played.sweep.kinds["H100"].searching._inquiries.values()
+    assert inquiry.search.done
+    assert played.sweep.summary().left == 0
 
 
 def test_a_boundary_search_ends_with_its_bracket_and_resumes_without_probing_again():
