@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.cell import ModelRef
-from workers.models import LoadError, kind_of
+from workers.models import LoadError, Unavailable, kind_of
 from workers.models.gguf_header import complete
 from workers.models.shapes import nearest, shapes
 from workers.models.source import RANDOM, locate
@@ -119,7 +119,10 @@ def _random_config(name: str, ref: ModelRef) -> "PreTrainedConfig":
         return AutoConfig.from_pretrained(
             folder, trust_remote_code=ref.trust_remote_code, local_files_only=True
         )
-    raise LoadError(
+    kind = (
+        Unavailable if folder.is_absolute() and not folder.exists() else LoadError
+    )  # it may be on another node
+    raise kind(
         f"{RANDOM}{name}: neither a known shape nor a folder with a config.json; the nearest shape is "
         f"{RANDOM}{nearest(name)} (of {', '.join(shapes())})"
     )
