@@ -37,11 +37,14 @@ def plan_as_json(outlook: Forecast) -> dict[str, Any]:
                 "predicted_peak_bytes": forecast.peak_bytes,
                 "predicted_boundary": forecast.boundary,
                 "predicted_by": forecast.predicted_by,
-                "analytic_bytes_per_token": forecast.bytes_per_token,
+                "analytic_bytes_per_token": None if forecast.law is None else forecast.law.bytes_per_token,
+                "analytic_constant_bytes": None if forecast.law is None else forecast.law.constant_bytes,
+                "analytic_by": None if forecast.law is None else forecast.law.source,
                 "predicted_s": round(forecast.seconds, 1),
             }
             for forecast in outlook.forecasts
         ],
+        "differences": list(outlook.differences),
         "unknown": [{"model": name, "reason": reason} for name, reason in outlook.unknown],
     }
 
@@ -67,11 +70,14 @@ def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
             Text(", ".join([mode, *axes.unusual(axes.read(cell), Role.POLICY)])),
             cell.engine,
             size_text(forecast.peak_bytes),
-            f"{forecast.bytes_per_token:,}",
+            "–" if forecast.law is None else f"{forecast.law.bytes_per_token:,}",
+            "–" if forecast.law is None else size_text(forecast.law.constant_bytes),
             _boundary(forecast, outlook.device),
         )
     for table in tables.values():
         console.print(table)
+    for line in outlook.differences:
+        console.print(Text(f"note: {line}"))
     for name, reason in outlook.unknown:
         console.print(Text.assemble((name, "yellow"), f": no prediction: {reason}"))
     for name, positions in sorted(
@@ -114,7 +120,8 @@ def _table(first: CellForecast, names: Names) -> Table:
     table.add_column("mode")
     table.add_column("engine")
     table.add_column(f"peak at {cell.length:,}", justify="right")
-    table.add_column("bytes per token", justify="right")
+    table.add_column("cache: bytes per token", justify="right")
+    table.add_column("and once", justify="right")
     table.add_column("runs out after", justify="right")
     return table
 

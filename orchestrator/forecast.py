@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.plan import expand
+from orchestrator.predict.cache_law import CacheLaw, cache_law, difference
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.duration import predict_seconds
 from orchestrator.predict.memory import PredictedBy, fits, predict, predict_boundary
@@ -31,14 +32,14 @@ _TYPICAL_CARD = 80 * 10**9
 class CellForecast:
     """None: cannot be told from the config (see `Forecast.unknown`); `boundary` None: constant memory.
 
-    `predicted_by`: the source of `peak_bytes` and `boundary`.
+    `law`: of the caches. `predicted_by`: the source of `peak_bytes` and `boundary`.
     """
 
     cell: Cell
     budget_bytes: int
     peak_bytes: int
     boundary: int | None
-    bytes_per_token: int
+    law: CacheLaw | None
     seconds: float
     max_positions: int | None
     predicted_by: PredictedBy
@@ -50,13 +51,17 @@ class CellForecast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """`unknown`: models, and modes of them, of which nothing can be told here, with the reason. `assumed_card`: nobody named one."""
+    """`unknown`: models, and modes of them, of which nothing can be told here, with the reason. `assumed_card`: nobody named one.
+
+    `differences`: where two sources tell another law of a model's cache, a line each.
+    """
 
     cells: int
     device: DeviceProfile
     assumed_card: bool
     forecasts: tuple[CellForecast, ...]
     unknown: tuple[tuple[str, str], ...]
+    differences: tuple[str, ...]
 
     @property
     def device_seconds(self) -> float:
@@ -84,7 +89,19 @@ def forecast(spec: SweepSpec, device: str | None = None) -> Forecast:
         assumed_card=assumed and None in spec.budgets,
         forecasts=tuple(_forecast_cells(possible, shapes, profile)),
         unknown=tuple((shapes.unknown | told).items()),
+        differences=tuple(_differences(possible, shapes)),
     )
+
+
+def _differences(cells: Iterable[Cell], shapes: ModelShapes) -> Iterator[str]:
+    """Of models whose cache grows as transformers has it: what the formulas tell beside the rehearsal."""
+    grows = (c.model for c in cells if c.engine == "eager" and c.mode_spec.policy.grows)
+    told: dict[str, None] = {}
+    for ref in dict.fromkeys(grows):
+        for name in (ref.target, ref.draft):
+            if name is not None and name not in shapes.unknown and (found := difference(ref, name)):
+                told[found] = None
+    yield from told
 
 
 def _refused_modes(cells: Iterable[Cell]) -> dict[tuple[ModelRef, str, str], str]:
@@ -107,6 +124,7 @@ def _forecast_cells(
     repeats = Counter(dataclasses.replace(cell, repeat=0) for cell in cells)
     _rehearse(repeats, shapes, profile)
     boundaries: dict[Cell, int | None] = {}
+    laws: dict[Cell, CacheLaw | None] = {}
     for cell, count in repeats.items():
         target, draft = shapes.weighed(cell)
         if target is None:
@@ -114,13 +132,16 @@ def _forecast_cells(
         any_length = dataclasses.replace(cell, length=1)
         if any_length not in boundaries:
             boundaries[any_length] = _boundary(any_length, target, draft, profile)
+        law_of = dataclasses.replace(any_length, prompt_tokens=1, budget=None)
+        if law_of not in laws:
+            laws[law_of] = cache_law(law_of, CellShapes(target, draft))
         prediction = predict(cell, target, draft, profile)
         yield CellForecast(
             cell=cell,
             budget_bytes=profile.total_bytes if cell.budget is None else cell.budget,
             peak_bytes=prediction.peak_bytes,
             boundary=boundaries[any_length],
-            bytes_per_token=prediction.bytes_per_token,
+            law=laws[law_of],
             seconds=predict_seconds(cell, target, draft, profile) * count,
             max_positions=target.max_positions,
             predicted_by=prediction.predicted_by,

@@ -102,6 +102,7 @@ class Measured:
     eos_at: int | None = None
     prompt_sha256: str | None = None
     output_sha256: str | None = None
+    ids_mapped: int | None = None  # of the text, into a vocabulary smaller than its stand-in tokenizer's
     max_positions: int | None = None  # the model's trained context
     text_head: str | None = None
     text_tail: str | None = None

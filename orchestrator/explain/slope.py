@@ -11,7 +11,12 @@ def theil_sen(points: Sequence[tuple[float, float]]) -> float | None:
     """The median slope over all pairs of (x, y) (Theil 1950, Sen 1968); None with fewer than two distinct
     x.
     """
+    found = slopes(points)
+    return median(found) if found else None
+
+
+def slopes(points: Sequence[tuple[float, float]]) -> list[float]:
+    """Over all pairs of (x, y) with distinct x, of points that are thinned evenly."""
     step = max(1, -(-len(points) // _MOST))
     kept = sorted(points)[::step]
-    slopes = [(y2 - y1) / (x2 - x1) for i, (x1, y1) in enumerate(kept) for x2, y2 in kept[i + 1 :] if x2 > x1]
-    return median(slopes) if slopes else None
+    return [(y2 - y1) / (x2 - x1) for i, (x1, y1) in enumerate(kept) for x2, y2 in kept[i + 1 :] if x2 > x1]

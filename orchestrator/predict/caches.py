@@ -24,4 +24,7 @@ def growth_per_token(cell: Cell, shape: ModelShape) -> int:
         kept_tokens(cell, window, 2 * _FAR, 1) - kept_tokens(cell, window, _FAR, 1)
         for window in shape.windows
     )
-    return tokens * sum(token_bytes(cell, shape)) // _FAR
+    growth = tokens * sum(token_bytes(cell, shape)) // _FAR
+    if not cell.mode_spec.policy.grows:
+        return growth
+    return growth + shape.other_cache.numels_per_token * dtype_bytes(cell.model.dtype)

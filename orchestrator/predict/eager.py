@@ -96,6 +96,9 @@ def _cache(cell: Cell, shape: ModelShape, tokens: int, rows: int, what: str) -> 
             Live(f"{what}, keys", kept * key_bytes, layers),
             Live(f"{what}, values", kept * value_bytes, layers),
         ]
+    if cell.mode_spec.policy.layout is Layout.APPENDED:
+        other = shape.other_cache.bytes(tokens, cell.model.dtype)
+        live.append(Live(f"{what}, states and what else layers keep", cell.batch_size * other))
     return tuple(live)
 
 
@@ -129,7 +132,8 @@ def _copy(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> tuple[Live, 
     """
     if cell.mode_spec.policy.layout is not Layout.APPENDED or rows >= tokens:
         return ()
-    kept = max(cached_tokens(cell, window, tokens, rows) for window in set(shape.windows)) * cell.batch_size
+    longest = max((cached_tokens(cell, window, tokens, rows) for window in set(shape.windows)), default=0)
+    kept = longest * cell.batch_size
     return (Live("concatenation copy of one layer", kept * max(token_bytes(cell, shape))),)
 
 

@@ -2,13 +2,17 @@
 
 import contextlib
 import copy
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from orchestrator.predict.kv_formula import FormulaError, formula_law, read_field
+from orchestrator.predict.rehearsed.kv_law import rehearsed_law
 from workers.cell import ModelRef
 from workers.models.config import one_line
+from workers.rehearsal.passes import NotRehearsable
 
 #: mha: as many key heads as query heads. gqa: fewer. mqa: one. mla: one latent per token (DeepSeek-V2,
 #: arXiv:2405.04434).
@@ -38,6 +42,21 @@ class ShapeError(ValueError):
     """The config does not say what memory the model's cache takes (e.g. recurrent layers); the message names
     why.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class OtherCache:
+    """What one sequence's cache holds beside the keys and values of `ModelShape.windows`: states, indexers, latents of other
+    sizes. Elements that take the model's dtype, with each token and once, and bytes of states with a dtype of their own.
+    """
+
+    numels_per_token: int = 0
+    numels: int = 0
+    fixed_bytes: int = 0
+
+    def bytes(self, tokens: int, dtype: str) -> int:
+        """After `tokens` tokens."""
+        return (tokens * self.numels_per_token + self.numels) * dtype_bytes(dtype) + self.fixed_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +89,8 @@ class ModelShape:
     fixed_bytes: int | None
     stored_dtype: str | None  # of the weight files, by the config's own word
     chosen_attention: str = "sdpa"  # what transformers takes where the sweep file leaves it to `auto`
+    other_cache: OtherCache = OtherCache()
+    is_quantised: bool = False  # its files hold other numbers than `weight_numels`
 
     @property
     def parameters(self) -> int | None:
@@ -92,7 +113,8 @@ class ModelShape:
 
     def kv_bytes_per_token(self, dtype: str) -> int:
         """Bytes of one token's keys and values in all layers (within the window, where layers have one)."""
-        return len(self.windows) * (self.key_bytes(dtype) + self.value_bytes(dtype))
+        other = self.other_cache.numels_per_token * dtype_bytes(dtype)
+        return len(self.windows) * (self.key_bytes(dtype) + self.value_bytes(dtype)) + other
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -119,15 +141,15 @@ def shape_of(config: Any) -> ModelShape:
     if isinstance(config, dict):
         config = _as_config(config)
     text = config if isinstance(config, dict) else config.get_text_config(decoder=True)
-    hidden = _read(text, "hidden_size", "n_embd", "d_model")
-    heads = _read(text, "num_attention_heads", "n_head", "n_heads", "num_heads")
-    layers = _read(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    hidden = read_field(text, "hidden_size", "n_embd", "d_model")
+    heads = read_field(text, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    layers = read_field(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
     if hidden is None or heads is None or layers is None:
         raise ShapeError("the config names no hidden size, heads or layers")
     attention, kv_heads, key_dim, value_dim = _attention(text, hidden, heads)
     built = _built(config)
     shape = ModelShape(
-        model_type=_read(text, "model_type") or "unknown",
+        model_type=read_field(text, "model_type") or "unknown",
         attention=attention,
         layers=layers,
         hidden=hidden,
@@ -136,20 +158,59 @@ def shape_of(config: Any) -> ModelShape:
         key_dim=key_dim,
         value_dim=value_dim,
         windows=_windows(text, layers),
-        intermediate=_read(text, "intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim") or 4 * hidden,
+        intermediate=read_field(text, "intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim")
+        or 4 * hidden,
         gated_mlp=_gated(text),
-        parallel_residual=bool(_read(text, "use_parallel_residual", "parallel_attn")),
-        vocab=_read(text, "vocab_size", "padded_vocab_size") or 0,
-        tied_embeddings=bool(_read(text, "tie_word_embeddings")),
-        max_positions=_read(text, "max_position_embeddings", "n_positions", "seq_length", "max_seq_len"),
+        parallel_residual=bool(read_field(text, "use_parallel_residual", "parallel_attn")),
+        vocab=read_field(text, "vocab_size", "padded_vocab_size") or 0,
+        tied_embeddings=bool(read_field(text, "tie_word_embeddings")),
+        max_positions=read_field(text, "max_position_embeddings", "n_positions", "seq_length", "max_seq_len"),
         learned_positions=built.learned_positions,
         weight_numels=built.weight_numels,
         fixed_bytes=built.fixed_bytes,
         stored_dtype=_stored_dtype(config),
         chosen_attention=built.chosen_attention,
+        is_quantised=read_field(config, "quantization_config") is not None,
     )
     _check_numbers(shape)
-    return shape
+    return shape if isinstance(config, dict) else _with_other_cache(shape, config, built.is_stateful)
+
+
+def _with_other_cache(shape: ModelShape, config: Any, is_stateful: bool) -> ModelShape:
+    """The shape with what its layers keep beside keys and values, or instead. Raises `ShapeError` where nothing tells.
+
+    Asked of the model itself, by rehearsal, unless it is plain and the formulas say so.
+    """
+    try:
+        told: FormulaError | None = None
+        laws = [formula_law(config, width) for width in (2, 4)]
+        formula = [(law.per_token, law.constant) for law in laws]
+    except FormulaError as error:
+        told, formula = error, []
+    arithmetic = [_keys_and_values(shape, dtype) for dtype in ("bfloat16", "float32")]
+    if formula == arithmetic and not is_stateful:
+        return shape
+    try:
+        found = [rehearsed_law(config, dtype) for dtype in ("bfloat16", "float32")]
+    except NotRehearsable as error:
+        if told is not None:
+            raise ShapeError(f"{told}; it cannot be rehearsed: {error}") from None
+        found = formula
+    windows = shape.windows
+    if found[0][0] != arithmetic[0][0] or found[0][1] < arithmetic[0][1]:
+        windows, arithmetic = (), [(0, 0)] * 2  # keys and values are not as the usual fields say
+    growing = (found[1][0] - found[0][0]) // 2 if not windows else 0
+    (_, half), (_, whole) = ((f[0], f[1] - a[1]) for f, a in zip(found, arithmetic, strict=True))
+    numels = (whole - half) // 2
+    other = OtherCache(growing, numels, half - 2 * numels)
+    return dataclasses.replace(shape, windows=windows, other_cache=other)
+
+
+def _keys_and_values(shape: ModelShape, dtype: str) -> tuple[int, int]:
+    """(bytes with each token, bytes once): a window keeps one token less than it shows, the query itself."""
+    token = shape.key_bytes(dtype) + shape.value_bytes(dtype)
+    sizes = [window for window in shape.windows if window is not None]
+    return token * (len(shape.windows) - len(sizes)), token * sum(window - 1 for window in sizes)
 
 
 def _check_numbers(shape: ModelShape) -> None:
@@ -173,27 +234,21 @@ def _as_config(content: dict[str, Any]) -> Any:
     return AutoConfig.for_model(model_type, **fields) if model_type in CONFIG_MAPPING else content
 
 
-def _read(config: Any, *names: str) -> Any:
-    """The first of `names` that the config holds, else None."""
-    for name in names:
-        value = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
-        if value is not None:
-            return value
-    return None
-
-
 def _attention(config: Any, hidden: int, heads: int) -> tuple[AttentionKind, int, int, int]:
     """(kind, cached heads, key elements, value elements) of what transformers writes into the cache."""
-    latent = _read(config, "kv_lora_rank")
+    latent = read_field(config, "kv_lora_rank")
     if latent is not None:
-        return "mla", 1, latent, _read(config, "qk_rope_head_dim")
-    head_dim = _read(config, "head_dim", "kv_channels", "attention_head_dim") or hidden // heads
+        return "mla", 1, latent, read_field(config, "qk_rope_head_dim")
+    head_dim = read_field(config, "head_dim", "kv_channels", "attention_head_dim") or hidden // heads
     kv_heads = (
-        _read(config, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num") or heads
+        read_field(config, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
+        or heads
     )
-    if _read(config, "new_decoder_architecture"):  # Falcon-40B repeats its key heads before it caches them
+    if read_field(
+        config, "new_decoder_architecture"
+    ):  # Falcon-40B repeats its key heads before it caches them
         kv_heads = heads
-    elif _read(config, "multi_query"):
+    elif read_field(config, "multi_query"):
         kv_heads = 1
     kind: AttentionKind = "mha" if kv_heads == heads else "mqa" if kv_heads == 1 else "gqa"
     return kind, kv_heads, head_dim, head_dim
@@ -201,24 +256,29 @@ def _attention(config: Any, hidden: int, heads: int) -> tuple[AttentionKind, int
 
 def _windows(config: Any, layers: int) -> tuple[int | None, ...]:
     """As `transformers.DynamicCache` decides: `layer_types` rules, else one window for every layer."""
-    sliding = _read(config, "sliding_window") if _read(config, "use_sliding_window") is not False else None
-    window = sliding or _read(config, "attention_chunk_size")
-    kinds = _read(config, "layer_types") or [_SLIDING[0] if window else _FULL[0]] * layers
-    for kind in kinds:
-        if kind not in (*_FULL, *_SLIDING, *_NO_CACHE):
-            raise ShapeError(f"layers of kind {kind!r} keep a state whose size the config does not tell")
-    return tuple(None if kind in _FULL else window for kind in kinds if kind not in _NO_CACHE)
+    sliding = (
+        read_field(config, "sliding_window")
+        if read_field(config, "use_sliding_window") is not False
+        else None
+    )
+    window = sliding or read_field(config, "attention_chunk_size")
+    kinds = read_field(config, "layer_types") or [_SLIDING[0] if window else _FULL[0]] * layers
+    if isinstance(config, dict):
+        for kind in kinds:
+            if kind not in (*_FULL, *_SLIDING, *_NO_CACHE):
+                raise ShapeError(f"layers of kind {kind!r} keep a state whose size the config does not tell")
+    return tuple(None if kind in _FULL else window for kind in kinds if kind in (*_FULL, *_SLIDING))
 
 
 def _gated(config: Any) -> bool:
     """Whether the MLP multiplies two projections of `intermediate` elements (SwiGLU) instead of using one."""
-    activation = _read(config, "hidden_act", "hidden_activation") or ""
-    family = _read(config, "model_type") or ""
+    activation = read_field(config, "hidden_act", "hidden_activation") or ""
+    family = read_field(config, "model_type") or ""
     return activation in ("silu", "swish") or family.startswith("gemma") or family == "qwen"
 
 
 def _stored_dtype(config: Any) -> str | None:
-    dtype = _read(config, *(("dtype", "torch_dtype") if isinstance(config, dict) else ("dtype",)))
+    dtype = read_field(config, *(("dtype", "torch_dtype") if isinstance(config, dict) else ("dtype",)))
     name = str(dtype).removeprefix("torch.")
     return name if name in _DTYPE_BYTES else None
 
@@ -231,6 +291,7 @@ class _Built:
     fixed_bytes: int | None = None
     learned_positions: bool = False
     chosen_attention: str = "sdpa"
+    is_stateful: bool = False
 
 
 #: By the config's content: to build a model again takes 40 ms and more.
@@ -272,6 +333,12 @@ def _in_time() -> Iterator[None]:
         hook.remove()
 
 
+def _keeps_own_state(built: Any) -> bool:
+    from workers.engines.eager.policies import takes_dynamic_cache
+
+    return bool(built._is_stateful) or not takes_dynamic_cache(built)
+
+
 def _count(config: Any) -> _Built:
     """Builds the model on the meta device, where tensors have a shape and no bytes: about 40 ms."""
     import torch
@@ -292,4 +359,4 @@ def _count(config: Any) -> _Built:
         for name, module in model.named_modules()
     )
     attention = model.config.get_text_config(decoder=True)._attn_implementation
-    return _Built(tuple(sorted(numels.items())), fixed, learned, attention)
+    return _Built(tuple(sorted(numels.items())), fixed, learned, attention, _keeps_own_state(type(model)))

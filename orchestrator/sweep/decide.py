@@ -72,6 +72,20 @@ class Decider:
         if attempt.outcome.is_device_oom:
             self._prune(attempt, self.kinds[item.key.device_kind], now, decisions)
 
+    def close_too_large(self, kind: KindWork, now: float, decisions: Decisions) -> None:
+        """Add to `decisions` the outcome of every cell that waits and whose budget its weights alone exceed."""
+        for item in list(kind.queue):
+            needed = self.estimates.bytes_too_large(item.cell)
+            if needed is not None:
+                self._close(
+                    kind,
+                    item,
+                    driver_attempts.too_large(
+                        item.cell, item.key.cell_id, self._next_number(item), needed, kind.device, now
+                    ),
+                    decisions,
+                )
+
     def note_duplicate(self, attempt: Attempt, decisions: Decisions) -> None:
         """A device that was lost hands back its attempt after all: it is recorded, and nothing follows from it."""
         decisions.records.append(Record(self.run_id, attempt))
@@ -85,13 +99,19 @@ class Decider:
 
     def _prune(self, attempt: Attempt, kind: KindWork, now: float, decisions: Decisions) -> None:
         for item in kind.implied(attempt):
-            kind.queue.remove(item.key)
-            history = self.outcomes.history(item.key)
-            number, cell_id = history.attempts + 1, item.key.cell_id
+            number, cell_id = self._next_number(item), item.key.cell_id
             final = driver_attempts.pruned(item.cell, cell_id, number, attempt, item.seconds, now)
-            self.outcomes.note(item.key, history, final)
-            decisions.closed.append(item.key)
-            self._record(decisions, None, final, kind.device, final=True)
+            self._close(kind, item, final, decisions)
+
+    def _next_number(self, item: WorkItem) -> int:
+        return self.outcomes.history(item.key).attempts + 1
+
+    def _close(self, kind: KindWork, item: WorkItem, final: Attempt, decisions: Decisions) -> None:
+        """End what waits, without a device."""
+        kind.queue.remove(item.key)
+        self.outcomes.note(item.key, self.outcomes.history(item.key), final)
+        decisions.closed.append(item.key)
+        self._record(decisions, None, final, kind.device, final=True)
 
     def _record(
         self, decisions: Decisions, slot: SlotId | None, attempt: Attempt, device: Device, *, final: bool

@@ -1,9 +1,9 @@
-"""Builds the attempts that no device hands back: lost, cancelled, pruned, quarantined."""
+"""Builds the attempts that no device hands back: lost, cancelled, pruned, too large to load, quarantined."""
 
 from workers.attempt import Attempt, Device, Failure, Phase
 from workers.cell import Cell, Lease
 from workers.outcome import Outcome
-from workers.units import duration_text
+from workers.units import duration_text, round_size_text, size_text
 
 
 def lost(
@@ -37,6 +37,31 @@ def pruned(
         outcome=Outcome.PRUNED,
         phase=Phase.SPAWN,
         device=implied_by.device,
+        started_at=now,
+        duration_s=0.0,
+        failure=failure,
+    )
+
+
+def too_large(
+    cell: Cell, cell_id: str, attempt: int, needed_bytes: int, device: Device, now: float
+) -> Attempt:
+    """The weights of the cell's models alone are larger than its budget: `device`, of its kind, is not touched."""
+    assert cell.budget is not None
+    failure = Failure(
+        error_type="PredictedOutOfMemory",
+        error_message=f"predicted, no device touched: the weights take {size_text(needed_bytes)}, the budget is "
+        f"{round_size_text(cell.budget)}",
+        oom_requested_bytes=needed_bytes,
+        oom_free_bytes=cell.budget,
+    )
+    return Attempt(
+        lease_id=f"{cell_id}.{attempt}.predicted",
+        cell=cell,
+        attempt=attempt,
+        outcome=Outcome.OOM_LOAD,
+        phase=Phase.SPAWN,
+        device=device,
         started_at=now,
         duration_s=0.0,
         failure=failure,

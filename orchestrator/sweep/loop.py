@@ -160,6 +160,10 @@ class Sweep:
             self.kinds[device.kind] = KindWork(
                 device, self._cells, self._questions, self._outcomes, self._estimates
             )
+            decisions = Decisions()
+            self._decider.close_too_large(self.kinds[device.kind], self._clock(), decisions)
+            if decisions.records:
+                self._act_on(decisions)
         self._ending.note_return(device.kind)
         if self._roster.join(slot, device, self._clock()):
             self._watcher.see(DeviceJoined(slot, device))

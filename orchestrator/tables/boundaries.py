@@ -22,7 +22,7 @@ _FIRST = (
         "first_oom",
     ),
     *("resolution", "confirmed_ok", "confirmed_oom", "censored", "predicted", "error_pct", "bytes_per_token"),
-    "analytic_bytes_per_token",
+    *("analytic_bytes_per_token", "constant_bytes", "constant_analytic_bytes"),
 )
 
 

@@ -12,16 +12,15 @@ from orchestrator.boundary.question import Question, questions
 from orchestrator.boundary.replay import replay
 from orchestrator.boundary.search import Bracket
 from orchestrator.boundary.start import fit_to_device, search_for
-from orchestrator.explain.breakdown import kv_cache_bytes
 from orchestrator.explain.fragmentation import NOTABLE, memory_at_end
-from orchestrator.explain.slope import theil_sen
+from orchestrator.explain.measured_law import measured_law
 from orchestrator.journal.columns import column_type
+from orchestrator.predict.cache_law import cache_law
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.memory import (
     PredictedBoundary,
     PredictedBy,
     UnknownWeightsError,
-    bytes_per_token,
     predicted_largest,
 )
 from orchestrator.predict.model_shapes import CellShapes, ModelShapes
@@ -63,7 +62,13 @@ class BoundaryRow:
     predicted: int | None
     error_pct: float | None
     bytes_per_token: float | None
+    bytes_per_token_ci_low: float | None
+    bytes_per_token_ci_high: float | None
     analytic_bytes_per_token: int | None
+    constant_bytes: float | None
+    constant_bytes_ci_low: float | None
+    constant_bytes_ci_high: float | None
+    constant_analytic_bytes: int | None
     axis: str
     searched: bool
     probes: int
@@ -299,6 +304,7 @@ def _row(
     first_index = _first_index(attempts)
     largest = foretold.value if foretold is not None else None
     end = memory_at_end(at_end)
+    law = None if shapes.target is None else cache_law(cell, shapes)
     return BoundaryRow(
         identity=_identity(cell),
         device_kind=device.kind,
@@ -311,10 +317,9 @@ def _row(
         censored=bracket.censored,
         predicted=largest,
         error_pct=error_pct(largest, first_index),
-        bytes_per_token=_growth(attempts),
-        analytic_bytes_per_token=None
-        if shapes.target is None
-        else bytes_per_token(cell, shapes.target, shapes.draft),
+        **_measured_law(attempts, shapes),
+        analytic_bytes_per_token=None if law is None else law.bytes_per_token,
+        constant_analytic_bytes=None if law is None else law.constant_bytes,
         axis="length",
         searched=False,
         probes=len(attempts),
@@ -350,13 +355,16 @@ def _first_index(attempts: Iterable[Attempt]) -> int | None:
     return min((index for index in indices if index is not None), default=None)
 
 
-def _growth(attempts: Sequence[Attempt]) -> float | None:
-    """Bytes of cache per token, from the runs of different lengths: (tokens at the end, bytes of the
-    cache).
-    """
-    points = [
-        (attempt.cell.prompt_tokens + attempt.measured.new_tokens, kv)
-        for attempt in attempts
-        if (kv := kv_cache_bytes(attempt)) is not None and attempt.measured.new_tokens > 0
-    ]
-    return theil_sen(points)
+def _measured_law(attempts: Sequence[Attempt], shapes: CellShapes) -> dict[str, float | None]:
+    """The columns of what was counted: both numbers of the cache's law, with their intervals."""
+    windows = [w for shape in shapes if shape is not None for w in shape.windows if w is not None]
+    found = measured_law(attempts, beyond=max(windows, default=0))
+    columns: dict[str, float | None] = {}
+    for name in ("bytes_per_token", "constant_bytes"):
+        told = None if found is None else getattr(found, name)
+        columns |= {
+            name: None if told is None else told.value,
+            f"{name}_ci_low": None if told is None else told.low,
+            f"{name}_ci_high": None if told is None else told.high,
+        }
+    return columns

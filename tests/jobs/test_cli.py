@@ -109,14 +109,17 @@ def test_plan_as_json_has_the_contracts_keys(tmp_path: Path) -> None:
     assert plan["cells"] == 3 * 2 * 2 * 2
     keys = {"model", "mode", "engine", "batch_size", "budget_bytes", "length"}
     keys |= {"predicted_peak_bytes", "predicted_boundary", "analytic_bytes_per_token"}
+    keys |= {"analytic_constant_bytes", "predicted_by"}
     for prediction in plan["predictions"]:
         assert keys <= set(prediction)
         if prediction["mode"] == "streaming":
             assert prediction["predicted_boundary"] is None
             assert prediction["analytic_bytes_per_token"] == 0
+            assert prediction["analytic_constant_bytes"] > 0
         if prediction["mode"] == "baseline":
             # 6 layers x (key + value) x 128 elements x 4 bytes
             assert prediction["analytic_bytes_per_token"] == 6 * 2 * 128 * 4
+            assert prediction["analytic_constant_bytes"] == 0
     boundaries = {
         p["budget_bytes"]: p["predicted_boundary"] for p in plan["predictions"] if p["mode"] == "baseline"
     }

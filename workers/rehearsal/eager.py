@@ -27,10 +27,13 @@ from workers.models.config import vocab_size
 from workers.models.load import LoadedModel, eos_ids_of, read_config
 from workers.models.source import RANDOM
 from workers.modes import Layout
+from workers.rehearsal.filling import fill, is_recurrent
 from workers.rehearsal.passes import Generation, Label, NotRehearsable, PassTrace
 from workers.rehearsal.stand_in import CUDA, standing_in
 from workers.rehearsal.storages import StorageLog
 
+#: Tokens after which a state of one size is what it is after any number of them.
+_STATE = 64
 Readers = list[tuple[PreTrainedModel, Cache]]
 
 
@@ -71,16 +74,27 @@ class EagerRehearsal:
     def chunk(self, position: int, tokens: int) -> PassTrace:
         """One pass over `tokens` of the prompt behind `position` that were read before."""
         with self._running(), self._caches() as readers:
-            ids_BT = torch.empty(self._batch, position + tokens, dtype=torch.int64, device=CUDA)
+            ids_BT = torch.empty(self._batch, tokens, dtype=torch.int64, device=CUDA)
             if position:
-                skim(readers, ids_BT[:, :position], position)
+                for model, cache in readers:
+                    fill(model, cache, self._batch, position)
             cut = _Cut(self._log, readers)
-            skim(readers, ids_BT[:, position:], tokens)
+            skim(readers, ids_BT, tokens)
             return cut.passed()
 
     def start(self, prompt_tokens: int, *, read: bool) -> PassTrace:
         """Of a generation from its call to the end of its first pass. `read` as in `generation`."""
         return self._generate(prompt_tokens, read, 1)[0]
+
+    def step(self, position: int) -> PassTrace:
+        """A pass of a generation, about `position` tokens behind the beginning of the text."""
+        if not self.reads_in_chunks:
+            # What such models make is a state of one size; those among them that grow are read to the end.
+            constant = all(type(model)._is_stateful for model in self._models)
+            return self.generation(min(position, _STATE) if constant else position, read=False).steady
+        with self._running(), self._caches() as readers:
+            recurrent = any(is_recurrent(cache) for _, cache in readers)
+        return self.generation(position, read=recurrent).steady
 
     def generation(self, prompt_tokens: int, *, read: bool) -> Generation:
         """`read`: all but the prompt's last token are in the caches already; else the session reads the prompt."""
@@ -106,8 +120,7 @@ class EagerRehearsal:
                 if cache is not None and cuts.is_open:
                     cuts.readers.append((model, cache))
                     if read and prompt_tokens > 1:
-                        ids_BT = torch.empty(self._batch, prompt_tokens - 1, dtype=torch.int64, device=CUDA)
-                        skim([(model, cache)], ids_BT, prompt_tokens - 1)
+                        fill(model, cache, self._batch, prompt_tokens - 1)
                 if cuts.is_open:
                     cuts.begin()
                 yield cache

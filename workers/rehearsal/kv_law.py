@@ -74,10 +74,10 @@ class KvRehearsal:
             return self._line(shortest, batch_size)
         except NotRehearsable:
             third = (self._positions or 0) // 3
-            if third >= shortest or third <= self.window:
-                raise
-            # Nothing runs beyond a table of positions.
-            return self._line(2 ** (third.bit_length() - 1), batch_size)
+            if third < shortest and third > self.window:  # nothing runs beyond a table of positions
+                with contextlib.suppress(NotRehearsable):
+                    return self._line(2 ** (third.bit_length() - 1), batch_size)
+            raise
 
     def _line(self, shortest: int, batch_size: int) -> KvLaw:
         sizes = [self.bytes_after(count * shortest, batch_size) for count in (1, 2, 3)]

@@ -9,9 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from workers.cell import ModelRef
-from workers.models.config import read_config, vocab_size
 from workers.models.node_cache import build_once, built
-from workers.models.source import RANDOM
 from workers.models.tokenizer import load_tokenizer, tokenizer_key
 from workers.text import CorpusError, builtin, sources
 from workers.text.files import Skipped
@@ -31,14 +29,13 @@ _IDS, _SKIPPED = "ids.npy", "skipped.txt"
 class KeptIds:
     """The first tokens of a corpus as this node keeps them, mapped: reading them takes no memory of a process.
 
-    `ids_N`: int32. `entries`: of the vocabulary of a random model, whose tokenizer is another's; else None.
+    `ids_N`: int32, of the tokenizer's vocabulary: of a random model it is another's, and may be larger than its own.
     `skipped`: which rows of the corpus had no text, in words; empty where all had one.
     """
 
     corpus: str
     tokenizer_of: str
     ids_N: np.ndarray
-    entries: int | None
     skipped: str = ""
 
     def cut(self, start: int, count: int) -> np.ndarray:
@@ -49,17 +46,11 @@ class KeptIds:
                 f"{start + count:,} asked for{'; ' * bool(self.skipped)}{self.skipped}; name a longer corpus or ask "
                 "for less"
             )
-        wanted = np.array(self.ids_N[start : start + count], dtype=np.int32)
-        if self.entries is not None and count and int(wanted.max()) >= self.entries:
-            raise CorpusError(
-                f"corpus {self.corpus}: {self.tokenizer_of} has {self.entries} vocabulary entries, its stand-in "
-                f"tokenizer (pocket) gives ids up to {int(wanted.max())}; use a shape with a larger vocabulary"
-            )
-        return wanted
+        return np.array(self.ids_N[start : start + count], dtype=np.int32)
 
 
 def token_ids(corpus: str, tokenizer_of: str, ref: ModelRef, start: int, count: int) -> np.ndarray:
-    """`count` ids from token `start` on: int32 [count], in the vocabulary of model `tokenizer_of`.
+    """`count` ids from token `start` on: int32 [count], as the tokenizer of model `tokenizer_of` gives them.
 
     Token 0 is what the tokenizer puts before a text, where it puts anything (Llama's begin-of-text): models are trained
     to find it there, and it is their attention sink. Documents are separated by the tokenizer's end-of-text token,
@@ -75,7 +66,7 @@ def token_ids(corpus: str, tokenizer_of: str, ref: ModelRef, start: int, count: 
         (folder / _SKIPPED).write_text(str(skipped))
 
     folder = build_once(_key(source, tokenizer_of, ref, capacity), build)
-    return _mapped(folder, corpus, tokenizer_of, ref).cut(start, count)
+    return _mapped(folder, corpus, tokenizer_of).cut(start, count)
 
 
 def kept_ids(corpus: str, tokenizer_of: str, ref: ModelRef, end: int) -> KeptIds | None:
@@ -84,7 +75,7 @@ def kept_ids(corpus: str, tokenizer_of: str, ref: ModelRef, end: int) -> KeptIds
     Raises `CorpusError`, and `LoadError` for the tokenizer.
     """
     folder = built(_key(sources.resolve(corpus), tokenizer_of, ref, _capacity(end)))
-    return None if folder is None else _mapped(folder, corpus, tokenizer_of, ref)
+    return None if folder is None else _mapped(folder, corpus, tokenizer_of)
 
 
 def decode(runs: Sequence[Sequence[int]], tokenizer_of: str, ref: ModelRef) -> list[str]:
@@ -110,13 +101,11 @@ def _key(source: sources.Source, tokenizer_of: str, ref: ModelRef, capacity: int
     return f"tokens/{hashlib.sha256(known_by.encode()).hexdigest()[:24]}"
 
 
-def _mapped(folder: Path, corpus: str, tokenizer_of: str, ref: ModelRef) -> KeptIds:
-    is_random = tokenizer_of.startswith(RANDOM)
+def _mapped(folder: Path, corpus: str, tokenizer_of: str) -> KeptIds:
     return KeptIds(
         corpus=corpus,
         tokenizer_of=tokenizer_of,
         ids_N=np.load(folder / _IDS, mmap_mode="r"),
-        entries=vocab_size(read_config(tokenizer_of, ref)) if is_random else None,
         skipped=(folder / _SKIPPED).read_text(),
     )
 

@@ -21,6 +21,8 @@ class EngineRehearsal(Protocol):
 
     def generation(self, prompt_tokens: int, *, read: bool) -> Generation: ...
 
+    def step(self, position: int) -> PassTrace: ...
+
 
 class RehearsedPasses:
     """Implements `run.Rehearsal` for prompts that are read `chunk` tokens at a time, None: all at once.
@@ -77,4 +79,4 @@ class RehearsedPasses:
         return self._rehearsal.chunk(position, self._chunk)
 
     def _step(self, prompt_tokens: int) -> PassTrace:
-        return self._rehearsal.generation(prompt_tokens, read=False).steady
+        return self._rehearsal.step(prompt_tokens)

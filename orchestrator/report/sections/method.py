@@ -46,6 +46,12 @@ def warnings(run: RecordedRun, tables: Tables) -> list[str]:
         found.append(
             "Some speculative runs force their acceptance with an oracle draft (“injected”): a what-if."
         )
+    narrow = sorted(set(tables.attempts.filter(pl.col("ids_mapped") > 0)["model"]))
+    if narrow:
+        found.append(
+            f"The vocabulary of {formats.listing(narrow)} is smaller than the stand-in tokenizer's: ids beyond it were taken "
+            "modulo its size."
+        )
     left_out = tables.attempts["left_out"].drop_nulls().unique().sort()
     if left_out.len():
         found.append(

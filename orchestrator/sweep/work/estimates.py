@@ -57,6 +57,16 @@ class Predictions:
                 return None
         return PredictedPeak(found.peak_bytes, found.predicted_by)
 
+    def bytes_too_large(self, cell: Cell) -> int | None:
+        """None also where the config does not tell: of quantised weights it does not."""
+        target, draft = self._shapes.of(cell)
+        if target is None or cell.budget is None or target.is_quantised or (draft and draft.is_quantised):
+            return None
+        drafts = [draft] if draft is not None and cell.mode_spec.decoder.needs_draft else []
+        sizes = [shape.weights_bytes(cell.model.dtype) for shape in (target, *drafts)]
+        needed = sum(size for size in sizes if size is not None)
+        return needed if None not in sizes and needed > cell.budget else None
+
     def start(self, question: Question, device: Device) -> tuple[Question, Search] | None:
         """A model of unknown shape is searched from the bottom up."""
         shapes = self._shapes.of(question.cell)

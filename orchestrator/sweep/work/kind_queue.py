@@ -40,6 +40,9 @@ class Estimates(Protocol):
         """Return the predicted peak of device memory by the best source that is known by now, None when the model's
         shape cannot be read."""
 
+    def bytes_too_large(self, cell: Cell) -> int | None:
+        """Return the bytes of the weights where they alone exceed the cell's budget, else None."""
+
     def start(self, question: Question, device: Device) -> tuple[Question, Search] | None:
         """Return the question as it is asked of the device, and its search, which starts at the prediction. None while
         the prediction is in the making: ask again."""

@@ -195,8 +195,10 @@ class MemoryJournal:
 class FlatEstimates:
     """Seconds proportional to the length; searches start from a fixed prediction."""
 
-    def __init__(self, seconds: Callable[[Cell], float] = lambda cell: cell.length / 100) -> None:
-        self._seconds = seconds
+    def __init__(
+        self, seconds: Callable[[Cell], float] = lambda cell: cell.length / 100, weights_bytes: int = 0
+    ) -> None:
+        self._seconds, self._weights_bytes = seconds, weights_bytes
 
     def seconds(self, cell: Cell, device: Device) -> float:
         return self._seconds(cell)
@@ -208,6 +210,10 @@ class FlatEstimates:
 
     def peak(self, cell: Cell, device: Device) -> None:
         return None
+
+    def bytes_too_large(self, cell: Cell) -> int | None:
+        too_large = cell.budget is not None and self._weights_bytes > cell.budget
+        return self._weights_bytes if too_large else None
 
     def start(self, question, device):  # type: ignore[no-untyped-def]
         from orchestrator.boundary.start import search_for

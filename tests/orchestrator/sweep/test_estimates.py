@@ -1,12 +1,15 @@
 """Predictions as the loop asks for them, also for a model that the driver cannot read."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 from orchestrator.boundary.question import questions
 from orchestrator.plan import expand
 from orchestrator.sweep.pace import Pace
 from orchestrator.sweep.work.estimates import Predictions
 from tests.orchestrator.sweep.simulated import device, spec
+from tests.workers.models.families import tiny_config
 from workers.cell import ModelRef
 
 CARD = device("card", kind="NVIDIA H100 80GB HBM3")
@@ -44,6 +47,18 @@ def test_a_model_that_cannot_be_read_is_run_and_searched_all_the_same() -> None:
     draftless = dataclasses.replace(cell, model=ModelRef(target="random:pythia-14m", draft="/nowhere"))
     assert estimates.peak(draftless, CARD) is None
     assert question.max_value == 4096
+
+
+def test_weights_larger_than_a_budget_are_known_beforehand(tmp_path: Path) -> None:
+    estimates = Predictions()
+    asked = spec(models=[{"target": "random:pythia-2.8b"}], budgets=["5GiB", "6GiB", "device"])
+    told = {cell.budget: estimates.bytes_too_large(cell) for cell in expand(asked)}
+    assert (told[6 * 2**30], told[None]) == (None, None)
+    assert 5 * 2**30 < (told[5 * 2**30] or 0) < 6 * 2**30
+    content = tiny_config("llama").to_dict() | {"quantization_config": {"quant_method": "awq", "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(content, default=str))
+    quantised = spec(models=[{"target": str(tmp_path)}], budgets=[1000])
+    assert estimates.bytes_too_large(expand(quantised)[0]) is None
 
 
 def test_the_time_left_is_scaled_by_how_predictions_did() -> None:

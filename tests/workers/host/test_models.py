@@ -93,6 +93,17 @@ def test_ids_beyond_the_embedding_are_refused_by_name(host: DeviceHost, tmp_path
     )
 
 
+@pytest.mark.parametrize(("entries", "has_mapped"), [(100, True), (POCKET, False)])
+def test_a_vocabulary_smaller_than_the_stand_in_tokenizers_is_no_error(
+    host: DeviceHost, tmp_path: Path, entries: int, has_mapped: bool
+) -> None:
+    tiny_config("llama", vocab_size=entries).save_pretrained(tmp_path)
+    attempt = host.run(lease(f"random:{tmp_path}", prompt_tokens=200))
+    assert attempt.outcome is Outcome.OK, attempt.failure
+    assert (attempt.measured.ids_mapped is not None) == has_mapped
+    assert attempt.measured.ids_mapped is None or 0 < attempt.measured.ids_mapped <= 200
+
+
 @pytest.mark.parametrize("eos", [-1, POCKET + 5, [2, POCKET + 5], None])
 def test_an_end_of_text_outside_the_vocabulary_cannot_occur(
     host: DeviceHost, tmp_path: Path, eos: object

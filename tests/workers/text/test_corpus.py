@@ -186,8 +186,7 @@ def test_tokenised_only_as_far_as_asked(tmp_path: Path, monkeypatch: pytest.Monk
 def test_random_models_borrow_the_pocket_tokenizer(tmp_path: Path) -> None:
     assert np.array_equal(ids_of("builtin", model="random:pythia-2.8b"), ids_of("builtin"))
     narrow = f"random:{save(tmp_path, vocab_size=100)}"
-    with pytest.raises(CorpusError, match="100 vocabulary entries"):
-        ids_of("builtin", model=narrow)
+    assert np.array_equal(ids_of("builtin", model=narrow), ids_of("builtin"))
 
 
 @pytest.mark.parametrize(

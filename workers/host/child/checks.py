@@ -6,6 +6,7 @@ from workers.attempt import Failure, InEffect
 from workers.cell import AUTO, Cell
 from workers.models import LoadError
 from workers.models.load import LoadedModel
+from workers.models.source import RANDOM
 from workers.outcome import Outcome
 
 
@@ -55,6 +56,16 @@ def check_positions(cell: Cell, target: LoadedModel) -> None:
             raise ContextLimit(
                 f"{target.name} has learned positions for {learned} tokens, {needed} are needed"
             )
+
+
+def into_vocabulary(target: LoadedModel, ids_T: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The ids, and how many of them were mapped into the vocabulary of a random model: its tokenizer is another model's, and
+    its text means nothing anyway. Ids of a model with a tokenizer of its own stay what they are.
+    """
+    beyond_T = ids_T >= target.vocab_size
+    if not target.name.startswith(RANDOM) or not beyond_T.any():
+        return ids_T, 0
+    return ids_T % target.vocab_size, int(beyond_T.sum())
 
 
 def check_ids(cell: Cell, target: LoadedModel, ids_T: torch.Tensor) -> None:

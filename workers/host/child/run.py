@@ -17,7 +17,13 @@ from workers.engines.preflight import refuse_by_config
 from workers.engines.session import Session
 from workers.error_kinds import Raised
 from workers.host.child.cell_run import CellRun
-from workers.host.child.checks import check_ids, check_in_effect, check_length, check_positions
+from workers.host.child.checks import (
+    check_ids,
+    check_in_effect,
+    check_length,
+    check_positions,
+    into_vocabulary,
+)
 from workers.host.child.cpu import CpuDevice
 from workers.host.child.cuda import CudaDevice
 from workers.host.child.device import ChildDevice
@@ -121,7 +127,8 @@ def _load(run: CellRun) -> tuple[LoadedModel, LoadedModel | None]:
 
 def _run_loaded(run: CellRun, target: LoadedModel, draft: LoadedModel | None, ids_T: torch.Tensor) -> int:
     cell = run.request.lease.cell
-    run.note(prompt_sha256=ids_sha256(ids_T))
+    ids_T, mapped = into_vocabulary(target, ids_T)
+    run.note(prompt_sha256=ids_sha256(ids_T), ids_mapped=mapped or None)
     prepare_s = time.monotonic()
     check_ids(cell, target, ids_T)
     check_positions(cell, target)
