@@ -3,7 +3,6 @@
 from typing import Any
 
 from orchestrator.predict.rehearsed.store import answered
-from workers.rehearsal.passes import NotRehearsable
 
 
 def rehearsed_law(config: Any, dtype: str, batch_size: int = 1) -> tuple[int, int]:
@@ -14,18 +13,13 @@ def rehearsed_law(config: Any, dtype: str, batch_size: int = 1) -> tuple[int, in
     content = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
     question = {"ask": "kv law", "config": content, "dtype": dtype, "batch_size": batch_size}
 
-    def find() -> list[Any]:
+    def find() -> list[int]:
         import torch  # seconds, which few commands need
 
         from workers.rehearsal.kv_law import kv_law
 
-        try:
-            law = kv_law(config, getattr(torch, dtype), batch_size)
-        except NotRehearsable as error:
-            return [None, None, str(error)]
-        return [law.bytes_per_token, law.constant_bytes, ""]
+        law = kv_law(config, getattr(torch, dtype), batch_size)
+        return [law.bytes_per_token, law.constant_bytes]
 
-    per_token, constant, reason = answered(question, find)
-    if per_token is None:
-        raise NotRehearsable(reason)
+    per_token, constant = answered(question, find)
     return per_token, constant

@@ -183,22 +183,6 @@ def test_a_victim_of_host_memory_runs_again_alone_and_that_tells():
     assert Counter(finals(played).values()) == {Outcome.OK: 11, Outcome.OOM_HOST: 1}
 
 
-def test_a_budget_below_the_weights_is_an_outcome_without_a_device():
-    asked = spec(budgets=["1GiB", "8GiB"])
-    estimates = FlatEstimates(weights_bytes=2 * 2**30)
-    played = simulate(asked, expand(asked), [device("a"), device("b")], estimates=estimates)
-    by_budget = defaultdict(Counter)
-    for attempt in played.journal.attempts:
-        by_budget[attempt.cell.budget][attempt.outcome] += 1
-    assert by_budget == {2**30: {Outcome.OOM_LOAD: 4}, 8 * 2**30: {Outcome.OK: 4}}
-    assert {lease.cell.budget for _, lease, _ in played.fleet.leases} == {8 * 2**30}
-    (told, *_) = [a for a in played.journal.attempts if a.outcome is Outcome.OOM_LOAD]
-    assert told.failure.error_message == (
-        "predicted, no device touched: the weights take 2.00 GiB, the budget is 1 GiB"
-    )
-    assert played.sweep.summary().exit_status == 0
-
-
 def test_an_oom_prunes_longer_cells_of_its_like():
     asked = spec(lengths=[1000, 2000, 4000, 8000], repeats=2)
 
