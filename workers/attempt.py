@@ -116,6 +116,7 @@ class Failure:
     error_type: str
     error_message: str
     oom_token_index: int | None = None
+    oom_prompt_tokens: int | None = None  # of the prompt, read in passes that fitted
     oom_requested_bytes: int | None = None
     oom_free_bytes: int | None = None
     oom_allocated_bytes: int | None = None

@@ -108,13 +108,23 @@ class Question:
         return ProbeReading(passed=False, passed_up_to=0 if self.phase.startswith("decode") else None)
 
     def _read_in_chunks(self, attempt: Attempt, chunk: int) -> "ProbeReading":
-        """By the bytes in the cache: the chunk that failed is the one it had begun to grow by, or, where it holds
-        whole chunks, perhaps the next. The chunks before it passed."""
+        """By the run's own count of what it had read: the next chunk is the one that failed. Where it had read all of the
+        prompt but what the generation begins with, nothing is known of shorter ones.
+
+        Where nobody counted (a process that was ended from outside), by the bytes in the cache: the chunk that failed is
+        the one it had begun to grow by, or, where it holds whole chunks, perhaps the next.
+        """
+        read = attempt.failure.oom_prompt_tokens if attempt.failure is not None else None
         kv_bytes = attempt.measured.kv_cache_bytes
-        if not kv_bytes or not self.bytes_per_token:
+        if read is not None:
+            if read >= attempt.cell.prompt_tokens - 1:
+                return ProbeReading(passed=False)
+            whole, failed = read, read + chunk + 1
+        elif kv_bytes and self.bytes_per_token:
+            tokens = kv_bytes // self.bytes_per_token
+            whole, failed = (tokens - 1) // chunk * chunk, (tokens // chunk + 1) * chunk
+        else:
             return ProbeReading(passed=False)
-        tokens = kv_bytes // self.bytes_per_token
-        whole, failed = (tokens - 1) // chunk * chunk, (tokens // chunk + 1) * chunk
         if self.phase.startswith("prefill"):
             return ProbeReading(passed=False, passed_up_to=whole, fails_from=failed)
         before = self.cell.prompt_tokens

@@ -55,6 +55,8 @@ class TimesHeard:
         if torch.cuda.is_available():
             self.reserved.append((produced, torch.cuda.memory_reserved()))
 
+    def prompt(self, read: int) -> None: ...
+
     def token_times(self, first_index: int, times_s: list[float]) -> None:
         self.times_s += times_s
 

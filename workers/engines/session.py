@@ -28,6 +28,9 @@ class Recorder(Protocol):
     def phase(self, phase: Phase) -> None:
         """Note that the run enters `phase`. DECODE begins once the first new token is known."""
 
+    def prompt(self, read: int) -> None:
+        """Note that `read` tokens of the prompt have been read, in passes that fitted."""
+
     def tokens(self, produced: int) -> None:
         """Note that `produced` new tokens of each sequence are known to the host."""
 
@@ -45,10 +48,14 @@ class Unmeasured:
 
     def __init__(self) -> None:
         self._phase, self._produced = Phase.PREPARE, 0
+        self._read: int | None = None
         self._kv_cache_bytes: Callable[[], int] | None = None
 
     def phase(self, phase: Phase) -> None:
         self._phase = phase
+
+    def prompt(self, read: int) -> None:
+        self._read = read
 
     def tokens(self, produced: int) -> None:
         self._produced = produced
@@ -63,6 +70,8 @@ class Unmeasured:
         if self._kv_cache_bytes is not None:
             recorder.count_cache_with(self._kv_cache_bytes)
         recorder.phase(self._phase)
+        if self._read is not None:
+            recorder.prompt(self._read)
         recorder.tokens(self._produced)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.boundary.question import TAIL, Question, questions
+from orchestrator.boundary.question import TAIL, ProbeReading, Question, questions
 from orchestrator.boundary.search import Probe
 from orchestrator.boundary.start import fit_to_device, predicted, search_for
 from orchestrator.predict.device import DeviceProfile
@@ -155,6 +155,15 @@ def test_a_chunked_prompt_counts_what_lies_in_its_cache() -> None:
             assert told is not None
             assert told.passed_up_to == max(passed - before, 0)
             assert told.fails_from == failed - before + after
+        # The run's own count names the chunk, whatever the cache holds: 768 tokens passed, 1,024 did not.
+        told = question.read(
+            attempt_of(cell, Outcome.OOM_PREFILL, kv_cache_bytes=10 * per_token, oom_prompt_tokens=768)
+        )
+        assert told == ProbeReading(passed=False, passed_up_to=768 - before, fails_from=1025 - before + after)
+        # All chunks passed: what came behind them did not.
+        last = cell.prompt_tokens - 1
+        told = question.read(attempt_of(cell, Outcome.OOM_PREFILL, oom_prompt_tokens=last))
+        assert told == ProbeReading(passed=False)
     whole = fit_to_device(only(phases=["prefill"]), SHAPE, None, PROFILE)
     told = whole.read(attempt_of(whole.probe(2000, 0), Outcome.OOM_PREFILL, kv_cache_bytes=900 * per_token))
     assert told is not None

@@ -13,6 +13,7 @@ class Heard:
         self.times_s: list[float] = []
         self.kv_bytes: list[int] = []
         self._kv_cache_bytes: Callable[[], int] | None = None
+        self.read: list[int] = []
 
     def phase(self, phase: Phase) -> None:
         self.log.append(phase)
@@ -21,6 +22,9 @@ class Heard:
         self.log.append(produced)
         if self._kv_cache_bytes is not None:
             self.kv_bytes.append(self._kv_cache_bytes())
+
+    def prompt(self, read: int) -> None:
+        self.read.append(read)
 
     def token_times(self, first_index: int, times_s: list[float]) -> None:
         assert first_index == len(self.times_s)

@@ -78,6 +78,22 @@ class TestEagerEngine:
         assert (attempt.outcome, attempt.phase) == (Outcome.OOM_PREFILL, Phase.PREFILL)
         assert attempt.peak_device_bytes <= 24 * MiB
 
+    def test_oom_in_a_prompt_in_chunks_tells_what_was_read(self, host, model):
+        """A prompt of less passes; one that ends with the chunk that failed fails there too."""
+
+        def ended(prompt_tokens):
+            return host.run(
+                lease(model, budget=24 * MiB, prompt_tokens=prompt_tokens, prefill_chunk=256, length=1)
+            )
+
+        attempt = ended(8000)
+        assert (attempt.outcome, attempt.phase) == (Outcome.OOM_PREFILL, Phase.PREFILL)
+        read = failure_of(attempt).oom_prompt_tokens
+        assert read > 1000
+        assert read % 256 == 0
+        assert ended(read - 255).outcome is Outcome.OK
+        assert failure_of(ended(read + 257)).oom_prompt_tokens == read
+
     def test_oom_decode(self, host, model):
         # 9 MiB of weights, 2 KiB of cache per token and sequence: 32 sequences fill 19 MiB before token 300.
         attempt = host.run(lease(model, budget=32 * MiB, length=1000, batch_size=32, purpose="probe"))

@@ -3,7 +3,7 @@
 T tokens, Q tokens of one chunk, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from transformers import PreTrainedModel
@@ -26,12 +26,24 @@ def read(
         yield model(input_ids=ids_BQ, past_key_values=cache, use_cache=True).logits
 
 
-def skim(readers: list[tuple[PreTrainedModel, Cache]], ids_BT: torch.Tensor, chunk: int) -> None:
-    """Fill the caches, chunk by chunk, each reader in turn. No logits but the last of each chunk are computed."""
+def skim(
+    readers: list[tuple[PreTrainedModel, Cache]],
+    ids_BT: torch.Tensor,
+    chunk: int,
+    note: Callable[[int], None] = lambda read: None,
+) -> None:
+    """Fill the caches, chunk by chunk, each reader in turn. No logits but the last of each chunk are computed.
+
+    `note`: is told how many tokens have been read, from 0 on.
+    """
+    read = 0
+    note(read)
     for ids_BQ in ids_BT.split(chunk, dim=1):
         for model, cache in readers:
             last_only = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
             model(input_ids=ids_BQ, past_key_values=cache, use_cache=True, **last_only)
+        read += ids_BQ.shape[1]
+        note(read)
 
 
 def score_through(

@@ -141,7 +141,7 @@ class CachedSession:
             stack.enter_context(sdpa_kernel(_ATTENTION_KERNELS))
             stack.enter_context(refusing_first_passes(self._target))
             recorder.count_cache_with(lambda: cache_bytes([c for _, c in readers] or own.latest))
-            self._feed(readers, prompt_BT)
+            self._feed(readers, prompt_BT, recorder)
             sequence_BT = self._target.generate(
                 prompt_BT.to(self._device),
                 generation_config=self._generation_config(new_tokens, decoding.settings),
@@ -153,11 +153,13 @@ class CachedSession:
             ids_BT = sequence_BT[:, prompt_tokens:].cpu()
             return Generated(ids_BT, note.first(new_tokens) if note else None, **decoding.figures())
 
-    def _feed(self, readers: list[tuple[PreTrainedModel, Cache]], prompt_BT: torch.Tensor) -> None:
+    def _feed(
+        self, readers: list[tuple[PreTrainedModel, Cache]], prompt_BT: torch.Tensor, recorder: Recorder
+    ) -> None:
         """Read the prompt up to its last token in chunks, where the policy or the cell asks for chunks."""
         chunk = eager_chunk(self._cell)
         if chunk is not None and prompt_BT.shape[1] > 1:
-            skim(readers, prompt_BT[:, :-1].to(self._device), chunk)
+            skim(readers, prompt_BT[:, :-1].to(self._device), chunk, recorder.prompt)
 
     def _oracle(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Oracle | None:
         """Return the oracle that knows the greedy output of this prompt, None where no acceptance is injected."""

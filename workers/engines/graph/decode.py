@@ -1,5 +1,7 @@
 """Plain greedy decoding: a beginning, a step. Nothing in a step is read by the host."""
 
+from collections.abc import Callable
+
 import torch
 
 from workers.engines.graph.graphs import Stage
@@ -8,14 +10,21 @@ from workers.engines.graph.prefill import Prefill
 from workers.engines.graph.state import NEVER, Rules, State
 
 
-def begin(target: CachedModel, prefill: Prefill, state: State, rules: Rules, prompt_BT: torch.Tensor) -> None:
-    """Read the prompt and choose the first new token. `prompt_BT`: int64 on the device, T >= 1."""
+def begin(
+    target: CachedModel,
+    prefill: Prefill,
+    state: State,
+    rules: Rules,
+    prompt_BT: torch.Tensor,
+    note: Callable[[int], None] = lambda read: None,
+) -> None:
+    """Read the prompt and choose the first new token. `prompt_BT`: int64 on the device, T >= 1. `note`: as in `Prefill.read`."""
     T = prompt_BT.shape[1]
     state.count.zero_()
     state.eos_at.fill_(NEVER)
     if state.seen_BV is not None:
         state.seen_BV.zero_().scatter_(1, prompt_BT, True)
-    prefill.read(prompt_BT)
+    prefill.read(prompt_BT, note)
     state.tail_B2[:, 1:].copy_(prompt_BT[:, -1:])
     state.head.fill_(T - 1)  # as if the last prompt token had been pending
     target.kernels.commit(target.logits(prefill.last_BE), state, rules)

@@ -60,10 +60,10 @@ class Execution:
         for reader in self.readers:
             reader.cache.reserve(tokens)
 
-    def begin(self, prompt_BT: torch.Tensor) -> None:
+    def begin(self, prompt_BT: torch.Tensor, note: Callable[[int], None] = lambda read: None) -> None:
         if self.round is not None:
             self.round.clear()
-        decode.begin(self.target, self.prefill, self.state, self.rules, prompt_BT)
+        decode.begin(self.target, self.prefill, self.state, self.rules, prompt_BT, note)
 
 
 def readers_of(target: CachedModel, draft: CachedModel | None) -> tuple[CachedModel, ...]:
@@ -120,7 +120,7 @@ def execute(run: Execution, prompt_BT: torch.Tensor, recorder: Recorder) -> Gene
     clock = clock_of(prompt_BT.device)
     recorder.phase(Phase.PREFILL)
     recorder.count_cache_with(run.nbytes)
-    run.begin(prompt_BT)
+    run.begin(prompt_BT, recorder.prompt)
     started = clock.mark()
     clock.wait(started)
     recorder.phase(Phase.DECODE)

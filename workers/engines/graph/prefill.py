@@ -1,6 +1,6 @@
 """A prompt is read in chunks of one length; the first is shorter where they do not fill the prompt."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,15 +22,19 @@ class Prefill:
     start: torch.Tensor
     last_BE: torch.Tensor
 
-    def read(self, prompt_BT: torch.Tensor) -> None:
-        """`prompt_BT`: int64 on the device. Full caches grow chunk by chunk."""
+    def read(self, prompt_BT: torch.Tensor, note: Callable[[int], None] = lambda read: None) -> None:
+        """`prompt_BT`: int64 on the device. Full caches grow chunk by chunk. `note`: is told how many tokens have been
+        read, from 0 on.
+        """
         tokens = prompt_BT.shape[1]
+        note(0)
         for first, end in chunks(tokens, self.chunk):
             self.start.fill_(first)
             for reader in self.readers:
                 reader.cache.reserve(end)
             for reader in self.readers:
                 x_BME = reader.prefill(prompt_BT[:, first:end], self.start, alone=end - first == tokens)
+            note(end)
         self.last_BE.copy_(x_BME[:, -1])
 
 

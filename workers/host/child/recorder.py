@@ -62,6 +62,7 @@ class RunRecorder:
         self._kv_cache_bytes: Callable[[], int] | None = None
         self.current = Phase.SPAWN
         self.produced = 0
+        self.prompt_read: int | None = None
 
     def phase(self, phase: Phase) -> None:
         if phase is self.current:
@@ -70,6 +71,9 @@ class RunRecorder:
         self._entered_s[phase] = self._last_sent_s = time.monotonic()
         self._send(Entered(phase, self._entered_s[phase]))
         self._on_phase(phase)
+
+    def prompt(self, read: int) -> None:
+        self.prompt_read = read
 
     def tokens(self, produced: int) -> None:
         if produced <= self.produced:

@@ -161,7 +161,7 @@ def _explain(run: CellRun, error: Exception) -> tuple[Outcome, Failure]:
     if recorder.current is not Phase.DONE:
         run.device.end_run()
     traceback.print_exc()
-    outcome, failure = outcome_and_failure(error, recorder.current, recorder.produced, run.device)
+    outcome, failure = outcome_and_failure(error, recorder, run.device)
     if outcome is not Outcome.GPU_FAULT:  # every call would fail once more
         run.note(**run.device.peaks()._asdict())
     run.note(new_tokens=recorder.produced, kv_cache_bytes=recorder.kv_cache_bytes())
