@@ -71,7 +71,7 @@ def _run(
         say(f"note: {note}")
     from orchestrator.report import render  # its pictures need a library of a second
 
-    state = "stopped" if summary.stopped or summary.left else "finished"
+    state = "stopped" if summary.stopped or summary.open else "finished"
     try:
         folder.finish(state, "; ".join(summary.notes()))
         say(f"report: {render(out)}")

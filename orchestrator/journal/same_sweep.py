@@ -52,8 +52,9 @@ def _difference(key: str, before: Any, now: Any) -> str:
         return ", ".join(_difference(f"{key}.{name}", before[name], now.get(name)) for name in keys)
     if isinstance(before, list) and isinstance(now, list):
         gone, new = _without(before, now), _without(now, before)
-        if gone or new:
-            return f"{key}: {_text(gone)} only there, {_text(new)} only now"
+        found = [f"{_text(items)} only {when}" for items, when in ((gone, "there"), (new, "now")) if items]
+        if found:
+            return f"{key}: {', '.join(found)}"
     return f"{key}: {_text(before)} there, {_text(now)} now"
 
 

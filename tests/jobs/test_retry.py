@@ -11,6 +11,7 @@ from jobs.cli import main
 from orchestrator.journal.folder import read_run
 from orchestrator.journal.journal import Journal
 from orchestrator.spec_error import SpecError
+from orchestrator.status import read_status
 from orchestrator.sweep.summary import Summary
 from orchestrator.tables.write import derive
 from tests.jobs.simulated_run import simulated_run
@@ -49,10 +50,12 @@ def test_what_could_not_be_had_is_tried_by_the_same_command(run: Run, tmp_path: 
     assert status == 1
     assert "(2 unavailable); 2 to be tried again: run the same command to go on" in said
     assert "note: 2 cells could not have what a cell needs: unavailable" in said
+    assert read_status(str(tmp_path / "run")).state == "stopped"
     status, said = run(Outcome.OK)
     assert status == 0
     assert "2 cells computed, 0 reused (2 ok)" in said
     assert "note" not in said
+    assert read_status(str(tmp_path / "run")).state == "finished"
     assert len(Journal.open(tmp_path / "run", writable=False).attempts()) == 4
 
 
@@ -126,7 +129,8 @@ def test_a_folder_takes_more_of_the_same_where_told_so(run: Run) -> None:
     assert "10 cells computed, 2 reused (12 ok)" in said
     assert "0 cells computed, 12 reused" in run(Outcome.OK, more)[1]
     with pytest.raises(
-        SpecError, match=r"holds another sweep \(modes: \[\"streaming\"\] only there, \[\] only now"
+        SpecError,
+        match=r"another sweep \(modes: \[\"streaming\"\] only there; lengths: \[2000\] only there; repeats",
     ):
         run(Outcome.OK, extend=True)
 

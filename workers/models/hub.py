@@ -1,5 +1,6 @@
 """Models of the Hugging Face hub: a snapshot on this node, and a clear word when the hub does not answer."""
 
+import difflib
 import glob
 import threading
 from pathlib import Path
@@ -126,8 +127,11 @@ def _complete(folder: Path, wanted: Wanted) -> bool:
 
 
 def _choices(repo_id: str) -> str:
-    shape = shapes.nearest(repo_id.rpartition("/")[2])
-    return f"offline, name a local folder, a .gguf file, random:{shape} (the shape without weights) or pocket"
+    near = difflib.get_close_matches(repo_id.rpartition("/")[2].lower(), shapes.shapes(), 1)
+    shape = (
+        f"random:{near[0]} (the shape without weights)" if near else "a shape without weights (random:NAME)"
+    )
+    return f"offline, name a local folder, a .gguf file, {shape} or pocket"
 
 
 def _short(error: BaseException) -> str:

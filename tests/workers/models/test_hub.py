@@ -106,3 +106,13 @@ def test_offline_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(Unavailable, match=r"HF_HUB_OFFLINE is set; offline, name a local folder"):
         read_config("EleutherAI/pythia-160m", REF)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("gpt2", "random:NAME"), ("org/Pythia-2.8B-deduped", "random:pythia-2.8b ")]
+)
+def test_a_shape_is_named_where_one_is_near(monkeypatch: pytest.MonkeyPatch, name: str, shape: str) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(Unavailable) as raised:
+        read_config(name, REF)
+    assert shape in str(raised.value)
