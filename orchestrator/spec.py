@@ -290,7 +290,11 @@ def load_spec(text: str, overrides: Sequence[str] = (), name: str = "") -> Sweep
         where = f"{name}: " if name else ""
         raise SpecError(f"{where}not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise SpecError(f"a sweep file is a mapping of keys to values, not {type(raw).__name__}")
+        kind = "empty" if raw is None else f"a {type(raw).__name__}"
+        where = f"{name}: " if name else ""
+        raise SpecError(
+            f"{where}a sweep file has keys with values, such as `name: my-sweep`; this one is {kind}"
+        )
     if "models" in raw:
         raw["models"] = _as_models(raw["models"])
     return parse_spec(raw, placed(lines, apply_overrides(raw, overrides), name))

@@ -50,6 +50,8 @@ def _texts(fault: Any, path: KeyPath, groups: Mapping[str, Collection[str]]) -> 
     told = fault["msg"].removeprefix("Value error, ")
     if not path:
         return list(told.splitlines())  # of the sweep as a whole: each line names its key
+    if fault["type"] == "invalid_key":
+        return [f"unknown key {name}; keys are words"]
     value = fault["input"]
     if (
         isinstance(value, dict) and fault["type"] == "value_error"
@@ -81,9 +83,9 @@ _KINDS = {
     "bool": "true or false",
     "int": "a whole number",
     "float": "a number",
-    "string": "a text; quote it if it is one",
+    "string": "one text; quote it where YAML takes it for something else",
     "dict": "keys with values, such as {key: value}",
-    "model": "keys with values, such as {key: value}",
+    "model": "keys with values, such as {key: value}; of models also a name",
     "list": "a list, such as [one, two]",
     "finite": "a number, not infinite",
 }

@@ -67,6 +67,7 @@ def test_what_modes_cannot_do_is_told_of_each_with_its_line() -> None:
         ("seed: 1.5", "seed: 1.5 is not valid: a whole number"),
         ("time_limit_s: -1", "time_limit_s: -1 is not valid: more than 0"),
         ("modes: []", "modes: [] is not valid: at least one"),
+        ("corpus: [a]", "corpus: ['a'] is not valid: one text"),
         ("boundary: 64", "boundary: 64 is not valid: keys with values"),
         ("speculation: {acceptance: high}", "speculation.acceptance: 'high' is not valid: a number"),
     ],
@@ -75,6 +76,15 @@ def test_a_fault_is_told_once_and_in_words(line: str, words: str) -> None:
     told = faults(SHORT + line)
     assert len(told) == 1
     assert told[0].startswith(f"sweep.yaml, line 3: {words}")
+
+
+def test_a_sweep_file_without_keys_is_named() -> None:
+    assert faults("") == [
+        "sweep.yaml: a sweep file has keys with values, such as `name: my-sweep`; this one is empty"
+    ]
+    assert faults("- a") == [
+        "sweep.yaml: a sweep file has keys with values, such as `name: my-sweep`; this one is a list"
+    ]
 
 
 def test_the_file_is_named_where_it_is_no_yaml(tmp_path: Path) -> None:
