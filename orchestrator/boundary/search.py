@@ -8,13 +8,13 @@ How it chooses the next value, after the floor, first rule that applies:
 
 1. Both ends of an interval no wider than the resolution are known: confirm them in fresh processes. No value is run
    twice before that.
-2. A failed run told how far it came (its *account*): try the two values that the account names, or cut the interval
-   that it names. An account is a hint; only runs at the values themselves count as evidence.
+2. A failed run told how far it came (its *account*): try the two values that the account names, the lower one
+   first, or cut the interval that it names. An account is a hint; only runs at the values themselves count as evidence.
 3. Just beyond and just below the prediction, where a bisection would need more than `_FEW_CUTS` cuts.
 4. Cut the interval between the largest pass and the smallest failure in k + 1 equal parts, for k devices.
 
-Rules 2 and 3 may be wrong, so each is followed only while the search stays within `_DETOURS` probes of a plain
-bisection of the interval that was open when the first failure came back.
+Rules 2 and 3 may be wrong. A value that they name is moved into the interval as far as it takes to keep the search within
+`_DETOURS` probes of a plain bisection of the interval that was open when the first failure came back.
 """
 
 import itertools
@@ -178,12 +178,13 @@ class Search:
             return self._unconfirmed(low, high)[:k]
         if low == 0 and high is None:
             return [] if self._pending else [self.floor]
-        hints = [value for value in self._hints(low, high) if self._is_affordable(value, low, high)]
+        hints = self._hints(low, high)
         if high is None:
             top = hints[0] if hints else self._grid(_GALLOP * low)
             hints = [top]
         else:
             top = high
+            hints = [self._affordable(value, low, high) for value in hints]
         pending = {probe.value for probe in self._pending}
         values = [value for value in dict.fromkeys(hints) if value not in pending][:k]
         taken = sorted(value for value in pending | set(values) if low < value < top)
@@ -226,20 +227,23 @@ class Search:
             elif passes > low and fails < high:
                 if self._interior(passes, fails):
                     return [self._inside(passes, (passes + fails) // 2)]
-                return [fails, passes]
-            elif named := [end for end in (fails, passes) if low < end < high]:
+                return [passes, fails]
+            elif named := [end for end in (passes, fails) if low < end < high]:
                 return (
                     named  # a run within what it names has moved one end: the other tells whether it is true
                 )
         return []
 
-    def _is_affordable(self, value: int, low: int, high: int | None) -> bool:
-        """Whether bisecting the larger part that `value` leaves keeps the search within `_DETOURS` of a bisection."""
-        if high is None:
-            return True
+    def _affordable(self, value: int, low: int, high: int) -> int:
+        """`value`, moved no further than it takes for a bisection of the larger part that it leaves to keep the search
+        within `_DETOURS` of a bisection."""
         width, used = self._since_first_failure()
-        left = self._bisections(max(value - low, high - value))
-        return used + 1 + left <= self._bisections(width) + _DETOURS
+        most = self.resolution * 2 ** max(self._bisections(width) + _DETOURS - used - 1, 0)
+        if value - low > most:
+            return self._inside(low, low + most)
+        if high - value > most:
+            return min(self._inside(low, high - most + self.resolution - 1), high - 1)
+        return value
 
     def _since_first_failure(self) -> tuple[int, int]:
         """The interval that was open when the first failure was observed, and how many values were tried since."""

@@ -194,6 +194,40 @@ def test_an_account_a_little_below_a_pass_still_points_at_the_next_value() -> No
     assert search.probes == 4
 
 
+def test_chunks_that_pass_beyond_the_boundary_cost_no_bisection() -> None:
+    """The pass behind a chunked prompt needs more memory than the chunks: a longer prompt's own account names a value
+    that fails. Values and accounts are those of the pocket model under 48 MiB."""
+    search = Search(predicted=2_572, floor=160, resolution=64, max_value=8_000, confirm=2)
+    accounts = {2_688: (2_576, 2_608), 2_624: (2_576, 2_608), 2_560: (2_528, 2_560)}
+    card = FakeCard(2_528)
+    drive(search, lambda probe: (card.run(probe)[0], *accounts.get(probe.value, (None, None))))
+    assert search.bracket == Bracket(2_496, 2_560, 2, 2, False)
+    assert [probe.value for probe in card.runs[:4]] == [128, 2_688, 2_560, 2_496]
+    assert search.probes == 2 + 4
+
+
+@settings(max_examples=150)
+@given(threshold=st.integers(2_000, 100_000), error=st.floats(-0.03, 0.03), excess=st.integers(0, 60))
+def test_accounts_that_name_a_little_too_much_are_followed_downwards(
+    threshold: int, error: float, excess: int
+) -> None:
+    """A value that an account names and that fails gives an account of its own, and the search goes on from there."""
+    search = build(threshold, round(threshold * (1 + error)), 64, 2, max_value=1_000_000)
+    runs: list[Probe] = []
+
+    def run(probe: Probe) -> Told:
+        runs.append(probe)
+        if probe.value <= threshold:
+            return True, None, None
+        whole = min(threshold + excess, probe.value - 1) // 16 * 16
+        return False, whole, min(whole + 16, probe.value)
+
+    drive(search, run)
+    assert_brackets(search.bracket, threshold, 64, 1_000_000)
+    assert search.probes <= 4 + 3
+    assert search.probes <= most_for_bisection(runs, threshold, 64, 2) + 2
+
+
 def test_nothing_passes() -> None:
     search = Search(predicted=1_000, floor=64, resolution=64, max_value=10**6, confirm=2)
     drive(search, FakeCard(0).run)
