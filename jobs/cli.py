@@ -101,12 +101,16 @@ def run(
     from orchestrator.plan import expand
 
     sweep = _read(spec, overrides)
+    from jobs.finished import answered_before
+
+    folder = out or f"runs/{sweep.name}"
+    if not outcomes and not extend and answered_before(sweep, folder, address):
+        return
     # The first word, before anything that takes seconds is imported.
     announce(f"{sweep.name}: {len(expand(sweep)):,} cells; checking the models, then looking for Ray")
     _check(sweep)
     from jobs.run import run_command
 
-    folder = out or f"runs/{sweep.name}"
     raise typer.Exit(
         run_command(sweep, folder, address=address, cpu_slots=slots, retry=outcomes, extend=extend)
     )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from jobs.answer_view import say_answer
 from jobs.output import NeverFails, say
 from orchestrator.fleet.connect import ConnectError
 from orchestrator.journal.errors import REFUSALS, LockLost, StoreError
@@ -74,7 +75,9 @@ def _run(
     state = "stopped" if summary.stopped or summary.open else "finished"
     try:
         folder.finish(state, "; ".join(summary.notes()))
-        say(f"report: {render(out)}")
+        report = render(out)
+        say_answer(folder.store)
+        say(f"report: {report}")
     except (StoreError, LockLost, OSError) as error:
         # What ended the sweep (a full disk, say) may be in the way here too; the journal has all that the report has.
         say(f"no report: {error}; `oomline report {out}` writes it later")

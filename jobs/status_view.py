@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.answer_view import print_answer
 from orchestrator.status import RunStatus
 from workers.units import duration_text
 
@@ -29,5 +30,7 @@ def print_status(status: RunStatus) -> None:
             ago = "" if device.last_ended_s_ago is None else f"{duration_text(device.last_ended_s_ago)} ago"
             table.add_row(*map(Text, (device.uuid, device.kind, device.node)), str(device.attempts), ago)
         console.print(table)
+    if status.answer is not None:
+        print_answer(status.answer, console)
     for name in status.set_aside:
         console.print(Text(f"journal part set aside: {name}"))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.answer import RunAnswer, read_answer
 from orchestrator.journal.errors import REFUSALS
 from orchestrator.journal.folder import read_run
 from orchestrator.plan import expand
@@ -45,7 +46,7 @@ class DeviceStatus:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
     """`state`: running | finished | stopped | failed | unknown, of the last driver. One that was killed leaves
-    `running`. The counts are those of `CellCounts`.
+    `running`. The counts are those of `CellCounts`. `answer`: of the last report, None without one.
     """
 
     folder: str
@@ -59,6 +60,7 @@ class RunStatus:
     outcomes: dict[str, int]
     devices: tuple[DeviceStatus, ...]
     set_aside: tuple[str, ...]
+    answer: RunAnswer | None
     last_attempt_s_ago: float | None
 
     def to_json(self) -> str:
@@ -86,6 +88,7 @@ def read_status(folder: str) -> RunStatus:
         attempts=len(history),
         outcomes={outcome.value: count for outcome, count in counts.outcomes.items()},
         devices=_devices(history, now),
+        answer=read_answer(run.store),
         set_aside=tuple(part.name for part in run.journal.set_aside),
         last_attempt_s_ago=now - max(ended) if ended else None,
     )

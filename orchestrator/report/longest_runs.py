@@ -55,6 +55,30 @@ def longest_runs(settings: Sequence[Setting], view: View) -> dict[int, list[Long
     return runs
 
 
+def comparable_runs(settings: Sequence[Setting], view: View) -> dict[int, list[tuple[str, Attempt]]]:
+    """Of each setting (by its place), a run of each variant at the longest length that all of them passed; of those that
+    passed none in common, the longest that each passed."""
+    chosen: list[tuple[int, str, int]] = []
+    for place, setting in enumerate(settings):
+        condition = setting.main
+        passed = {
+            variant: condition.of(variant, condition.attempts).filter(pl.col("outcome") == Outcome.OK)
+            for variant in condition.variants()
+        }
+        lengths = [set(ran["length"]) for ran in passed.values() if ran.height]
+        common = max(set.intersection(*lengths), default=None) if lengths else None
+        for variant, ran in passed.items():
+            if ran.height:
+                at = ran if common is None else ran.filter(length=common)
+                row = at.sort("length", "repeat", descending=[True, False]).row(0, named=True)["row"]
+                chosen.append((place, condition.name(variant), row))
+    whole = view.whole([row for *_, row in chosen])
+    runs: dict[int, list[tuple[str, Attempt]]] = {place: [] for place in range(len(settings))}
+    for place, name, row in chosen:
+        runs[place].append((name, whole[row]))
+    return runs
+
+
 def _run(setting: Setting, variant: Variant, attempt: Attempt) -> LongestRun:
     samples = pl.DataFrame(
         {

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from orchestrator.answer import FILE
 from orchestrator.journal.folder import read_run
 from orchestrator.report.document import Document, files, with_files_of_their_own
 from orchestrator.report.html import to_html
-from orchestrator.report.longest_runs import longest_runs
+from orchestrator.report.longest_runs import comparable_runs, longest_runs
 from orchestrator.report.markdown import to_markdown
 from orchestrator.report.pictures.runs import memory_by_tokens
 from orchestrator.report.sections import (
@@ -40,13 +41,16 @@ def render(folder: str | Path) -> str:
             default=None,
         )
         first = None if telling is None else memory_by_tokens(found[telling], runs[telling], engines)
+        as_data = answer.as_data(found, quality_boundaries(tables.quality), names)
         sections = [
             answer.answer(found, quality_boundaries(tables.quality), first, names),
             cards.boundaries(found),
             speed.lengths(found),
             speed.speed_pictures(found, runs),
             quality.quality(tables.quality, names),
-            quality.text_sanity(found, runs),
+            quality.text_sanity(
+                found, comparable_runs(found, tables.view), is_scored=tables.quality.height > 0
+            ),
             speculation.speculation(tables.summary, names),
             growth.growth(found, runs),
             fragmentation.fragmentation(
@@ -63,6 +67,7 @@ def render(folder: str | Path) -> str:
                 warnings=method.warnings(run, tables),
             )
         )
+    run.store.write(FILE, as_data.to_json().encode())
     for name, data in files(document).items():
         run.store.write(name, data)
     run.store.write("report.html", to_html(document).encode())

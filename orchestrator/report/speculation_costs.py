@@ -19,10 +19,11 @@ class Speculated:
     `speedup`: measured, against the plain twin of the same cache policy. `draft_cost` c: one draft step in units of a
     plain target step; `verify_cost` v: one verification in the same unit; `round_cost`: a whole round, measured as
     tokens per step / speed-up, so that `round_cost - gamma c - v` is the overhead o.
-    `break_even`: the acceptance above which speculation pays at that round cost, None where no acceptance does.
+    `repeats`: the fewer of its own and its twin's. `break_even`: the acceptance above which speculation pays at that round cost, None where no acceptance does.
     """
 
     row: dict[str, Any]
+    repeats: int
     acceptance: float | None
     tokens_per_step: float | None
     speedup: float | None
@@ -52,6 +53,7 @@ def _beside(row: dict[str, Any], twin: dict[str, Any] | None) -> Speculated:
     gamma = row["gamma"]
     return Speculated(
         row=row,
+        repeats=min(row["n_ok"], twin["n_ok"]) if twin else row["n_ok"],
         acceptance=row["acceptance_rate_median"],
         tokens_per_step=gained,
         speedup=speedup,

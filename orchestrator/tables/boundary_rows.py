@@ -170,8 +170,9 @@ def boundaries(spec: SweepSpec, attempts: Iterable[Attempt]) -> list[BoundaryRow
         measured = {row.key: row for row in _measured(group, device, profile, models)}
         for answer in answers:
             beside = measured.pop(answer.key, None)
-            if answer.prefill_reach and beside is not None:
-                answer = dataclasses.replace(answer, first_oom_index=beside.first_oom_index)
+            if answer.prefill_reach:  # a probe's own index counts within its last few tokens
+                index = None if beside is None else beside.first_oom_index
+                answer = dataclasses.replace(answer, first_oom_index=index)
             rows.append(answer)
         rows += measured.values()
     return rows
@@ -217,7 +218,7 @@ def _answer(
         identity={**row.identity, **fixed},
         phase=question.phase,
         resolution=question.resolution,
-        error_pct=None if bracket.first_oom is None else error_pct(row.predicted, bracket.last_ok),
+        error_pct=bracket_error_pct(row.predicted, bracket.last_ok, bracket.first_oom),
         axis=question.axis,
         searched=True,
         prefill_reach=question.reach == "prefill",
@@ -343,6 +344,17 @@ def error_pct(predicted: int | None, last_ok: int | None) -> float | None:
     missing.
     """
     return (predicted - last_ok) / last_ok * 100 if predicted is not None and last_ok else None
+
+
+def bracket_error_pct(predicted: int | None, last_ok: int | None, first_oom: int | None) -> float | None:
+    """How far the prediction lies outside of the bracket, in per cent of its nearer end; 0 within it. None where one of
+    the three is missing.
+    """
+    if predicted is None or last_ok is None or first_oom is None:
+        return None
+    if last_ok <= predicted <= first_oom:
+        return 0.0
+    return error_pct(predicted, last_ok if predicted < last_ok else first_oom)
 
 
 def _identity(cell: Cell) -> dict[str, Any]:

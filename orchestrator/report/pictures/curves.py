@@ -47,12 +47,23 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """A thick bar along the x axis' direction at `y`, from `low` to `high`: a bracket."""
+
+    colour: str
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     title: str
     x: ChartAxis
     y: ChartAxis
     curves: Sequence[Curve]
     limits: Sequence[Limit] = field(default=())
+    stretches: Sequence[Stretch] = field(default=())
     points: bool = False
     steps: bool = False  # a value holds until the next one
     width: int = 700
@@ -74,6 +85,7 @@ def draw(panel: Panel) -> alt.LayerChart:
     layers = [
         *_limits(panel, scale, x, y),
         *_lines(panel, curves, x, y),
+        *_stretches(panel, x, y),
         *_names(panel, curves, scale, x, y),
     ]
     return alt.layer(*layers, title=panel.title).properties(width=panel.width, height=panel.height)
@@ -114,6 +126,15 @@ def _limits(panel: Panel, scale: _Scale, x: alt.X, y: alt.Y) -> list[alt.Chart]:
         place = {"dx": 6, "dy": -7, "baseline": "bottom"} if across else {"dx": 6, "dy": 8, "baseline": "top"}
         text = alt.Chart(frame).mark_text(align="left", color=SOFT, fontSize=11.5, **place)
         layers.append(text.encode(x=x, y=y, text="name:N"))
+    return layers
+
+
+def _stretches(panel: Panel, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    layers = []
+    for bar in panel.stretches:
+        frame = pl.DataFrame({"x": [float(bar.low)], "to": [float(bar.high)], "y": [float(bar.y)]})
+        thick = alt.Chart(frame).mark_rule(color=bar.colour, strokeWidth=9, opacity=0.45)
+        layers.append(thick.encode(x=x, x2="to:Q", y=y))
     return layers
 
 

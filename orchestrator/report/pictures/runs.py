@@ -7,9 +7,10 @@ import polars as pl
 from orchestrator.report import formats
 from orchestrator.report.document import Picture
 from orchestrator.report.longest_runs import LongestRun
-from orchestrator.report.pictures.curves import ChartAxis, Curve, Limit, Panel, draw
+from orchestrator.report.pictures.curves import ChartAxis, Curve, Limit, Panel, Stretch, draw
 from orchestrator.report.pictures.theme import picture
-from orchestrator.report.setting import Setting
+from orchestrator.report.setting import Setting, variant_of
+from orchestrator.report.speed_claims import ENOUGH
 from workers.units import GiB, MiB
 
 
@@ -33,13 +34,32 @@ def memory_by_tokens(setting: Setting, runs: Sequence[LongestRun], engine: bool)
         ChartAxis(f"memory ({name})"),
         curves,
         _budget(setting, unit),
+        brackets := _brackets(setting, runs, unit),
     )
+    bar = " A thick bar: the bracket of the search, whose texts were read as prompts." if brackets else ""
     return picture(
         f"memory-by-tokens-{setting.slug()}",
         draw(panel),
-        f"The longest run of each mode ({setting.main.words()}).{probed} A cross: memory ran out there.",
+        f"The longest run of each mode ({setting.main.words()}).{probed} A cross: memory ran out there.{bar}",
         f"Memory against tokens on {where}",
     )
+
+
+def _brackets(setting: Setting, runs: Sequence[LongestRun], unit: int) -> list[Stretch]:
+    """Of searches by prompts, which end elsewhere than a run token by token: the run's cross is not their end."""
+    limit = setting.limit_bytes
+    if limit is None:
+        return []
+    drawn = {run.variant: run for run in runs if run.out_of_memory}
+    return [
+        Stretch(drawn[variant_of(row)].variant.colour, limit / unit, row.last_ok or 0, row.first_oom)
+        for row in setting.boundaries
+        if row.prefill_reach
+        and row.first_oom is not None
+        and (row.phase, row.axis) == ("decode", "length")
+        and setting.main.asks(row)
+        and variant_of(row) in drawn
+    ]
 
 
 def memory_by_time(setting: Setting, runs: Sequence[LongestRun], engine: bool) -> Picture:
@@ -77,8 +97,8 @@ def speed_by_length(setting: Setting, engine: bool) -> Picture:
                 variant.dash,
                 x=rows["length"].to_list(),
                 y=rows["tokens_per_s_median"].to_list(),
-                low=rows["tokens_per_s_ci_low"].to_list(),
-                high=rows["tokens_per_s_ci_high"].to_list(),
+                low=_from_enough(rows, "tokens_per_s_ci_low"),
+                high=_from_enough(rows, "tokens_per_s_ci_high"),
             )
         )
     where = setting.words(engine=engine)
@@ -92,9 +112,23 @@ def speed_by_length(setting: Setting, engine: bool) -> Picture:
     return picture(
         f"speed-by-length-{setting.slug()}",
         draw(panel),
-        "Median of the repeats with its 95 % interval, for the lengths that passed.",
+        f"{_repeats(setting)}, for the lengths that passed.",
         f"Speed against length on {where}",
     )
+
+
+def _from_enough(rows: pl.DataFrame, bound: str) -> list[float | None]:
+    """An interval of two values is as wide as the picture: from three on."""
+    return rows.select(pl.when(pl.col("n_ok") >= ENOUGH).then(bound)).to_series().to_list()
+
+
+def _repeats(setting: Setting) -> str:
+    most = setting.main.summary["n_ok"].max()
+    if not isinstance(most, int) or most < 2:
+        return "One run of each"
+    if most < ENOUGH:
+        return "Median of two runs of each"
+    return "Median of the repeats, with its 95 % interval where there are three and more"
 
 
 def speed_along_the_run(setting: Setting, runs: Sequence[LongestRun], engine: bool) -> Picture:

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import polars as pl
+
+from orchestrator.answer import AnswerLine, RunAnswer
 from orchestrator.names import Names
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Paragraph, Picture, Section, Span, Strong
-from orchestrator.report.sections.cards import card_tables
+from orchestrator.report.sections.cards import bracket, card_tables, predicted
 from orchestrator.report.setting import Setting, variant_of
+from orchestrator.report.speed_claims import ENOUGH, Speed, claim, is_faster, is_untold, speed_of
 from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.quality import QualityBoundary
 from workers.modes import MODES, Layout, mode_rank
@@ -23,11 +27,8 @@ def answer(
     names: Names,
 ) -> Section:
     """`understanding`: of the scoring runs, if there are any."""
-    cards: dict[tuple[object, ...], list[Setting]] = {}
-    for setting in settings:
-        cards.setdefault(setting.card, []).append(setting)
     blocks: list[Block] = list(card_tables(settings)) if len({s.budget_bytes for s in settings}) > 1 else []
-    sentences = [_sentence(group) for group in cards.values()] + _understanding(understanding, names)
+    sentences = _sentences(settings, understanding, names)
     if len(sentences) == 1:
         blocks.append(Paragraph(sentences[0]))
     elif sentences:
@@ -37,6 +38,44 @@ def answer(
     if not sentences:
         blocks.append(Paragraph(["No measured run has ended yet: there is nothing to report."]))
     return Section("The answer", blocks)
+
+
+def as_data(settings: Sequence[Setting], understanding: Sequence[QualityBoundary], names: Names) -> RunAnswer:
+    """The same sentences as plain text, and a line for each mode whose end is known or looked for."""
+    sentences = tuple(
+        "".join(span if isinstance(span, str) else span.text for span in spans)
+        for spans in _sentences(settings, understanding, names)
+    )
+    lines = tuple(
+        AnswerLine(
+            on=setting.words(engine=True),
+            mode=setting.main.name(variant_of(row)),
+            bracket=bracket(row),
+            predicted=predicted(row),
+            speed=_speed_words(setting, row),
+        )
+        for setting in settings
+        for row in setting.boundaries
+        if _is_length_of_decode(row) and setting.main.asks(row)
+    )
+    return RunAnswer(sentences, lines)
+
+
+def _speed_words(setting: Setting, row: BoundaryRow) -> str:
+    passed = setting.main.of(variant_of(row), setting.main.summary).drop_nulls("tokens_per_s_median")
+    if passed.is_empty():
+        return formats.NOTHING
+    last = passed.sort("length").row(-1, named=True)
+    return f"{last['tokens_per_s_median']:,.1f} at {last['length']:,}"
+
+
+def _sentences(
+    settings: Sequence[Setting], understanding: Sequence[QualityBoundary], names: Names
+) -> list[list[Span]]:
+    cards: dict[tuple[object, ...], list[Setting]] = {}
+    for setting in settings:
+        cards.setdefault(setting.card, []).append(setting)
+    return [_sentence(group) for group in cards.values()] + _understanding(understanding, names)
 
 
 def _sentence(group: Sequence[Setting]) -> list[Span]:
@@ -56,7 +95,16 @@ def _sentence(group: Sequence[Setting]) -> list[Span]:
         *spans,
         f"{'; '.join([*failing, *passing, *_searching(group)])}. ",
         *_recommendation(setting, extents),
+        *_not_searched(group),
     ]
+
+
+def _not_searched(group: Sequence[Setting]) -> list[str]:
+    """That a mode passed all lengths says where it ends only if that was looked for."""
+    rows = [row for setting in group for row in setting.boundaries]
+    if any(row.searched for row in rows) or not any(row.censored for row in rows):
+        return []
+    return [" No search was asked for: “boundary: {}” in the sweep file finds where each mode ends."]
 
 
 def _searching(group: Sequence[Setting]) -> list[str]:
@@ -126,13 +174,16 @@ def _against(row: QualityBoundary, known: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Extent:
-    """`tokens`: the longest length that passed. `speed`: median tok/s at the longest length it passed."""
+    """`tokens`: the longest length that passed. `speed`: at the longest measured length that passed."""
 
     row: BoundaryRow
     injected: bool
     tokens: int
-    speed: float
-    name: str
+    speed: Speed
+
+    @property
+    def name(self) -> str:
+        return self.speed.name
 
     @property
     def grows(self) -> bool:
@@ -148,11 +199,18 @@ def _extent(setting: Setting, row: BoundaryRow, engines: bool) -> _Extent | None
     if not _is_length_of_decode(row) or row.is_open or not main.asks(row):
         return None
     variant = variant_of(row)
-    passed = main.of(variant, main.summary).sort("length")["tokens_per_s_median"].drop_nulls().to_list()
+    passed = main.of(variant, main.summary).drop_nulls("tokens_per_s_median").sort("length")
     details = [setting.names.target(row.draft)] if row.draft is not None else []
     details += [setting.engine] if engines else []
     name = f"{row.mode} ({', '.join(details)})" if details else row.mode
-    return _Extent(row, variant.injected is not None, row.last_ok or 0, passed[-1] if passed else 0.0, name)
+    return _Extent(row, variant.injected is not None, row.last_ok or 0, _speed(name, passed))
+
+
+def _speed(name: str, passed: pl.DataFrame) -> Speed:
+    """At the last of the rows of `summary`, by length; 0 tokens per second where there is none."""
+    if passed.is_empty():
+        return Speed(name, 0.0, 0)
+    return speed_of(name, passed.row(-1, named=True))
 
 
 def _failing(mode: str, extents: Sequence[_Extent]) -> str:
@@ -169,8 +227,16 @@ def _failing(mode: str, extents: Sequence[_Extent]) -> str:
         return f"{mode} does not even pass {formats.plural(row.first_oom or 1, 'token')}"
     return (
         f"{mode} runs out of memory after {low:,} tokens (first failure at {row.first_oom:,}; "
-        f"confirmed {row.confirmed_ok}× below, {row.confirmed_oom}× above{'; its search has not ended' if row.is_wide else ''})"
+        f"confirmed {row.confirmed_ok}× below, {row.confirmed_oom}× above{'; its search has not ended' if row.is_wide else ''}){_token_by_token(row)}"
     )
+
+
+def _token_by_token(row: BoundaryRow) -> str:
+    """Where a search that read its texts as prompts has another end than a run that generated its tokens."""
+    at, first = row.first_oom_index, row.first_oom
+    if not row.prefill_reach or at is None or first is None or (row.last_ok or 0) < at <= first:
+        return ""
+    return f" where the text is read as a prompt; generated token by token it came to {at:,}"
 
 
 def _passing(modes: Sequence[Sequence[_Extent]]) -> list[str]:
@@ -190,9 +256,9 @@ def _recommendation(setting: Setting, extents: Sequence[_Extent]) -> list[Span]:
         return ["Its acceptance was injected: no mode to recommend from that."]
     furthest = max(extent.tokens for extent in honest)
     candidates = [extent for extent in honest if extent.tokens >= furthest]
-    full = max((extent for extent in candidates if extent.sees_all), key=_speed, default=None)
-    fastest = max(candidates, key=_speed)
-    if full is not None and fastest.speed <= _WORTH * full.speed:
+    seeing = [extent for extent in candidates if extent.sees_all]
+    full, fastest = (_fastest(seeing) if seeing else None), _fastest(candidates)
+    if full is not None and (fastest.sees_all or not _is_worth(fastest, seeing)):
         best = full
         how_far = (
             f"passes every length tried, up to {furthest:,} tokens,"
@@ -200,12 +266,11 @@ def _recommendation(setting: Setting, extents: Sequence[_Extent]) -> list[Span]:
             else f"comes furthest, {furthest:,} tokens,"
         )
         why = f"it {how_far} and attends to the whole text"
-    elif full is not None and not fastest.sees_all:
+    elif full is not None:
         best = fastest
         why = (
-            f"{full.name} passes {furthest:,} tokens too and sees the whole text, but is "
-            f"{best.speed / full.speed:.1f}× slower"
-            if full.speed
+            f"{full.name} passes {furthest:,} tokens too and sees the whole text, but {claim(best.speed, full.speed)}"
+            if full.speed.tokens_per_s
             else f"it passes {furthest:,} tokens"
         )
     elif not fastest.sees_all:
@@ -214,7 +279,30 @@ def _recommendation(setting: Setting, extents: Sequence[_Extent]) -> list[Span]:
     else:
         best = fastest
         why = f"it comes furthest, {furthest:,} tokens"
-    return ["Use ", Strong(best.name), f": {why}{_faster(best, candidates)}.{_below(best, honest)}"]
+    return ["Use ", Strong(best.name), f": {why}{_speculating(best, candidates)}.{_below(best, honest)}"]
+
+
+def _is_worth(dropping: _Extent, seeing: Sequence[_Extent]) -> bool:
+    """Whether a mode that drops tokens is so much faster than each that sees the whole text."""
+    quickest = max(seeing, key=lambda extent: extent.speed.tokens_per_s).speed
+    return dropping.speed.tokens_per_s > _WORTH * quickest.tokens_per_s and is_faster(
+        dropping.speed, quickest
+    )
+
+
+def _fastest(extents: Sequence[_Extent]) -> _Extent:
+    """The fastest beyond the noise. Of those that cannot be told apart, one that sees the whole text, and one without a
+    draft.
+    """
+    simplest = sorted(
+        extents,
+        key=lambda e: (not e.sees_all, MODES[e.row.mode].decoder.verifies, -e.speed.tokens_per_s),
+    )
+    best = simplest[0]
+    for extent in simplest[1:]:
+        if is_faster(extent.speed, best.speed):
+            best = extent
+    return best
 
 
 def _below(best: _Extent, extents: Sequence[_Extent]) -> str:
@@ -227,14 +315,17 @@ def _below(best: _Extent, extents: Sequence[_Extent]) -> str:
     )
 
 
-def _faster(best: _Extent, candidates: Sequence[_Extent]) -> str:
-    """What speculation gave, against the same mode without it."""
+def _speculating(best: _Extent, candidates: Sequence[_Extent]) -> str:
+    """What speculation gave or would give, against the same mode without it."""
     plain = MODES[best.row.mode].plain
-    twin = next((r for r in candidates if (r.row.mode, r.row.engine) == (plain, best.row.engine)), None)
-    if twin is None or twin is best or not twin.speed or not best.speed:
+    same = [e for e in candidates if e.row.engine == best.row.engine and MODES[e.row.mode].plain == plain]
+    twin = next((e for e in same if e.row.mode == plain), None)
+    if twin is None:
         return ""
-    return f"; it is {best.speed / twin.speed:.2f}× as fast as {twin.name}"
-
-
-def _speed(extent: _Extent) -> float:
-    return extent.speed
+    if twin is not best:
+        said = claim(best.speed, twin.speed)
+        return f"; {said}" if said else ""
+    drafting = [e.speed for e in same if e is not twin and e.speed.tokens_per_s]
+    if any(is_untold(speed, twin.speed) for speed in drafting):
+        return f"; too few runs to tell whether speculation is faster: set “repeats: {ENOUGH}”"
+    return ""

@@ -74,20 +74,20 @@ def boundaries(settings: Sequence[Setting]) -> Section | None:
     columns = [
         "on",
         "mode",
-        "what grows",
         "bracket",
+        "what grows",
         "confirmed",
         "predicted",
         "error",
         "KV per token",
         "by config",
     ]
-    numeric = frozenset(columns[3:])
+    numeric = frozenset(columns) - {"on", "mode", "what grows"}
     blocks: list[Block] = [
         Paragraph([
             "A bracket (a, b] says: a passed, b ran out of memory, and nothing between them was tried. "
             "“≥” means that memory never ran out. Error: how far the prediction lies above (+) or below (−) the "
-            "measured value, in per cent of it. KV per token: bytes the cache grew by for each token, measured and as "
+            "bracket, in per cent of its nearer end; “inside”: it lies within. KV per token: bytes the cache grew by for each token, measured and as "
             "the model's config implies."
         ]),
         Table(columns, [_line(s, row) for s, row in rows if s.main.asks(row)], "", numeric, group="on"),
@@ -111,11 +111,11 @@ def _line(setting: Setting, row: BoundaryRow) -> list[str]:
     return [
         setting.words(engine=True),
         mode_words(setting.names, row.identity),
+        bracket(row),
         _grows(row),
-        _bracket(row),
         f"{row.confirmed_ok} ok, {row.confirmed_oom} oom",
-        _predicted(row),
-        formats.percent(row.error_pct),
+        predicted(row),
+        "inside" if row.searched and row.error_pct == 0 else formats.percent(row.error_pct),
         _bytes(row.bytes_per_token),
         _bytes(row.analytic_bytes_per_token),
     ]
@@ -138,14 +138,14 @@ def _grows(row: BoundaryRow) -> str:
     return ", ".join(about)
 
 
-def _predicted(row: BoundaryRow) -> str:
+def predicted(row: BoundaryRow) -> str:
     """A cache that does not grow leaves only token ids to fill a card: that is no boundary."""
     if row.analytic_bytes_per_token == 0 and (row.predicted is None or row.predicted > _NO_END):
         return "no end"
     return formats.count(row.predicted)
 
 
-def _bracket(row: BoundaryRow) -> str:
+def bracket(row: BoundaryRow) -> str:
     if row.censored:
         return longest(row)
     if row.is_open:

@@ -40,19 +40,24 @@ _IN_FULL, _PICTURED = 30, 8
 
 
 def failures(attempts: pl.DataFrame, view: View, names: Names) -> Section:
-    ended = attempts.filter(pl.col("final") & (pl.col("outcome") != Outcome.OK))
+    final = attempts.filter(pl.col("final"))
+    ended = final.filter(pl.col("outcome") != Outcome.OK)
     retried = attempts.filter(~pl.col("final") & (pl.col("outcome") != Outcome.OK))
     if ended.is_empty() and retried.is_empty():
         return Section("What did not end ok", [Paragraph(["Every cell ended ok."])])
-    groups = ended.group_by(_SAME).agg(
-        pl.len(),
-        pl.col("length").unique().sort(),
-        pl.col("row").min(),
-        pl.col("error_message").first(),
-        pl.col(_FOR_SIZE).max(),
+    groups = (
+        _with_positions(ended)
+        .group_by(_SAME)
+        .agg(
+            pl.len(),
+            pl.col("length").unique().sort(),
+            pl.col("row").min(),
+            pl.col("error_message").first(),
+            pl.col(_FOR_SIZE).max(),
+        )
     )
     groups = groups.sort(pl.col("outcome").is_in(_EXPECTED), *_SAME, nulls_last=True)
-    blocks: list[Block] = [_counts(ended), _table(groups, names)] if ended.height else []
+    blocks: list[Block] = [Paragraph([counts(final)]), _table(groups, names)] if ended.height else []
     # Surprises in full, and of each mode that ran out of memory its first case.
     shown = groups.filter(pl.col("outcome") != Outcome.PRUNED).head(_IN_FULL)
     whole = view.whole(shown["row"].to_list())
@@ -66,11 +71,31 @@ def failures(attempts: pl.DataFrame, view: View, names: Names) -> Section:
     return Section("What did not end ok", blocks)
 
 
-def _counts(ended: pl.DataFrame) -> Paragraph:
-    counts = ended["outcome"].value_counts(sort=True).iter_rows()
-    listed = formats.listing([f"{count:,} {outcome}" for outcome, count in counts])
-    return Paragraph(
-        [f"{formats.plural(ended.height, 'cell')}: {listed}. An out-of-memory is a result, not an error."]
+def counts(final: pl.DataFrame) -> str:
+    """Cells and probes apart, from the final attempts: a search has to meet its failures."""
+    sentences = []
+    for purpose, noun in (("measure", "cell"), ("probe", "probe")):
+        of = final.filter(pl.col("purpose") == purpose)
+        failed = of.filter(pl.col("outcome") != Outcome.OK)
+        if failed.is_empty():
+            if of.height:
+                sentences.append(f"Every {noun} ended ok.")
+            continue
+        by_outcome = failed["outcome"].value_counts(sort=True).iter_rows()
+        listed = formats.listing([f"{count:,} {outcome}" for outcome, count in by_outcome])
+        why = ": a search looks for them" if purpose == "probe" else ""
+        sentences.append(
+            f"{failed.height:,} of {formats.plural(of.height, noun)} did not end ok ({listed}){why}."
+        )
+    return " ".join([*sentences, "An out-of-memory is a result, not an error."])
+
+
+def _with_positions(ended: pl.DataFrame) -> pl.DataFrame:
+    """A probe is told by its last position, whichever part of it was read as a prompt: equal ends are one line."""
+    is_probe = pl.col("purpose") == "probe"
+    return ended.with_columns(
+        length=pl.when(is_probe).then(pl.col("prompt_tokens") + pl.col("length")).otherwise("length"),
+        prompt_tokens=pl.when(~is_probe).then("prompt_tokens"),
     )
 
 
@@ -81,8 +106,8 @@ def _table(groups: pl.DataFrame, names: Names) -> Table:
             f"{names.row(row)} on {row['device_kind'] or 'no device'}, {formats.card(row['budget_bytes'])}, {row['engine']} engine",
             row["outcome"].replace("_", " "),
             mode_words(names, row),
-            "probe" if row["purpose"] == "probe" else row["workload"],
-            f"{row['prompt_tokens']:,}",
+            "probe, to position" if row["purpose"] == "probe" else row["workload"],
+            formats.count(row["prompt_tokens"]),
             str(row["batch_size"]),
             _lengths(row["length"]),
             f"{row['len']:,}",

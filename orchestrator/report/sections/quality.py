@@ -7,13 +7,15 @@ import polars as pl
 
 from orchestrator.names import Names
 from orchestrator.report import formats
-from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table, Verbatim
-from orchestrator.report.longest_runs import LongestRun
+from orchestrator.report.document import Block, Code, Folded, Paragraph, Picture, Section, Table, Verbatim
 from orchestrator.report.pictures.curves import ChartAxis, Curve, Limit, Panel, draw
 from orchestrator.report.pictures.theme import picture
 from orchestrator.report.setting import Setting, equal_rows
 from orchestrator.tables.quality import QualityBoundary, quality_boundaries
+from workers.attempt import Attempt
 from workers.modes import MODES
+
+_GRAM = 8
 
 
 def quality(table: pl.DataFrame, names: Names) -> Section | None:
@@ -56,7 +58,7 @@ def _picture(peers: Sequence[QualityBoundary], table: pl.DataFrame, names: Names
     """The curves of one model, engine and condition, a curve for each of `peers`."""
     curves, contexts = [], []
     for row in peers:
-        rows = equal_rows(table, row.identity).sort("position_start")
+        rows = _wide_enough(equal_rows(table, row.identity).sort("position_start"))
         contexts += rows["max_positions"].drop_nulls().to_list()
         policy = MODES[row.mode].policy
         curves.append(
@@ -77,6 +79,11 @@ def _picture(peers: Sequence[QualityBoundary], table: pl.DataFrame, names: Names
     )  # fmt: skip
 
 
+def _wide_enough(rows: pl.DataFrame) -> pl.DataFrame:
+    """Without buckets of less than a third of the usual number of tokens: the last one may hold a single token."""
+    return rows.filter(pl.col("num_tokens") * 3 >= pl.col("num_tokens").median())
+
+
 def _controls(peers: Sequence[QualityBoundary]) -> str:
     names = [row.mode for row in peers if MODES[row.mode].policy.control is not None]
     if not names:
@@ -86,25 +93,40 @@ def _controls(peers: Sequence[QualityBoundary]) -> str:
     )
 
 
-def text_sanity(settings: Sequence[Setting], runs: dict[int, list[LongestRun]]) -> Section | None:
-    """Beginning and end of what each mode wrote in its longest run."""
+def text_sanity(
+    settings: Sequence[Setting], runs: dict[int, list[tuple[str, Attempt]]], *, is_scored: bool
+) -> Section | None:
+    """Beginning and end of what each mode wrote, at a length that all passed. `is_scored`: the run has quality, too."""
     random = [setting for setting in settings if setting.model.startswith("random:")]
     blocks: list[Block] = []
     if random:
         blocks.append(Paragraph(["Models with random weights write noise: their text says nothing."]))
+    elif not is_scored:
+        blocks.append(Paragraph(["Quality was not measured: ", Code("workload: score"), " does that."]))
     engines = len({setting.engine for setting in settings}) > 1
     for place, setting in enumerate(settings):
-        if setting in random:
-            continue
-        inner: list[Block] = []
-        for run in runs[place]:
-            measured = run.attempt.measured
-            if measured.text_head is None and measured.text_tail is None:
-                continue
-            inner.append(Paragraph([f"{run.name}, {measured.new_tokens:,} tokens, begins:"]))
-            inner.append(Verbatim(measured.text_head or ""))
-            inner.append(Paragraph([f"{run.name} ends:"]))
-            inner.append(Verbatim(measured.text_tail or ""))
-        if inner:
+        inner = [block for name, attempt in runs[place] for block in _written(name, attempt)]
+        if setting not in random and inner:
             blocks.append(Folded(f"{setting.words(engine=engines)}: what each mode wrote", inner))
-    return Section("The text itself", blocks) if blocks else None
+    return Section("The text itself", blocks) if any(isinstance(b, Folded) for b in blocks) else None
+
+
+def _written(name: str, attempt: Attempt) -> list[Block]:
+    measured = attempt.measured
+    if measured.text_head is None and measured.text_tail is None:
+        return []
+    share = repeated_share(attempt.output_ids)
+    again = "" if share is None else f"; {share:.0%} of its runs of {_GRAM} tokens were there before"
+    return [
+        Paragraph([f"{name}, {measured.new_tokens:,} tokens{again}. It begins:"]),
+        Verbatim(measured.text_head or ""),
+        Paragraph([f"{name} ends:"]),
+        Verbatim(measured.text_tail or ""),
+    ]
+
+
+def repeated_share(ids: Sequence[int]) -> float | None:
+    """Return the share of the runs of eight tokens that were in the text before: near 1 for a text that goes in circles.
+    None for a text of less than two such runs."""
+    grams = [tuple(ids[start : start + _GRAM]) for start in range(len(ids) - _GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if len(grams) > 1 else None

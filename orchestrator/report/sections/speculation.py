@@ -9,6 +9,7 @@ from orchestrator.report import formats
 from orchestrator.report.document import Block, Paragraph, Section, Table
 from orchestrator.report.setting import mode_words
 from orchestrator.report.speculation_costs import Speculated, speculated
+from orchestrator.report.speed_claims import ENOUGH, ONE_RUN
 
 _COLUMNS = (
     *("on", "mode", "length", "gamma", "acceptance", "tokens/step", "speed-up", "c", "v", "round cost"),
@@ -25,7 +26,8 @@ def speculation(summary: pl.DataFrame, names: Names) -> Section | None:
             "Speed-up: measured, against the same cache policy without speculation. In units of one plain step of the "
             "target: c = a step of the draft, v = verifying gamma + 1 tokens, round cost = a whole round as measured "
             "(its excess over gamma·c + v is overhead). Above the break-even acceptance speculation pays; “never”: a "
-            "round costs more than it could ever yield. Same text: the output equals the plain twin's, token for token."
+            "round costs more than it could ever yield; told from three repeats on. A speed-up in brackets: fewer runs do "
+            "not carry it. A v below 1, marked “noise”: verifying cannot be cheaper than a step. Same text: the output equals the plain twin's, token for token."
         ]),
         Table(_COLUMNS, [_line(item, names) for item in found], "", frozenset(_COLUMNS[2:-1]), group="on"),
     ]  # fmt: skip
@@ -48,15 +50,32 @@ def _line(item: Speculated, names: Names) -> list[str]:
         formats.count(row["gamma"]),
         formats.number(item.acceptance, 2),
         formats.number(item.tokens_per_step, 2),
-        formats.times(item.speedup),
+        _speedup(item),
         formats.number(item.draft_cost, 2),
-        formats.number(item.verify_cost, 2),
+        _verify_cost(item.verify_cost),
         formats.number(item.round_cost, 2),
-        "never"
-        if item.round_cost is not None and item.break_even is None
-        else formats.number(item.break_even, 2),
+        _break_even(item),
         _same_text(row),
     ]
+
+
+def _speedup(item: Speculated) -> str:
+    ratio = item.speedup
+    carried = ratio is None or item.repeats >= ENOUGH or max(ratio, 1 / ratio) >= ONE_RUN
+    return formats.times(ratio) if carried else f"({formats.times(ratio)})"
+
+
+def _verify_cost(cost: float | None) -> str:
+    return formats.number(cost, 2) + (" (noise)" if cost is not None and round(cost, 2) < 1 else "")
+
+
+def _break_even(item: Speculated) -> str:
+    """Nothing from one run or two, which would be a sentence about the noise."""
+    if item.repeats < ENOUGH:
+        return formats.NOTHING
+    if item.round_cost is not None and item.break_even is None:
+        return "never"
+    return formats.number(item.break_even, 2)
 
 
 def _same_text(row: dict[str, Any]) -> str:

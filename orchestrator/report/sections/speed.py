@@ -1,6 +1,7 @@
 """Mode x length: time, tok/s, speed-up, tokens per step, peak memory, outcome; and the pictures of it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
@@ -9,6 +10,9 @@ from orchestrator.report.document import Block, Folded, Paragraph, Picture, Sect
 from orchestrator.report.longest_runs import LongestRun
 from orchestrator.report.pictures.runs import memory_by_time, speed_along_the_run, speed_by_length
 from orchestrator.report.setting import Condition, Setting
+from orchestrator.report.speed_claims import ENOUGH, ONE_RUN, claim, is_engine, speed_of
+from orchestrator.tables.baseline import is_baseline
+from workers.modes import BASELINE
 from workers.outcome import Outcome
 
 _MARK = "†"
@@ -22,9 +26,10 @@ def lengths(settings: Sequence[Setting]) -> Section | None:
     engines = len({setting.engine for setting in settings}) > 1
     blocks: list[Block] = [
         Paragraph([
-            "Medians over the repeats; ± is half of a 95 % confidence interval. Time: prompt and generation, without "
+            "Medians over the repeats; ± is half of a 95 % confidence interval, for three repeats and more. Time: prompt and generation, without "
             "load, warm-up, capture and compilation. Speed-up: against the baseline of the same engine at the same "
-            "length, missing where that ran out of memory."
+            "length, missing where that ran out of memory; in brackets where fewer than three repeats do not carry it. Of roofline: "
+            "the time that the bytes of a step need at the bandwidth of a copy, over the time that it took."
         ])
     ]  # fmt: skip
     if (marked := _trained_on(settings)) is not None:
@@ -32,6 +37,7 @@ def lengths(settings: Sequence[Setting]) -> Section | None:
     for setting in measured:
         title = setting.words(engine=engines)
         blocks.append(_table(f"{title}, {setting.main.words()}", setting.main))
+        blocks += [Paragraph([sentence]) for sentence in unlike_engines(setting.main)]
         for condition in setting.conditions[1:]:
             blocks.append(Folded(f"{title}, {condition.words()}", [_table("", condition)]))
     return Section("Every mode at every length", blocks)
@@ -39,25 +45,68 @@ def lengths(settings: Sequence[Setting]) -> Section | None:
 
 def _table(caption: str, condition: Condition) -> Table:
     eager = bool((condition.summary["engine"] != "eager").any())
-    columns = ["length", "mode", "time", "tok/s", "±", "speed-up", "tokens/step", "peak memory", "outcome"]
+    columns = [
+        "length",
+        "mode",
+        "time",
+        "tok/s",
+        "±",
+        "speed-up",
+        "tokens/step",
+        "of roofline",
+        "peak memory",
+        "outcome",
+    ]
     if eager:
         columns.insert(6, "against eager")
     rows = []
     for length in sorted(set(condition.summary["length"])):
+        mark = _MARK * _any_beyond(condition, length)
         for variant in condition.variants():
             found = condition.of(variant, condition.summary).filter(length=length)
             for row in found.iter_rows(named=True):
                 low, high = row["tokens_per_s_ci_low"], row["tokens_per_s_ci_high"]
                 line = [
-                    f"{length:,} tokens{_MARK * _beyond(row)}", condition.name(variant), formats.duration(row["generation_s_median"]),
-                    formats.number(row["tokens_per_s_median"]), formats.number(None if low is None else (high - low) / 2),
-                    formats.times(row["speedup"]), formats.number(row["tokens_per_step_median"], 2),
-                    formats.size(_peak(row)), outcome(row),
+                    f"{length:,} tokens{mark}", condition.name(variant), formats.duration(row["generation_s_median"]),
+                    formats.number(row["tokens_per_s_median"]), formats.number(None if low is None or row["n_ok"] < ENOUGH else (high - low) / 2),
+                    _speedup(row), formats.number(row["tokens_per_step_median"], 2),
+                    formats.number(row["roofline_fraction_median"], 2), formats.size(_peak(row)), outcome(row),
                 ]  # fmt: skip
                 if eager:
                     line.insert(6, formats.times(row["speedup_eager"]))
                 rows.append(line)
     return Table(columns, rows, caption, frozenset(columns[2:-1]), group="length")
+
+
+def _speedup(row: dict[str, Any]) -> str:
+    """In brackets where one run, or two, carry no difference."""
+    ratio = row["speedup"]
+    carried = ratio is None or ratio == 1.0 or row["n_ok"] >= ENOUGH or max(ratio, 1 / ratio) >= ONE_RUN
+    return formats.times(ratio) if carried else f"({formats.times(ratio)})"
+
+
+def unlike_engines(condition: Condition) -> list[str]:
+    """A sentence for each mode whose difference from the baseline is the engine's and not its own: of its longest length
+    at which both passed."""
+    sentences = []
+    for variant in condition.variants():
+        rows = condition.of(variant, condition.summary).drop_nulls("tokens_per_s_median")
+        for row in rows.sort("length", descending=True).iter_rows(named=True):
+            base = condition.summary.filter(is_baseline() & (pl.col("length") == row["length"]))
+            base = base.drop_nulls("tokens_per_s_median")
+            if variant.mode == BASELINE or base.is_empty():
+                continue
+            one, other = speed_of(condition.name(variant), row), speed_of(BASELINE, base.row(0, named=True))
+            if is_engine(one, other):
+                said = claim(one, other).removeprefix("it ")
+                sentences.append(f"At {row['length']:,} tokens {one.name} {said}.")
+            break
+    return sentences
+
+
+def _any_beyond(condition: Condition, length: int) -> bool:
+    """One mark for a length: a row that did not run knows no trained context."""
+    return any(_beyond(row) for row in condition.summary.filter(length=length).iter_rows(named=True))
 
 
 def _beyond(row: dict[str, int | None]) -> bool:

@@ -64,7 +64,7 @@ def test_a_searched_question_gives_its_bracket_prediction_error_and_growth() -> 
     assert (baseline.last_ok, baseline.first_oom, baseline.resolution) == (10_048, 10_112, 64)
     assert (baseline.confirmed_ok, baseline.confirmed_oom, baseline.censored) == (2, 2, False)
     assert baseline.predicted is not None
-    assert baseline.error_pct == pytest.approx((baseline.predicted - 10_048) / 10_048 * 100)
+    assert baseline.error_pct == pytest.approx((baseline.predicted - 10_112) / 10_112 * 100)
     assert baseline.bytes_per_token == PER_TOKEN == baseline.analytic_bytes_per_token
     assert baseline.searched
     assert baseline.probes == 6
