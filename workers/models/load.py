@@ -158,6 +158,8 @@ def _package(error: Exception, config: PreTrainedConfig) -> str:
     quantization = getattr(config, "quantization_config", None)
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
     quantised = f"quantised with {method}; " if method else ""
+    if "GPU" in str(error):  # which some quantisers miss by the same exception
+        return quantised
     return f"{quantised}a package is missing{f': pip install {error.name}' if error.name else ''}: "
 
 

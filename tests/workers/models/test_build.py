@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from orchestrator.predict.shape import shape_for
 from tests.workers.engines.eager.tiny import cell
@@ -114,6 +115,14 @@ def test_a_multimodal_shape_is_built_and_predicted_as_its_text_part(tmp_path: Pa
         ({"quant_method": "awq", "bits": 4}, "pip install gptqmodel"),
         ({"quant_method": "compressed-tensors", "config_groups": {}}, "pip install compressed-tensors"),
         ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, "pip install torchao"),
+        ({"quant_method": "aqlm"}, "pip install aqlm"),
+        ({"quant_method": "auto-round", "bits": 4}, "pip install 'auto-round"),
+        ({"quant_method": "eetq"}, "pip install kernels"),
+        ({"quant_method": "fouroversix"}, "pip install fouroversix"),
+        ({"quant_method": "hqq"}, "A valid HQQ version"),
+        ({"quant_method": "quanto", "weights": "int8"}, "pip install optimum-quanto"),
+        ({"quant_method": "sinq"}, "pip install sinq"),
+        ({"quant_method": "vptq"}, "pip install -U vptq"),
     ],
 )
 def test_quantised_weights_whose_package_is_missing_name_it(
@@ -128,6 +137,35 @@ def test_quantised_weights_whose_package_is_missing_name_it(
     assert f"quantised with {quantization['quant_method']}; a package is missing" in message
     assert package in message
     assert "\n" not in message
+
+
+#: What config a method cannot do without, where it is more than its name.
+_FIELDS: dict[str, dict[str, object]] = {
+    "quark": {
+        "export": {
+            "kv_cache_group": [],
+            "pack_method": "reorder",
+            "weight_format": "real_quantized",
+            "min_kv_scale": 0.0,
+        }
+    },
+    "higgs": {"bits": 4, "p": 2},
+}
+
+
+@pytest.mark.parametrize("method", sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))
+def test_every_quantiser_of_transformers_loads_or_is_refused_in_one_line(tmp_path: Path, method: str) -> None:
+    tiny_model("llama").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    quantization = {"quant_method": method.partition("_4bit")[0].partition("_8bit")[0], "bits": 4}
+    quantization |= _FIELDS.get(method, {})
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": quantization}))
+    told = ""
+    try:
+        load(tmp_path)
+    except (LoadError, Unavailable) as error:
+        told = str(error)
+    assert "\n" not in told
 
 
 def test_shards_are_those_that_the_index_names(tmp_path: Path) -> None:
