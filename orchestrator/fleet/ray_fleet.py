@@ -218,8 +218,20 @@ class RayFleet:
 
     def _start_due(self, now: float) -> None:
         for name, entry in self._slots.items():
-            if entry.state is _State.BACKOFF and now >= entry.deadline:
+            if entry.state is _State.BACKOFF and now >= entry.deadline and not self._waits_for_first(entry):
                 self._start(name, entry)
+
+    def _waits_for_first(self, entry: _Slot) -> bool:
+        """The CPU slots of a node share its cores: where all warmed up at once, the first cell would wait for all."""
+        if entry.placement.gpu:
+            return False
+        here = [
+            other
+            for other in self._slots.values()
+            if other.placement.node_id == entry.placement.node_id and not other.placement.gpu
+        ]
+        is_warming = any(other.state is _State.STARTING for other in here)
+        return is_warming and all(other.device is None for other in here)
 
     def _start(self, name: SlotId, entry: _Slot) -> None:
         placement = entry.placement

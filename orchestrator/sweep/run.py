@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import secrets
+import threading
 from collections.abc import Collection
 
 from orchestrator.boundary.question import questions
@@ -41,6 +43,8 @@ def run_sweep(
     Raises `ConnectError` when no Ray answers at the address.
     """
     metered = MeteredWatcher(watcher)
+    # Shapes of models need it as soon as a device is there; Ray takes seconds to start, most of which it waits.
+    threading.Thread(target=_import_models, name="import-models").start()
     try:
         with stop_signals() as stop, connected(address, cpus=cpu_slots), background(_helpers()) as helpers:
             stop.listen()
@@ -64,6 +68,11 @@ def run_sweep(
                 return conduct(sweep, metered)
     finally:
         watcher.close()
+
+
+def _import_models() -> None:
+    with contextlib.suppress(Exception):  # told by whoever imports it next
+        importlib.import_module("workers.models.build")
 
 
 def _helpers() -> int:

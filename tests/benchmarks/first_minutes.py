@@ -58,11 +58,11 @@ def main() -> None:
         spec = Path(scratch, "small.yaml")
         spec.write_text(_SMALL)
         small = [*jobs, "run", str(spec), "--out", f"{scratch}/small"]
-        ended = {"first word": "small", "first cell": "· ok ·"}
+        marks = {"first word": "small", "first cell": "· ok ·"}
         rows = [
             *_row("help", [*jobs, "--help"], {}),
             *_row("the driver's import", [sys.executable, "-c", "import jobs.run"], {}),
-            *_row("a small sweep", small, ended),
+            *_row("a small sweep", small, marks),
             *_row("the same, finished", small, {}),
         ]
         if "--demo" in sys.argv:
