@@ -63,6 +63,15 @@ class GpuActor(ScriptedActor):
     kind = "NVIDIA H100 80GB HBM3"
 
 
+class SlowActor(ScriptedActor):
+    """Takes half a second to warm up; the `uuid` of its device says when that began and ended."""
+
+    def describe(self) -> Device:
+        began = time.time()
+        time.sleep(0.5)
+        return Device(kind="cpu", uuid=f"{began} {time.time()}", node="here", total_bytes=1)
+
+
 class BrokenActor(ScriptedActor):
     def __init__(self, slot: str, cpu_total_bytes: int | None, board: Any = None) -> None:
         raise RuntimeError("no driver library")

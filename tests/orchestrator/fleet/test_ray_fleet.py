@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.fleet import AttemptReturned, FleetEvent, Progressed, SlotLost, SlotReady
 from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
-from tests.orchestrator.fleet.actors import BrokenActor, ScriptedActor, lease
+from tests.orchestrator.fleet.actors import BrokenActor, ScriptedActor, SlowActor, lease
 
 _serial = iter(range(1000))
 
@@ -58,6 +58,14 @@ def test_slots_come_up_and_hand_back_attempts(ray_driver: str) -> None:
         assert [(e.slot, e.attempt.cell.repeat) for e in finished] == [(first, 1), (second, 2)]
         assert finished[0].attempt.device.total_bytes > 2**28  # half of the node's memory
         assert fleet.waiting_for() is None
+
+
+def test_the_cpu_slots_of_a_node_warm_up_after_the_first_of_them(ray_driver: str) -> None:
+    """They share its cores: the first cell would wait for all of them."""
+    with fleet_of(SlowActor) as fleet:
+        ready = [event for event in gather(fleet, count(SlotReady, 2)) if isinstance(event, SlotReady)]
+        (_, first_ended), (second_began, _) = (map(float, event.device.uuid.split()) for event in ready)
+        assert second_began > first_ended
 
 
 def test_cpu_slots_can_be_fewer_than_cores(ray_driver: str) -> None:
