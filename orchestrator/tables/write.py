@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from orchestrator.journal.errors import StoreError
 from orchestrator.journal.folder import RecordedRun
 from orchestrator.journal.journal import View
 from orchestrator.journal.record import to_attempts
@@ -56,11 +57,15 @@ def write_tables(run: RecordedRun) -> Iterator[Tables]:
             "boundaries": boundary_frame(tables.boundaries),
             "duplicates": duplicates(tables.view),
         }
-        for name, frame in short.items():
-            frame.write_parquet(scratch / f"{name}.parquet")
         long = {"samples": samples(tables.view.rows), "steps": steps(tables.view.rows)}
-        for name, rows in long.items():
-            rows.sink_parquet(scratch / f"{name}.parquet", compression="lz4", statistics=False)
+        try:
+            for name, frame in short.items():
+                frame.write_parquet(scratch / f"{name}.parquet")
+            for name, rows in long.items():
+                rows.sink_parquet(scratch / f"{name}.parquet", compression="lz4", statistics=False)
+        except pl.exceptions.ComputeError as error:
+            # So Polars says that the disk is full, where that happens in the last bytes of a file.
+            raise StoreError(f"{run.store.url}: the tables cannot be written ({error}): make room") from error
         for path in sorted(scratch.iterdir()):
             run.store.adopt(f"tables/{path.name}", path)
         yield tables
