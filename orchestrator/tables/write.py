@@ -76,7 +76,13 @@ _FOR_BOUNDARIES = (
     *("cell_json", "lease_id", "attempt", "outcome", "phase", "started_at", "duration_s", "context_bytes"),
     *("device_kind", "device_uuid", "node", "device_total_bytes", "device_reserve_bytes", "driver_version"),
     *("per_process_memory_visible", "new_tokens", "kv_cache_bytes", "error_type", "error_message"),
-    *("oom_token_index", "oom_allocated_bytes", "oom_reserved_bytes", "peak_device_bytes"),
+    *(
+        "oom_token_index",
+        "oom_prompt_tokens",
+        "oom_allocated_bytes",
+        "oom_reserved_bytes",
+        "peak_device_bytes",
+    ),
 )
 
 
