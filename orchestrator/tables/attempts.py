@@ -38,6 +38,7 @@ def attempts(view: View) -> pl.DataFrame:
         .with_columns(
             final=last & (known | ~known.any().over("cell_id")),
             started_at=started_at(),
+            roofline_fraction=roofline_fraction(),
             fragmentation_bytes=pl.coalesce(
                 pl.col("oom_reserved_bytes") - pl.col("oom_allocated_bytes"),
                 pl.col("peak_reserved_bytes") - pl.col("peak_allocated_bytes"),
@@ -45,6 +46,13 @@ def attempts(view: View) -> pl.DataFrame:
         )
         .select(*_FIRST, pl.exclude(*_FIRST))
     )
+
+
+def roofline_fraction() -> pl.Expr:
+    """Against the median bandwidth of the kind of device in this run: a copy is short, and what disturbs it in one cell
+    must not make two modes unlike."""
+    bandwidth = pl.col("copy_bandwidth_bytes_per_s")
+    return pl.col("roofline_fraction") * bandwidth / bandwidth.median().over("device_kind")
 
 
 def duplicates(view: View) -> pl.DataFrame:

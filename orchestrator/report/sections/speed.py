@@ -10,7 +10,7 @@ from orchestrator.report.document import Block, Folded, Paragraph, Picture, Sect
 from orchestrator.report.longest_runs import LongestRun
 from orchestrator.report.pictures.runs import memory_by_time, speed_along_the_run, speed_by_length
 from orchestrator.report.setting import Condition, Setting
-from orchestrator.report.speed_claims import ENOUGH, ONE_RUN, claim, is_engine, speed_of
+from orchestrator.report.speed_claims import ENOUGH, ONE_RUN, claim, is_engine, is_faster, speed_of
 from orchestrator.tables.baseline import is_baseline
 from workers.modes import BASELINE
 from workers.outcome import Outcome
@@ -97,7 +97,7 @@ def unlike_engines(condition: Condition) -> list[str]:
             if variant.mode == BASELINE or base.is_empty():
                 continue
             one, other = speed_of(condition.name(variant), row), speed_of(BASELINE, base.row(0, named=True))
-            if is_engine(one, other):
+            if is_engine(one, other) and (is_faster(one, other) or is_faster(other, one)):
                 said = claim(one, other).removeprefix("it ")
                 sentences.append(f"At {row['length']:,} tokens {one.name} {said}.")
             break

@@ -134,3 +134,20 @@ def test_with_several_sequences_the_smallest_index_counts(tmp_path: Path) -> Non
         dataclasses.replace(streaming, cell=dataclasses.replace(streaming.cell, **two), output_ids=other),
     ]
     assert _table(tmp_path, found)["first_divergence"].to_list() == [None, 40]
+
+
+def test_roofline_fractions_are_against_the_median_bandwidth_of_their_kind_of_device(tmp_path: Path) -> None:
+    """A copy that was disturbed in one cell makes no two modes unlike."""
+    measured = [(0.8, 1000.0), (0.4, 2000.0), (0.4, 2000.0)]
+    found = [
+        dataclasses.replace(
+            attempt,
+            measured=dataclasses.replace(
+                attempt.measured, roofline_fraction=fraction, copy_bandwidth_bytes_per_s=bandwidth
+            ),
+        )
+        for attempt, (fraction, bandwidth) in zip(demo_attempts(), measured, strict=False)
+    ]
+    unknown = dataclasses.replace(demo_attempts()[3])
+    table = _table(tmp_path, [*found, unknown])
+    assert table["roofline_fraction"].to_list() == [0.4, 0.4, 0.4, None]
