@@ -59,7 +59,7 @@ class Verbatim:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """Shown on demand in HTML, in full in Markdown."""
+    """Shown on demand, in HTML and where Markdown is shown as GitHub does."""
 
     title: str
     blocks: Sequence["Block"]

@@ -1,5 +1,6 @@
 """Document -> Markdown (GitHub's flavour) that can be pasted. Every piece of text is escaped here."""
 
+import html
 import re
 from collections.abc import Sequence
 
@@ -62,7 +63,13 @@ def _block(block: Block) -> str:
         case Attachment():
             return f"{escape(block.what)}: {_code(block.name)}"
         case Folded():
-            return "\n\n".join([f"#### {escape(block.title)}", *(_block(inner) for inner in block.blocks)])
+            inner = [_block(inner) for inner in block.blocks]
+            return "\n\n".join([f"<details><summary>{_in_html(block.title)}</summary>", *inner, "</details>"])
+
+
+def _in_html(text: str) -> str:
+    """Within an HTML element Markdown has no meaning, until a blank line."""
+    return html.escape(" ".join(text.split()), quote=False)
 
 
 def _round(text: str) -> str:
