@@ -57,7 +57,7 @@ def run(asked: Run, out: Path) -> None:
     from workers.host.child.cuda import load_kernels
 
     if asked.allocator:
-        torch.cuda.memory._set_allocator_settings(asked.allocator)
+        torch._C._accelerator_setAllocatorSettings(asked.allocator)
     load_kernels(torch.bfloat16, 0)
     free, total = torch.cuda.mem_get_info()
     context = total - free - torch.cuda.memory_reserved()

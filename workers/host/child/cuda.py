@@ -40,7 +40,7 @@ class CudaDevice:
         assert request is not None
         cell = request.lease.cell
         if (text := settings_text(cell.allocator)) is not None:
-            torch.cuda.memory._set_allocator_settings(text)
+            torch._C._accelerator_setAllocatorSettings(text)
         context_bytes = load_kernels(getattr(torch, cell.model.dtype), request.idle_bytes)
         if cell.budget is not None:
             self._card = EmulatedCard(cell.budget, request.reserve_bytes, request.idle_bytes)
