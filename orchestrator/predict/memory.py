@@ -165,6 +165,11 @@ def _by_rehearsal(
     )
 
 
+def refusal(cell: Cell, device: DeviceProfile) -> str | None:
+    """Why the engine refuses the cell's mode for this architecture, where a rehearsal can tell; else None."""
+    return answers.refusal(cell, device)
+
+
 def bytes_per_token(cell: Cell, shape: ModelShape, draft_shape: ModelShape | None) -> int:
     """Growth of the caches with one more token per sequence, all sequences of the batch together."""
     growth = growth_per_token(cell, shape)

@@ -18,7 +18,7 @@ from workers.cell import Cell, ModelRef
 from workers.engines.eager.policies import OpenCache, takes_dynamic_cache
 from workers.engines.eager.score import skim
 from workers.engines.eager.session import CachedSession
-from workers.engines.session import Unmeasured
+from workers.engines.session import ModeUnsupported, Unmeasured
 from workers.engines.shared.implementations import implementation
 from workers.engines.sizes import eager_chunk
 from workers.models.build import from_config
@@ -28,7 +28,7 @@ from workers.models.load import LoadedModel, eos_ids_of, read_config
 from workers.models.source import RANDOM
 from workers.modes import Layout
 from workers.rehearsal.filling import fill, is_recurrent
-from workers.rehearsal.passes import Generation, Label, NotRehearsable, PassTrace
+from workers.rehearsal.passes import Generation, Label, ModeRefused, NotRehearsable, PassTrace
 from workers.rehearsal.stand_in import CUDA, standing_in
 from workers.rehearsal.storages import StorageLog
 
@@ -266,6 +266,8 @@ def _refusals() -> Iterator[None]:
         yield
     except (NotRehearsable, _Enough):
         raise
+    except ModeUnsupported as error:
+        raise ModeRefused(str(error)) from error
     except Exception as error:  # an architecture's own code may need anything
         raise NotRehearsable(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 

@@ -18,6 +18,10 @@ class NotRehearsable(Exception):
     """The engine cannot be run without computing: Python reads values, or a config is not complete. One line."""
 
 
+class ModeRefused(NotRehearsable):
+    """The engine refuses the cell's mode for this architecture, in a run too. One line: its reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class PassTrace:
     """`events` in order: e >= 0 allocates `sizes[e]` bytes; ~(2 * e) frees that again; ~(2 * i + 1) frees `frees[i]`.

@@ -18,7 +18,7 @@ from workers.allocator import DEFAULT, settings_text
 from workers.cell import Cell, to_json
 from workers.engines.sizes import eager_chunk
 from workers.modes import GENERATE, Layout
-from workers.rehearsal.passes import NotRehearsable
+from workers.rehearsal.passes import ModeRefused, NotRehearsable
 
 #: No text is longer.
 _FAR = 2**31
@@ -47,6 +47,27 @@ def peak(cell: Cell, device: DeviceProfile, kernels_bytes: int) -> RehearsedPeak
     room = device.capacity(cell.budget) - device.context_bytes - kernels_bytes
     question = {"ask": "peak", **_content(cell, device), "room": room}
     return RehearsedPeak(*answered(question, lambda: _peak(cell, device, room)))
+
+
+def refusal(cell: Cell, device: DeviceProfile) -> str | None:
+    """Why the engine refuses the cell's mode for this architecture; None where it does not, or cannot be asked."""
+
+    def find() -> list[str | None]:
+        try:
+            _passes(*_normal(cell)).start(2)
+        except ModeRefused as error:
+            return [str(error)]
+        except NotRehearsable:
+            pass
+        return [None]
+
+    try:
+        check(cell, device)
+        question = {"ask": "refusal", **_content(cell, device)}
+    except NotRehearsable:
+        return None
+    found: str | None = answered(question, find)[0]
+    return found
 
 
 def largest_fitting(
@@ -168,12 +189,18 @@ def _run(cell: Cell, device: DeviceProfile, room: int | None) -> RehearsedRun:
     allocator, None: without end.
     """
     emulated = cell.budget is not None
+    cell, chunk = _normal(cell)
+    return _live_run(cell, chunk, None if room is None else max(room, 0), emulated, device.runtime_bytes)
+
+
+def _normal(cell: Cell) -> tuple[Cell, int | None]:
+    """The one cell of all that have its passes, and the chunks in which its prompt is read before them."""
     cell = dataclasses.replace(cell, length=1, **_ANY)
     chunk = eager_chunk(cell)
     if not cell.mode_spec.policy.grows and chunk is not None:
         # The session reads the prompt by itself, and its passes are alike after the first.
         cell, chunk = dataclasses.replace(cell, prompt_tokens=min(cell.prompt_tokens, 3 * chunk + 1)), None
-    return _live_run(cell, chunk, None if room is None else max(room, 0), emulated, device.runtime_bytes)
+    return cell, chunk
 
 
 @functools.lru_cache(maxsize=64)
@@ -182,7 +209,7 @@ def _live_run(
 ) -> RehearsedRun:
     limit = {"allowed_bytes" if emulated else "device_bytes": room}
     return RehearsedRun(
-        _passes(dataclasses.replace(cell, prompt_tokens=_prompt_of(cell), allocator=DEFAULT), chunk),
+        _passes(cell, chunk),
         CachingAllocator(AllocatorSettings.parse(settings_text(cell.allocator)), **limit),
         (library_bytes,),
         prompt_tokens=cell.prompt_tokens,
@@ -196,8 +223,12 @@ def _prompt_of(cell: Cell) -> int:
     return 1 if cell.mode_spec.policy.grows else cell.prompt_tokens
 
 
-@functools.lru_cache(maxsize=16)
 def _passes(cell: Cell, chunk: int | None) -> RehearsedPasses:
+    return _passes_of(dataclasses.replace(cell, prompt_tokens=_prompt_of(cell), allocator=DEFAULT), chunk)
+
+
+@functools.lru_cache(maxsize=16)
+def _passes_of(cell: Cell, chunk: int | None) -> RehearsedPasses:
     from workers.rehearsal.eager import (
         EagerRehearsal,  # torch and transformers: seconds, which few commands need
     )

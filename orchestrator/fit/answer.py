@@ -1,0 +1,155 @@
+"""How far a model comes on a card in a mode, what fills the card there, and the cheapest change that goes further."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orchestrator.fit.cards import CARDS, Card
+from orchestrator.predict.memory import (
+    PredictedBy,
+    Prediction,
+    UnknownWeightsError,
+    largest_fitting,
+    predict,
+    refusal,
+)
+from orchestrator.predict.model_shapes import ModelShapes
+from workers.allocator import DEFAULT, EXPANDABLE
+from workers.cell import Cell
+from workers.modes import MODES, Streaming
+
+#: The shorter passes over a prompt that are worth a try.
+_SHORT_CHUNK = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """`cell`: model, mode, engine, batch, chunk and allocator; its `length` new tokens end the text. `streaming`: of a
+    mode that forgets. `tokens`: of the whole text, None: how far it goes."""
+
+    cell: Cell
+    card: Card
+    streaming: Streaming
+    tokens: int | None = None
+
+    def at(self, tokens: int) -> Cell:
+        """A text of `tokens` tokens: a prompt, then the cell's new tokens."""
+        new = min(self.cell.length, max(1, tokens - 1))
+        return dataclasses.replace(self.cell, prompt_tokens=max(1, tokens - new), length=new)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One thing that would make it fit. `costs`: what is paid for it."""
+
+    words: str
+    costs: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """`longest_length`: tokens of the longest text, None: memory does not grow; 0: not even one token. `peak_bytes` and
+    `parts`: of the text that was asked for, else of the longest; of a text in constant memory, of any. `change`: the
+    cheapest that makes the text fit, where it does not. `refused`: why there is no answer; all else is None then.
+    """
+
+    question: Question
+    fits: bool | None = None
+    longest_length: int | None = None
+    peak_bytes: int | None = None
+    parts: dict[str, int] = dataclasses.field(default_factory=dict)
+    predicted_by: PredictedBy | None = None
+    change: Change | None = None
+    refused: str | None = None
+
+
+def fit(question: Question, shapes: ModelShapes) -> Fit:
+    """Answer from the model's config. Raises nothing for a model or a mode that cannot be: see `Fit.refused`."""
+    cell = question.cell
+    target, draft = shapes.weighed(cell)
+    if target is None:
+        return Fit(question=question, refused=shapes.unknown[cell.model.target])
+    device = question.card.profile()
+    if reason := refusal(cell, device):
+        return Fit(question=question, refused=reason)
+    try:
+        new = cell.length
+        longest = largest_fitting(lambda prompt: question.at(prompt + new), target, draft, device)
+        longest = longest if not longest else longest + new
+        shown = question.tokens or longest or 4096
+        prediction = predict(question.at(shown), target, draft, device)
+    except UnknownWeightsError as error:
+        return Fit(question=question, refused=str(error))
+    fits = None
+    if question.tokens is not None:
+        fits = longest is None or longest >= question.tokens
+    return Fit(
+        question=question,
+        fits=fits,
+        longest_length=longest,
+        peak_bytes=prediction.peak_bytes,
+        parts=_parts(prediction),
+        predicted_by=prediction.predicted_by,
+        change=None if fits is not False else cheapest_change(question, shapes),
+    )
+
+
+def cheapest_change(question: Question, shapes: ModelShapes) -> Change | None:
+    """The first of the changes, cheapest first, with which the text of `question.tokens` fits. None: none does."""
+    for change, changed in _changes(question):
+        found = fit(dataclasses.replace(changed, tokens=None), shapes)
+        if found.refused is None and (
+            found.longest_length is None or found.longest_length >= (question.tokens or 1)
+        ):
+            return change
+    return None
+
+
+def _changes(question: Question) -> Iterator[tuple[Change, Question]]:
+    """What could be changed, in the order of what it costs: nothing, time, sequences, the text's middle, money."""
+
+    def with_cell(**values: object) -> Question:
+        return dataclasses.replace(question, cell=dataclasses.replace(question.cell, **values))  # type: ignore[arg-type]
+
+    cell = question.cell
+    chunk = cell.prefill_chunk
+    shorter = chunk is None or chunk > _SHORT_CHUNK
+    if cell.engine == "eager" and cell.allocator == DEFAULT:
+        yield Change(words="expandable segments", costs="nothing"), with_cell(allocator=EXPANDABLE)
+    if shorter:
+        words = f"a prompt in passes of {_SHORT_CHUNK} tokens"
+        yield Change(words=words, costs="time to the first token"), with_cell(prefill_chunk=_SHORT_CHUNK)
+        if cell.engine == "eager" and cell.allocator == DEFAULT:
+            both = with_cell(prefill_chunk=_SHORT_CHUNK, allocator=EXPANDABLE)
+            yield Change(words=f"expandable segments and {words}", costs="time to the first token"), both
+    batch = cell.batch_size // 2
+    while batch:
+        yield (
+            Change(words=f"a batch of {batch}", costs="sequences at a time"),
+            with_cell(batch_size=batch),
+        )
+        batch //= 2
+    if cell.mode_spec.policy.grows:
+        mode = f"streaming{cell.mode_spec.decoder.suffix}"
+        if mode in MODES:
+            changed = with_cell(mode=mode, streaming=question.streaming)
+            yield Change(words=f"mode {mode}", costs="the middle of the text"), changed
+    for card in sorted(CARDS, key=lambda card: card.total_bytes):
+        if card.total_bytes > question.card.total_bytes:
+            yield Change(words=f"the card {card.name}", costs="money"), dataclasses.replace(question, card=card)
+
+
+def _parts(prediction: Prediction) -> dict[str, int]:
+    """Bytes at the peak, by what they are; together the peak."""
+    libraries = sum(
+        part.size * part.count
+        for part in prediction.parts
+        if part.what.startswith(("libraries", "kernels"))
+    )
+    return {
+        "weights": prediction.weights_bytes,
+        "kv_cache": prediction.kv_bytes,
+        "activations": prediction.workspace_bytes - libraries,
+        "fragmentation": prediction.rounding_bytes,
+        "libraries": libraries + prediction.context_bytes,
+    }
