@@ -1,4 +1,4 @@
-"""`oomline`: plan, run, status, report, compare, logits, models, init, schema, doctor. `python -m jobs` is the same.
+"""`oomline`: plan, fit, run, status, report, compare, logits, models, init, schema, doctor. `python -m jobs` is the same.
 
 Exit status: 0 every cell has an outcome; 1 something is left, and the same command does it; 2 the sweep file or the
 arguments are wrong; 3 nothing is left, but a cell is quarantined, or a model could not be loaded for any cell.
@@ -67,6 +67,55 @@ def plan(
         typer.echo(json.dumps(plan_as_json(outlook), indent=2))
     else:
         print_plan(sweep, outlook)
+
+
+@app.command()
+def fit(
+    model: Annotated[str, typer.Argument(help="As in a sweep file, or a config.json.")],
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of the whole text. Default: how far it goes.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
+    mode: Annotated[list[str] | None, typer.Option(help="Repeatable. Default: baseline, streaming.")] = None,
+    card: Annotated[
+        list[str] | None, typer.Option(help="A card's name, or a size such as 24GiB. Repeatable.")
+    ] = None,
+    kv_dtype: Annotated[
+        str, typer.Option(help="auto: keys and values in the model's dtype, the one there is.")
+    ] = "auto",
+    draft: Annotated[str | None, typer.Option(help="For the +spec modes.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of the weights.")] = "bfloat16",
+    engine: Annotated[str, typer.Option(help="eager or graph.")] = "eager",
+    allocator: Annotated[
+        str, typer.Option(help="default, expandable, or what PYTORCH_ALLOC_CONF may say.")
+    ] = "default",
+    prefill_chunk: Annotated[
+        int, typer.Option(min=0, help="Tokens of the prompt per pass; 0: all in one pass.")
+    ] = 2048,
+    as_json: AsJson = False,
+) -> None:
+    """How far a model goes on a card, or whether N tokens fit: from its config, without a GPU, without weights."""
+    from jobs.fit_view import fit_as_json, print_fit
+    from orchestrator.fit.questions import ask, model_named
+
+    if kv_dtype != "auto":
+        raise SpecError(f"--kv-dtype {kv_dtype}: there is only 'auto', the model's own dtype")
+    found = ask(
+        {
+            "models": [{"target": model_named(model), "draft": draft, "dtype": dtype}],
+            "modes": mode or ["baseline", "streaming"],
+            "engines": [engine],
+            "batch_sizes": [batch],
+            "allocator": [allocator],
+            "prefill_chunk": prefill_chunk or None,
+        },
+        card or [],
+        tokens,
+    )
+    if as_json:
+        typer.echo(json.dumps(fit_as_json(found), indent=2))
+    else:
+        print_fit(found)
 
 
 @app.command()

@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from orchestrator.fit.cards import CARDS, Card
+from orchestrator.fit.cards import CARDS, CardType
 from orchestrator.predict.memory import (
     PredictedBy,
     Prediction,
     UnknownWeightsError,
+    fits,
     largest_fitting,
     predict,
     refusal,
@@ -19,16 +20,16 @@ from workers.cell import Cell
 from workers.modes import MODES, Streaming
 
 #: The shorter passes over a prompt that are worth a try.
-_SHORT_CHUNK = 128
+_SHORT_CHUNK = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class FitQuestion:
     """`cell`: model, mode, engine, batch, chunk and allocator; its `length` new tokens end the text. `streaming`: of a
     mode that forgets. `tokens`: of the whole text, None: how far it goes."""
 
     cell: Cell
-    card: Card
+    card: CardType
     streaming: Streaming
     tokens: int | None = None
 
@@ -53,7 +54,7 @@ class Fit:
     cheapest that makes the text fit, where it does not. `refused`: why there is no answer; all else is None then.
     """
 
-    question: Question
+    question: FitQuestion
     fits: bool | None = None
     longest_length: int | None = None
     peak_bytes: int | None = None
@@ -63,7 +64,7 @@ class Fit:
     refused: str | None = None
 
 
-def fit(question: Question, shapes: ModelShapes) -> Fit:
+def fit(question: FitQuestion, shapes: ModelShapes) -> Fit:
     """Answer from the model's config. Raises nothing for a model or a mode that cannot be: see `Fit.refused`."""
     cell = question.cell
     target, draft = shapes.weighed(cell)
@@ -80,35 +81,36 @@ def fit(question: Question, shapes: ModelShapes) -> Fit:
         prediction = predict(question.at(shown), target, draft, device)
     except UnknownWeightsError as error:
         return Fit(question=question, refused=str(error))
-    fits = None
+    enough = None
     if question.tokens is not None:
-        fits = longest is None or longest >= question.tokens
+        enough = longest is None or longest >= question.tokens
     return Fit(
         question=question,
-        fits=fits,
+        fits=enough,
         longest_length=longest,
         peak_bytes=prediction.peak_bytes,
         parts=_parts(prediction),
         predicted_by=prediction.predicted_by,
-        change=None if fits is not False else cheapest_change(question, shapes),
+        change=None if enough is not False else cheapest_change(question, shapes),
     )
 
 
-def cheapest_change(question: Question, shapes: ModelShapes) -> Change | None:
+def cheapest_change(question: FitQuestion, shapes: ModelShapes) -> Change | None:
     """The first of the changes, cheapest first, with which the text of `question.tokens` fits. None: none does."""
     for change, changed in _changes(question):
-        found = fit(dataclasses.replace(changed, tokens=None), shapes)
-        if found.refused is None and (
-            found.longest_length is None or found.longest_length >= (question.tokens or 1)
-        ):
+        device = changed.card.profile()
+        target, draft = shapes.weighed(changed.cell)
+        if target is None or refusal(changed.cell, device):
+            continue
+        if fits(changed.at(question.tokens or 1), target, draft, device):
             return change
     return None
 
 
-def _changes(question: Question) -> Iterator[tuple[Change, Question]]:
+def _changes(question: FitQuestion) -> Iterator[tuple[Change, FitQuestion]]:
     """What could be changed, in the order of what it costs: nothing, time, sequences, the text's middle, money."""
 
-    def with_cell(**values: object) -> Question:
+    def with_cell(**values: object) -> FitQuestion:
         return dataclasses.replace(question, cell=dataclasses.replace(question.cell, **values))  # type: ignore[arg-type]
 
     cell = question.cell
@@ -136,15 +138,16 @@ def _changes(question: Question) -> Iterator[tuple[Change, Question]]:
             yield Change(words=f"mode {mode}", costs="the middle of the text"), changed
     for card in sorted(CARDS, key=lambda card: card.total_bytes):
         if card.total_bytes > question.card.total_bytes:
-            yield Change(words=f"the card {card.name}", costs="money"), dataclasses.replace(question, card=card)
+            yield (
+                Change(words=f"the card {card.name}", costs="money"),
+                dataclasses.replace(question, card=card),
+            )
 
 
 def _parts(prediction: Prediction) -> dict[str, int]:
     """Bytes at the peak, by what they are; together the peak."""
     libraries = sum(
-        part.size * part.count
-        for part in prediction.parts
-        if part.what.startswith(("libraries", "kernels"))
+        part.size * part.count for part in prediction.parts if part.what.startswith(("libraries", "kernels"))
     )
     return {
         "weights": prediction.weights_bytes,

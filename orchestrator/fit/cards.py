@@ -5,7 +5,8 @@ import re
 from dataclasses import dataclass
 
 from orchestrator.predict.device import DeviceProfile
-from orchestrator.spec import SpecError, parse_bytes
+from orchestrator.spec import parse_bytes
+from orchestrator.spec_error import SpecError
 from workers.attempt import Device
 
 MiB, GiB = 2**20, 2**30
@@ -15,7 +16,7 @@ _RESERVE_BYTES = 480 * MiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
+class CardType:
     """`kind`: as NVML names it, or the beginning of that. `total_bytes`: before the driver's `reserve_bytes`."""
 
     name: str
@@ -34,10 +35,10 @@ class Card:
         return DeviceProfile.of(stand_in)
 
 
-def _card(name: str, kind: str, total_mib: int, visible_gib: float) -> Card:
+def _card(name: str, kind: str, total_mib: int, visible_gib: float) -> CardType:
     """`total_mib`: as nvidia-smi prints it. `visible_gib`: what torch's out-of-memory message calls the capacity."""
     total = total_mib * MiB
-    return Card(
+    return CardType(
         name=name, kind=kind, total_bytes=total, reserve_bytes=max(0, total - round(visible_gib * GiB))
     )
 
@@ -61,14 +62,14 @@ CARDS = (
 USUAL = tuple(card for card in CARDS if card.name in ("RTX 4090", "L40S", "H100", "H200"))
 
 
-def card_named(text: str) -> Card:
+def card_named(text: str) -> CardType:
     """A card's name, or the size of a card such as 24GiB. Raises `SpecError`."""
     if re.match(r"\s*\d", text) and not _matches(text):
         try:
             size = parse_bytes(text)
         except ValueError as error:
             raise SpecError(f"--card {text}: {error}") from None
-        return Card(name=text, kind="NVIDIA", total_bytes=size, reserve_bytes=_RESERVE_BYTES)
+        return CardType(name=text, kind="NVIDIA", total_bytes=size, reserve_bytes=_RESERVE_BYTES)
     found = _matches(text)
     if len(found) == 1:
         return found[0]
@@ -79,7 +80,7 @@ def card_named(text: str) -> Card:
     raise SpecError(f"--card {text}: the nearest is {nearest[0]!r} (of {names}, or a size such as 24GiB)")
 
 
-def _matches(text: str) -> list[Card]:
+def _matches(text: str) -> list[CardType]:
     wanted = _plain(text)
     exact = [card for card in CARDS if wanted in (_plain(card.name), _plain(card.kind))]
     return exact or [card for card in CARDS if len(wanted) > 1 and wanted in _plain(card.name)]

@@ -63,10 +63,9 @@ def refusal(cell: Cell, device: DeviceProfile) -> str | None:
 
     try:
         check(cell, device)
-        question = {"ask": "refusal", **_content(cell, device)}
+        found: str | None = answered({"ask": "refusal", **_content(cell, device)}, find)[0]
     except NotRehearsable:
         return None
-    found: str | None = answered(question, find)[0]
     return found
 
 
