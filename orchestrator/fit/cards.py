@@ -69,6 +69,7 @@ def card_named(text: str) -> CardType:
             size = parse_bytes(text)
         except ValueError as error:
             raise SpecError(f"--card {text}: {error}") from None
+        assert size is not None  # only the word `device` stands for no size
         return CardType(name=text, kind="NVIDIA", total_bytes=size, reserve_bytes=_RESERVE_BYTES)
     found = _matches(text)
     if len(found) == 1:

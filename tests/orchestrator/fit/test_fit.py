@@ -67,7 +67,7 @@ def test_constant_memory_has_no_longest_text() -> None:
 def test_a_mode_that_the_engine_refuses_has_no_answer_but_its_reason(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(
-        json.dumps({"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 512})
+        json.dumps({"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 512})
     )
     (each,) = found(models=[{"target": model_named(str(config))}], modes=["streaming"])
     assert each.refused is not None
