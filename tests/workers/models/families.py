@@ -160,7 +160,7 @@ _DETAILS: dict[str, dict[str, Any]] = {
     # Their attention sees everything, with whatever window a config says.
     **{family: {"sliding_window": None} for family in ("qwen3_vl_moe_text", "qwen3_omni_moe_text")},
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": (16, 48), "axial_pos_shape": (16, 16)},
-    "xlm": {"causal": True},
+    "xlm": {"causal": True, "emb_dim": 64},
     "xmod": {"is_decoder": True, "languages": ["en_XX"], "default_language": "en_XX"},
     "xlstm": {"embedding_dim": 64, "qk_dim_factor": 1.0},
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
