@@ -75,12 +75,18 @@ def _moment(
 
 
 def _cache(cell: Cell, shape: ModelShape, tokens: int, what: str) -> tuple[Live, ...]:
-    layers = len(shape.windows)
+    """Layers with a window of their own keep a ring of it; the policy decides for the others."""
     keys, values = (cell.batch_size * size for size in token_bytes(cell, shape))
-    if not _is_ring(cell):
-        return (Live(f"{what}, blocks", BLOCK * layers * (keys + values), -(-tokens // BLOCK)),)
-    slots = ring_slots(cell)
-    return Live(f"{what}, keys", slots * layers * keys), Live(f"{what}, values", slots * layers * values)
+    seeing_all = shape.windows.count(None)
+    slots = sum(window + graph_slack(cell) for window in shape.windows if window is not None)
+    blocks: tuple[Live, ...] = ()
+    if _is_ring(cell):
+        slots += seeing_all * ring_slots(cell)
+    elif seeing_all:
+        blocks = (Live(f"{what}, blocks", BLOCK * seeing_all * (keys + values), -(-tokens // BLOCK)),)
+    if not slots:
+        return blocks
+    return *blocks, Live(f"{what}, keys", slots * keys), Live(f"{what}, values", slots * values)
 
 
 def ring_slots(cell: Cell) -> int:

@@ -86,7 +86,7 @@ def test_every_policy_is_documented() -> None:
 
 
 def test_every_family_is_documented_with_its_ropes() -> None:
-    heading = "Families of the graph engine and of streaming"
+    heading = "Families of the graph engine"
     assert sorted(names("docs/models.md", heading, "model type")) == sorted(FAMILIES)
     _, _, about_rope = section("docs/models.md", heading).partition("rotary embeddings")
     assert sorted(spans(about_rope)) == sorted(STATIC_ROPE)

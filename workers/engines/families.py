@@ -1,6 +1,6 @@
-"""The model families that the graph engine runs, and that stream in both engines. The one list of them.
+"""The model families that the graph engine runs. The one list of them.
 
-Free of torch. The eager engine runs the other modes with every causal language model of transformers.
+Free of torch. The eager engine runs every causal language model of transformers; which of them stream it asks the model.
 """
 
 from dataclasses import dataclass
@@ -8,31 +8,34 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One `model_type` of transformers.
-
-    `attention`: the attribute of a decoder layer that holds its attention. That attention rotates half-split pairs and
-    goes through transformers' attention interface. `graph`: the module whose `describe(model)` reads its tensors.
-    """
+    """One `model_type` of transformers. `graph`: the module whose `describe(model)` reads its tensors."""
 
     model_type: str
-    attention: str
     graph: str
 
     @property
     def modeling(self) -> str:
         """transformers' module of this family."""
-        return f"transformers.models.{self.model_type}.modeling_{self.model_type}"
+        folder = self.model_type.removesuffix("_text")
+        return f"transformers.models.{folder}.modeling_{folder}"
 
 
 _GRAPH = "workers.engines.graph.families"
 
 FAMILIES = {
-    family.model_type: family
-    for family in (
-        Family("gpt_neox", "attention", f"{_GRAPH}.gpt_neox"),
-        Family("llama", "self_attn", f"{_GRAPH}.llama"),
-        Family("mistral", "self_attn", f"{_GRAPH}.llama"),
-        Family("qwen2", "self_attn", f"{_GRAPH}.llama"),
+    model_type: Family(model_type, f"{_GRAPH}.{module}")
+    for model_type, module in (
+        ("gemma2", "gemma"),
+        ("gemma3_text", "gemma"),
+        ("gpt_neox", "gpt_neox"),
+        ("llama", "llama"),
+        ("mistral", "mistral"),
+        ("olmo2", "olmo2"),
+        ("olmo3", "olmo2"),
+        ("phi3", "phi3"),
+        ("qwen2", "llama"),
+        ("qwen3", "qwen3"),
+        ("smollm3", "smollm3"),
     )
 }
 

@@ -12,7 +12,9 @@ def _every_token(parameters: None, tokens: int, rows: int, layer_window: int | N
 
 
 def _sinks_and_window(parameters: Streaming, tokens: int, rows: int, layer_window: int | None) -> int:
-    """And the query itself."""
+    """And the query itself. A layer with a window of its own keeps that."""
+    if layer_window is not None:
+        return layer_window
     return parameters.sinks + parameters.window + 1
 
 

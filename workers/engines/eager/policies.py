@@ -68,4 +68,6 @@ def ring(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[Streaming
     """The sinks and the window that the cell's policy asks for, with room for the cell's largest pass."""
     context = cell.mode_spec.policy.context(cell.streaming)
     assert context is not None
+    if cell.mode_spec.decoder.verifies:
+        refuse_drafting(type(model))
     return streams(model, RingSlots(context.sinks, context.window, eager_slack(cell)))

@@ -3,8 +3,11 @@
 N = batch x key/value heads, Q new tokens, D numbers per head.
 """
 
+from typing import Any
+
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from workers.engines.shared.slots import RingSlots, Span
 from workers.modes import Context
@@ -13,8 +16,8 @@ from workers.modes import Context
 class RingLayer(CacheLayerMixin):
     """One layer's keys and values, both [N, S + P, D], allocated once. Keys are stored rotated at their own position.
 
-    `update` returns the new keys and values as they come, not rotated. The attention rotates them together with the
-    queries, and then calls `write`.
+    `update` returns what a model caches as it comes, not rotated: keys and values, or latents from which it expands them
+    (MLA). The attention rotates keys together with the queries, and then calls `write`.
     """
 
     is_compileable = False
@@ -27,21 +30,23 @@ class RingLayer(CacheLayerMixin):
         self.seen = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Allocate zeros. A slot that was never written is read under a mask of -inf, which NaN would survive."""
-        rows = key_states.shape[0] * key_states.shape[1]
-        self.keys = key_states.new_zeros(rows, self.slots.total, key_states.shape[3])
-        self.values = value_states.new_zeros(rows, self.slots.total, value_states.shape[3])
+        """Allocate zeros. A slot that was never written is read under a mask of -inf, which NaN would survive.
+
+        `key_states`, `value_states` [N, Q, D].
+        """
+        self.keys = key_states.new_zeros(len(key_states), self.slots.total, key_states.shape[2])
+        self.values = value_states.new_zeros(len(value_states), self.slots.total, value_states.shape[2])
         self.is_initialized = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
         self.seen += key_states.shape[2]
         return key_states, value_states
 
     def write(self, spans: list[Span], k_NQD: torch.Tensor, v_NQD: torch.Tensor) -> None:
+        if not self.is_initialized:
+            self.lazy_initialization(k_NQD, v_NQD)
         for slot, offset, length in spans:
             self.keys.narrow(1, slot, length).copy_(k_NQD.narrow(1, offset, length))
             self.values.narrow(1, slot, length).copy_(v_NQD.narrow(1, offset, length))
@@ -64,13 +69,19 @@ class RingLayer(CacheLayerMixin):
         return self.slots.total, 0
 
 
+def constant_layer(model: PreTrainedModel, layer: int) -> Any:
+    """What transformers keeps of a layer that does not attend: a state, or nothing."""
+    return DynamicCache(config=model.config.get_text_config(decoder=True)).layers[layer]
+
+
 class StreamingCache(Cache):
-    """The streaming cache of one model: `S + W + 1 + slack` tokens, at any length."""
+    """The streaming cache of one model: `S + W + 1 + slack` tokens, at any length; of layers with a window of their own,
+    that window; of layers with a state, the state."""
 
-    layers: list[RingLayer]
+    layers: list[Any]
 
-    def __init__(self, slots: RingSlots, num_layers: int) -> None:
-        super().__init__(layers=[RingLayer(slots) for _ in range(num_layers)])
+    def __init__(self, slots: RingSlots, layers: list[Any]) -> None:
+        super().__init__(layers=layers)
         self.slots = slots
 
     @property

@@ -1,45 +1,45 @@
 """The rotation of a streaming model: queries and keys in place, in one operation.
 
-R = 2F numbers of a head are rotated, in pairs (i, i + F).
+A head has D numbers, of which R neighbours are rotated, in pairs: number r with its partner, by an angle of one frequency.
 """
 
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
 
 from workers.engines.shared.rope import cos_sin
 
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """`frequency_R`: float64. Negative in the first half, which gives sin the minus of `rotate_half` and leaves cos.
+    """`first`: the first rotated number of a head. `partner_R`: of each its partner, counted from `first`; None: half
+    of them away, as transformers' `rotate_half` pairs them.
 
-    `scaling`: multiplies queries and keys alike (YaRN's attention factor). `dtype`: the model's.
+    `frequency_R`: float64. Negative where sin is subtracted, which leaves cos. `scaling`: multiplies queries and keys alike
+    (YaRN's attention factor).
     """
 
+    first: int
     frequency_R: torch.Tensor
+    partner_R: torch.Tensor | None
     scaling: float
-    dtype: torch.dtype
 
-    @classmethod
-    def of(cls, model: PreTrainedModel) -> "Rope":
-        rotary = model.base_model.rotary_emb
-        frequency_F = rotary.inv_freq.double()
-        return cls(
-            frequency_R=torch.cat([-frequency_F, frequency_F]),
-            scaling=float(rotary.attention_scaling),
-            dtype=model.dtype,
+    def tables(self, position_M: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin [M, R] of positions, for `rotate_` of heads of `dtype`."""
+        return cos_sin(position_M, self.frequency_R, self.scaling, dtype)
+
+    def rotate_(self, x_NMD: torch.Tensor, cos_MR: torch.Tensor, sin_MR: torch.Tensor) -> None:
+        """Rotate in place, in the tables' precision."""
+        size = cos_MR.shape[1]
+        part_NMR = x_NMD.narrow(2, self.first, size)
+        wide_NMR = part_NMR.to(cos_MR.dtype)
+        partners_NMR = (
+            wide_NMR.roll(size // 2, 2) if self.partner_R is None else wide_NMR[..., self.partner_R]
         )
-
-    def tables(self, position_M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [M, R] of positions, for `rotate_`."""
-        return cos_sin(position_M, self.frequency_R, self.scaling, self.dtype)
+        part_NMR.copy_(torch.addcmul(wide_NMR * cos_MR, partners_NMR, sin_MR))
 
 
-def rotate_(x_NMD: torch.Tensor, cos_MR: torch.Tensor, sin_MR: torch.Tensor) -> None:
-    """Rotate the first R of D numbers in place, in the tables' precision."""
-    size = cos_MR.shape[1]
-    part_NMR = x_NMD.narrow(2, 0, size)
-    wide_NMR = part_NMR.to(cos_MR.dtype)
-    part_NMR.copy_(torch.addcmul(wide_NMR * cos_MR, wide_NMR.roll(size // 2, 2), sin_MR))
+def half_split(inv_freq_F: torch.Tensor, scaling: float) -> Rope:
+    """The first 2 F numbers of a head, in pairs (i, i + F)."""
+    frequency_F = inv_freq_F.double()
+    return Rope(0, torch.cat([-frequency_F, frequency_F]), None, scaling)

@@ -5,15 +5,15 @@ for the sinks alone. A key is rotated once, when it is written, at its absolute 
 at t against the window, and as at min(t, S + W) against the sinks. No key is rotated again, so several new tokens in one
 forward (verification, chunked prefill) follow the same rule as one.
 
-Within `streams`, transformers' own model runs with a ring as its cache, with the attention of this module, and without its
+Within `streams`, transformers' own model runs with rings as its cache, with the attention of this module, and without its
 own rotation, which rounds angles to float32 and knows one position per query. Eager decoding is bound by launches. So what
-the layers of a forward share is computed once, and each layer rotates both kinds of query and the key in one operation.
+layers of one kind share is computed once a forward, and each layer rotates both kinds of query and the key in one operation.
+A layer with a window of its own keeps that window and no sinks.
 
 B batch, K key/value heads, G query heads per key/value head, H = K * G, N = B * K, Q new tokens, C slots,
 M = (2 * G + 1) * Q rows to rotate, D numbers per head, R of them rotated.
 """
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,9 +22,10 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from workers.engines.eager.ring import StreamingCache
-from workers.engines.eager.rope import Rope, rotate_
-from workers.engines.shared.refusals import family_of
+from workers.engines.eager.admission import Admission, LayerRule, rules_of
+from workers.engines.eager.rerouted import Rotation, rerouted
+from workers.engines.eager.ring import RingLayer, StreamingCache, constant_layer
+from workers.engines.eager.weigh import weigh
 from workers.engines.shared.rope import working
 from workers.engines.shared.slots import RingSlots, Span
 
@@ -32,51 +33,69 @@ from workers.engines.shared.slots import RingSlots, Span
 ATTENTION = "streaming"
 
 
-class StreamingPass:
-    """What the layers of one forward share. All rows of a batch stand at the same position."""
+class SharedByLayers:
+    """What layers of one kind share in a forward. All rows of a batch stand at the same position."""
 
-    def __init__(self, cache: StreamingCache, rope: Rope, groups: int) -> None:
-        self.cache = cache
-        self.rope = rope
-        self.groups = groups
-        self.cos_MR: torch.Tensor
-        self.sin_MR: torch.Tensor
-        self.bias: torch.Tensor  # [G * Q, C]: 0 where a query may see the slot, -inf where not
-        self.spans: list[Span]
+    def __init__(self, slots: RingSlots, rule: LayerRule, dtype: torch.dtype) -> None:
+        self.slots = slots
+        self.rope = rule.rope
+        self.rotary = rule.rotary
+        self.scores_twice = slots.sinks > 0 and rule.rope is not None
+        self.spans: list[Span] = []
+        self._dtype = dtype
+        self._position_Q: torch.Tensor
+        self._bias_QC: torch.Tensor  # 0 where a query may see the slot, -inf where not
+        self._by_groups: dict[int, tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]] = {}
 
-    def begin(self, count: int, device: torch.device) -> None:
-        """Compute what the layers share, for `count` new tokens that the cache has not seen."""
-        slots, seen = self.cache.slots, self.cache.get_seq_length()
-        position_Q = torch.arange(seen, seen + count, device=device)
-        far_Q = position_Q.clamp(max=slots.far_limit)
-        far = [far_Q] * self.groups if slots.sinks else []
-        self.cos_MR, self.sin_MR = self.rope.tables(
-            torch.cat([*[position_Q] * self.groups, *far, position_Q])
-        )
-        visible_QC = slots.visible(position_Q, seen + count)
-        bias_QC = torch.zeros(visible_QC.shape, dtype=working(self.rope.dtype), device=device)
-        bias_QC.masked_fill_(~visible_QC, -torch.inf)
-        self.bias = bias_QC if count == 1 else bias_QC.repeat(self.groups, 1)  # one row broadcasts
-        self.spans = slots.spans(seen, count)
+    def begin(self, seen: int, count: int, device: torch.device) -> None:
+        """For `count` new tokens behind `seen`."""
+        self._by_groups.clear()
+        self._position_Q = torch.arange(seen, seen + count, device=device)
+        visible_QC = self.slots.visible(self._position_Q, seen + count)
+        self._bias_QC = torch.zeros(visible_QC.shape, dtype=working(self._dtype), device=device)
+        self._bias_QC.masked_fill_(~visible_QC, -torch.inf)
+        self.spans = self.slots.spans(seen, count)
+
+    def of_groups(self, groups: int) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+        """The bias [G * Q, C], or [1, C], which broadcasts; cos and sin [M, R] of what `attend` rotates, where it does."""
+        if groups not in self._by_groups:
+            near_Q = self._position_Q
+            tables = None
+            if self.rope is not None:
+                far = [near_Q.clamp(max=self.slots.far_limit)] * groups if self.scores_twice else []
+                tables = self.rope.tables(torch.cat([*[near_Q] * groups, *far, near_Q]), self._dtype)
+            bias = self._bias_QC if len(near_Q) == 1 else self._bias_QC.repeat(groups, 1)
+            self._by_groups[groups] = bias, tables
+        return self._by_groups[groups]
 
 
 class PassBegins(nn.Module):
-    """Replaces a model's rotary embedding, which runs once per forward, before the layers. It rotates nothing."""
+    """Replaces a model's rotary embedding, which runs before the layers, once for each kind of angles. It rotates nothing."""
 
-    def __init__(self, current: StreamingPass) -> None:
+    def __init__(self, cache: StreamingCache, shared: list[SharedByLayers | None], rules: Admission) -> None:
         super().__init__()
-        self.current = current
+        self.cache = cache
+        self.shared = shared
+        self.rules = rules
 
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        self.current.begin(position_ids.shape[-1], x.device)
-        return x, x
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *which: Any, **named: Any) -> Any:
+        seen = self.cache.get_seq_length()
+        asked = (*which, *named.values())
+        for shared in {id(shared): shared for shared in self.shared if shared is not None}.values():
+            if shared.rotary == asked:
+                shared.begin(seen, position_ids.shape[-1], x.device)
+        if not self.rules.movers:
+            return x, x
+        nothing = x.new_zeros(1, 1, self.rules.columns[asked])
+        return nothing + 1, nothing
 
+    def unrotated(self, own: Rotation) -> Rotation:
+        """Instead of a model's own rotation. One that also moves numbers is called, with angles of zero."""
 
-def _unrotated(
-    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Replaces `apply_rotary_pos_emb` in the module of the model."""
-    return query, key
+        def same(q: torch.Tensor, k: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            return q, k
+
+        return own if own in self.rules.movers else same
 
 
 def attend(
@@ -85,28 +104,38 @@ def attend(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    scaling: float,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Write the new keys and values, and attend over the ring. Return [B, Q, H, D].
 
     `query` [B, H, Q, D], `key`, `value` [B, K, Q, D]: of the new tokens, not rotated.
     """
-    current: StreamingPass = module.streaming
-    layer = current.cache.layers[module.layer_idx]
+    passing: PassBegins = module.streaming
+    shared = passing.shared[module.layer_idx]
+    assert shared is not None
+    layer = passing.cache.layers[module.layer_idx]
     batch, heads, count, dim = query.shape
-    sinks, rows = layer.slots.sinks, current.groups * count
+    groups = heads // key.shape[1]
+    rows, queries = groups * count, groups * count * (2 if shared.scores_twice else 1)
     q_NMD, k_NQD = query.reshape(-1, rows, dim), key.reshape(-1, count, dim)
-    x_NMD = torch.cat([q_NMD, q_NMD, k_NQD] if sinks else [q_NMD, k_NQD], 1)
-    rotate_(x_NMD, current.cos_MR, current.sin_MR)
-    queries = x_NMD.shape[1] - count
-    layer.write(current.spans, x_NMD.narrow(1, queries, count), value.reshape(-1, count, value.shape[3]))
+    bias, tables = shared.of_groups(groups)
+    if shared.rope is not None:
+        assert tables is not None
+        x_NMD = torch.cat([q_NMD, q_NMD, k_NQD] if shared.scores_twice else [q_NMD, k_NQD], 1)
+        shared.rope.rotate_(x_NMD, *tables)
+        q_NMD, k_NQD = x_NMD.narrow(1, 0, queries), x_NMD.narrow(1, queries, count)
+    layer.write(shared.spans, k_NQD, value.reshape(-1, count, value.shape[3]))
 
-    scores_NMC = _scores(x_NMD.narrow(1, 0, queries), layer.keys)
+    scores_NMC = _scores(q_NMD, layer.keys)
     near_NMC = scores_NMC.narrow(1, 0, rows)
-    if sinks:
+    if shared.scores_twice:
+        sinks = shared.slots.sinks
         near_NMC.narrow(2, 0, sinks).copy_(scores_NMC.narrow(1, rows, rows).narrow(2, 0, sinks))
-    weights_NMC = torch.add(current.bias, near_NMC, alpha=scaling).softmax(-1).to(value.dtype)
+    scale = dim**-0.5 if scaling is None else scaling
+    weights_NMC = weigh(near_NMC, bias, batch, scale, softcap, s_aux).to(value.dtype)
     out_NMD = torch.bmm(weights_NMC, layer.values)
     return out_NMD.view(batch, heads, count, -1).transpose(1, 2), None
 
@@ -128,32 +157,26 @@ AttentionInterface.register(ATTENTION, attend)
 def streams(model: PreTrainedModel, slots: RingSlots) -> Iterator[StreamingCache]:
     """Within the context, forwards of `model` with the yielded cache stream. Afterwards the model is as before.
 
-    Raises `ModeUnsupported` where the family cannot stream.
+    Raises `ModeUnsupported` where the model cannot stream.
     """
-    family = family_of(model, "stream")
-    config, base = model.config, model.base_model
-    attentions = [getattr(layer, family.attention) for layer in base.layers]
-    cache = StreamingCache(slots, len(attentions))
-    key_value_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-    current = StreamingPass(cache, Rope.of(model), config.num_attention_heads // key_value_heads)
-
-    modeling: Any = sys.modules[type(attentions[0]).__module__]
-
-    rotary, rotation, implementation = (
-        base.rotary_emb,
-        modeling.apply_rotary_pos_emb,
-        config._attn_implementation,
-    )
-    base.rotary_emb = PassBegins(current)
-    modeling.apply_rotary_pos_emb = _unrotated
-    config._attn_implementation = ATTENTION
-    for attention in attentions:
-        attention.streaming = current
-    try:
+    rules = rules_of(model)
+    of_kind: dict[Any, SharedByLayers] = {}
+    shared = [None if rule is None else _shared(rule, slots, model.dtype, of_kind) for rule in rules.layers]
+    layers = [
+        constant_layer(model, index) if each is None else RingLayer(each.slots)
+        for index, each in enumerate(shared)
+    ]
+    cache = StreamingCache(slots, layers)
+    begins = PassBegins(cache, shared, rules)
+    with rerouted(model, begins, begins.unrotated, ATTENTION, begins):
         yield cache
-    finally:
-        base.rotary_emb = rotary
-        modeling.apply_rotary_pos_emb = rotation
-        config._attn_implementation = implementation
-        for attention in attentions:
-            del attention.streaming
+
+
+def _shared(
+    rule: LayerRule, slots: RingSlots, dtype: torch.dtype, of_kind: dict[Any, SharedByLayers]
+) -> SharedByLayers:
+    kind = (rule.window, rule.rotary, rule.rope is None)
+    if kind not in of_kind:
+        own = slots if rule.window is None else RingSlots(0, rule.window - 1, slots.slack)
+        of_kind[kind] = SharedByLayers(own, rule, dtype)
+    return of_kind[kind]

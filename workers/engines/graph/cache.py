@@ -1,4 +1,4 @@
-"""What the graph engine asks of a cache of one model. `full_cache` and `ring` implement it."""
+"""What the graph engine asks of a cache of one model. `full_cache`, `ring` and `by_window` implement it."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 
 from workers.engines.graph.rope import Angles
+from workers.engines.graph.weights import Attention
 from workers.modes import Context
 
 
@@ -22,8 +23,9 @@ class AttentionKernels(Protocol):
 class GraphCache(Protocol):
     """Keys and values of all layers. `B` sequences, which all stand at the same position."""
 
-    #: Whether its memory grows with the length.
-    grows: bool
+    @property
+    def grows(self) -> bool:
+        """Whether its memory grows with the length."""
 
     @property
     def context(self) -> Context | None:
@@ -45,6 +47,7 @@ class GraphCache(Protocol):
         v_BMKD: torch.Tensor,
         start: torch.Tensor,
         angles: Angles,
+        how: Attention,
     ) -> torch.Tensor:
         """Write the keys and values of positions `start .. start + M` and attend over what they see: [B, M, H * D]."""
 

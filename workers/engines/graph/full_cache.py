@@ -8,20 +8,20 @@ import torch
 
 from workers.engines.graph.cache import AttentionKernels
 from workers.engines.graph.rope import Angles
-from workers.engines.graph.weights import Weights
+from workers.engines.graph.weights import Attention, Weights
 from workers.engines.sizes import BLOCK
 from workers.modes import Context
 
 
 class FullCache:
-    """Blocks [L, 2, B, K, 64, D]: keys and values of 64 tokens in all layers, one allocation each."""
+    """Blocks [L, 2, B, K, 64, D]: keys and values of 64 tokens in its layers, one allocation each."""
 
     grows = True
     context: Context | None = None
 
-    def __init__(self, weights: Weights, batch: int, most_tokens: int) -> None:
-        """`most_tokens`: what the run can need at most; sizes the table of addresses only, 8 bytes per block."""
-        self.shape = (len(weights.layers), 2, batch, weights.kv_heads, BLOCK, weights.head_dim)
+    def __init__(self, weights: Weights, batch: int, most_tokens: int, layers: int) -> None:
+        """Of `layers` of the model. `most_tokens`: what the run can need at most; sizes the table of addresses only, 8 bytes per block."""
+        self.shape = (layers, 2, batch, weights.kv_heads, BLOCK, weights.head_dim)
         self.dtype, self.device = weights.dtype, weights.device
         self.blocks: list[torch.Tensor] = []
         self.most_tokens = most_tokens
@@ -47,8 +47,9 @@ class FullCache:
         v_BMKD: torch.Tensor,
         start: torch.Tensor,
         angles: Angles,
+        how: Attention,
     ) -> torch.Tensor:
-        return kernels.attend_blocks(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles)
+        return kernels.attend_blocks(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles, how)
 
     def nbytes(self) -> int:
         return sum(block.nbytes for block in self.blocks)

@@ -1,8 +1,10 @@
 """One pass of a model: read M tokens into its cache, give the logits. x: the residual stream.
 
 qkv = linear(norm(x))              one launch, together with the MLP's `up` where the residual is parallel
+qkv = norm_heads(qkv)              where queries and keys are normed
 a   = attend(qkv, cache)           writes the new keys, reads what may be seen
-x   = x + down_proj(a, mlp)        a and the MLP's output in one launch where the residual is parallel
+x   = x + down_proj(a, mlp)        a and the MLP's output in one launch where the residual is parallel; where what is
+                                   added is normed, `down_proj` and `add_normed`
 """
 
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from workers.engines.graph.cache import GraphCache
 from workers.engines.graph.kernels import ALONE, OF_CHUNKS, PLAIN, Kernels
 from workers.engines.graph.kernels.linear import Job
 from workers.engines.graph.kernels.residual import Residual
-from workers.engines.graph.weights import Layer, Weights
+from workers.engines.graph.weights import Attention, Layer, Linear, Norm, Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class CachedModel:
     def read(self, tokens_BM: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         """Logits [B * M, V] after each of the tokens, which sit at `start .. start + M` (a scalar on the device)."""
         x = _residual(self.weights, self.cache, self.kernels, tokens_BM, start)
-        return self.kernels.head(x, self.weights.final_norm, self.weights.head)
+        return self._capped(self.kernels.head(x, self.weights.final_norm, self.weights.head))
 
     def prefill(self, tokens_BM: torch.Tensor, start: torch.Tensor, *, alone: bool) -> torch.Tensor:
         """The residual stream [B, M, E] at the end of a chunk of a prompt. `alone`: nothing comes before it, ever."""
@@ -36,37 +38,59 @@ class CachedModel:
         return x.x_NE.view(*tokens_BM.shape, -1)
 
     def logits(self, x_NE: torch.Tensor) -> torch.Tensor:
-        return PLAIN.head(Residual(x_NE), self.weights.final_norm, self.weights.head)
+        return self._capped(PLAIN.head(Residual(x_NE), self.weights.final_norm, self.weights.head))
+
+    def _capped(self, logits_NV: torch.Tensor) -> torch.Tensor:
+        cap = self.weights.logit_cap
+        return logits_NV if cap is None else logits_NV.div_(cap).tanh_().mul_(cap)
 
 
 def _residual(
     weights: Weights, cache: GraphCache, kernels: Kernels, tokens_BM: torch.Tensor, start: torch.Tensor
 ) -> Residual:
     B, M = tokens_BM.shape
-    x, turn = kernels.embed(weights, tokens_BM, start, cache.far_limit)
+    x, turns = kernels.embed(weights, tokens_BM, start, cache.far_limit)
     for index, layer in enumerate(weights.layers):
+        how = layer.attention
 
-        def attend(*qkv: torch.Tensor, index: int = index) -> torch.Tensor:
-            q, k, v = _heads(weights, qkv, B, M)
-            return cache.attend(kernels, index, q, k, v, start, turn).view(B * M, -1)
+        def attend(*qkv: torch.Tensor, index: int = index, how: Attention = how) -> torch.Tensor:
+            q, k, v = _heads(weights, _normed(kernels, qkv, how), B, M)
+            return cache.attend(kernels, index, q, k, v, start, turns[how.rope], how).view(B * M, -1)
 
         if weights.parallel:
             qkv, fed = kernels.linear(
                 x,
-                (Job(layer.attention_norm, layer.qkv[0]), Job(layer.mlp_norm, layer.up, weights.activation)),
+                (
+                    Job(layer.attention_norm, layer.qkv[0]),
+                    Job(layer.mlp_norm, layer.mlp.up, weights.activation),
+                ),
             )
-            x = kernels.down_proj(x, ((attend(qkv), layer.out), (fed, layer.down)))
+            x = kernels.down_proj(x, ((attend(qkv), layer.out), (fed, layer.mlp.down)))
         else:
             qkvs = kernels.linear(x, tuple(Job(layer.attention_norm, matrix) for matrix in layer.qkv))
-            x = kernels.down_proj(x, ((attend(*qkvs), layer.out),))
-            x = kernels.down_proj(x, ((_mlp(kernels, x, layer, weights.activation), layer.down),))
+            x = _add(kernels, x, attend(*qkvs), layer.out, layer.attention_out)
+            x = _add(kernels, x, _mlp(kernels, x, layer, weights.activation), layer.mlp.down, layer.mlp_out)
     return x
 
 
+def _normed(kernels: Kernels, qkv: tuple[torch.Tensor, ...], how: Attention) -> tuple[torch.Tensor, ...]:
+    if how.q_norm is None or how.k_norm is None:
+        return qkv
+    q, k, v = qkv
+    return *kernels.norm_heads(q, k, how.q_norm, how.k_norm), v
+
+
+def _add(kernels: Kernels, x: Residual, y_NI: torch.Tensor, down: Linear, norm: Norm | None) -> Residual:
+    if norm is None:
+        return kernels.down_proj(x, ((y_NI, down),))
+    return kernels.add_normed(x, kernels.down_proj(None, ((y_NI, down),)), norm)
+
+
 def _mlp(kernels: Kernels, x: Residual, layer: Layer, activation: str) -> torch.Tensor:
-    if layer.gate is None:
-        return kernels.linear(x, (Job(layer.mlp_norm, layer.up, activation),))[0]
-    return kernels.gated_mlp(x, layer.mlp_norm, layer.gate, layer.up, activation)
+    mlp = layer.mlp
+    if mlp.gate is None:
+        return kernels.linear(x, (Job(layer.mlp_norm, mlp.up, activation),))[0]
+    return kernels.gated_mlp(x, layer.mlp_norm, mlp.gate, mlp.up, activation)
 
 
 def _heads(weights: Weights, qkv: tuple[torch.Tensor, ...], B: int, M: int) -> tuple[torch.Tensor, ...]:

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 
 from workers.cell import Cell
+from workers.engines.graph.by_window import CacheByWindow
 from workers.engines.graph.cache import GraphCache
 from workers.engines.graph.full_cache import FullCache
 from workers.engines.graph.ring import RingCache
 from workers.engines.graph.weights import Weights
+from workers.engines.session import ModeUnsupported
+from workers.engines.shared.refusals import NOTHING_TO_DROP
 from workers.engines.shared.slots import RingSlots
 from workers.engines.sizes import graph_slack
 
@@ -14,13 +17,47 @@ from workers.engines.sizes import graph_slack
 OpenCache = Callable[[Cell, Weights, int, int], GraphCache]
 
 
-def full(cell: Cell, weights: Weights, batch: int, most_tokens: int) -> FullCache:
-    """Every token, in blocks."""
-    return FullCache(weights, batch, most_tokens)
+def full(cell: Cell, weights: Weights, batch: int, most_tokens: int) -> GraphCache:
+    """Every token, in blocks; of layers with a window, the window."""
+
+    def blocks(layers: int) -> GraphCache:
+        return FullCache(weights, batch, most_tokens, layers)
+
+    return _by_window(cell, weights, batch, blocks)
 
 
-def ring(cell: Cell, weights: Weights, batch: int, most_tokens: int) -> RingCache:
-    """The sinks and the window that the cell's policy asks for."""
+def ring(cell: Cell, weights: Weights, batch: int, most_tokens: int) -> GraphCache:
+    """The sinks and the window that the cell's policy asks for; of layers with a window, theirs.
+
+    Raises `ModeUnsupported` where every layer has one: nothing would be dropped that the model itself keeps.
+    """
     context = cell.mode_spec.policy.context(cell.streaming)
     assert context is not None
-    return RingCache(weights, batch, RingSlots(context.sinks, context.window, graph_slack(cell)))
+    slots = RingSlots(context.sinks, context.window, graph_slack(cell))
+    if all(layer.attention.sliding_window is not None for layer in weights.layers):
+        raise ModeUnsupported(f"the model cannot stream: {NOTHING_TO_DROP}")
+
+    def rings(layers: int) -> GraphCache:
+        return RingCache(weights, batch, slots, layers)
+
+    return _by_window(cell, weights, batch, rings)
+
+
+def _by_window(
+    cell: Cell, weights: Weights, batch: int, of_policy: Callable[[int], GraphCache]
+) -> GraphCache:
+    """`of_policy`: number of layers -> the policy's cache of so many."""
+    windows = [layer.attention.sliding_window for layer in weights.layers]
+    kinds = sorted(set(windows), key=lambda window: window or 0)  # the policy's own first
+    if kinds == [None]:
+        return of_policy(len(windows))
+    parts = tuple(
+        of_policy(windows.count(None))
+        if window is None
+        else RingCache(weights, batch, RingSlots(0, window - 1, graph_slack(cell)), windows.count(window))
+        for window in kinds
+    )
+    places = tuple(
+        (kinds.index(window), windows[:layer].count(window)) for layer, window in enumerate(windows)
+    )
+    return CacheByWindow(parts, places)

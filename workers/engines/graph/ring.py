@@ -8,7 +8,7 @@ import torch
 
 from workers.engines.graph.cache import AttentionKernels
 from workers.engines.graph.rope import Angles
-from workers.engines.graph.weights import Weights
+from workers.engines.graph.weights import Attention, Weights
 from workers.engines.shared.slots import RingSlots
 from workers.modes import Context
 
@@ -18,9 +18,10 @@ class RingCache:
 
     grows = False
 
-    def __init__(self, weights: Weights, batch: int, ring: RingSlots) -> None:
+    def __init__(self, weights: Weights, batch: int, ring: RingSlots, layers: int) -> None:
+        """Of `layers` of the model."""
         self.ring = ring
-        shape = (len(weights.layers), batch, weights.kv_heads, ring.total, weights.head_dim)
+        shape = (layers, batch, weights.kv_heads, ring.total, weights.head_dim)
         self.k_LBKCD = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
         self.v_LBKCD = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
         self.arrived = torch.zeros(batch * weights.kv_heads * 16, dtype=torch.int32, device=weights.device)
@@ -45,8 +46,9 @@ class RingCache:
         v_BMKD: torch.Tensor,
         start: torch.Tensor,
         angles: Angles,
+        how: Attention,
     ) -> torch.Tensor:
-        return kernels.attend_ring(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles)
+        return kernels.attend_ring(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles, how)
 
     def nbytes(self) -> int:
         return self.k_LBKCD.nbytes + self.v_LBKCD.nbytes

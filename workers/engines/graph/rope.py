@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from workers.engines.graph.weights import Rotary
 from workers.engines.shared.rope import cos_sin
 
 
@@ -17,18 +18,11 @@ class Angles:
     far_sin_MF: torch.Tensor
 
 
-def angles(
-    start: torch.Tensor,
-    tokens: int,
-    inv_freq_F: torch.Tensor,
-    scaling: float,
-    far_limit: int,
-    dtype: torch.dtype,
-) -> Angles:
+def angles(start: torch.Tensor, tokens: int, rope: Rotary, far_limit: int, dtype: torch.dtype) -> Angles:
     """For positions `start .. start + tokens`; the far query sits at `min(position, far_limit)`."""
     position_M = start + torch.arange(tokens, device=start.device)
-    near = cos_sin(position_M, inv_freq_F, scaling, dtype)
-    far = cos_sin(position_M.clamp(max=far_limit), inv_freq_F, scaling, dtype)
+    near = cos_sin(position_M, rope.inv_freq_F, rope.scaling, dtype)
+    far = cos_sin(position_M.clamp(max=far_limit), rope.inv_freq_F, rope.scaling, dtype)
     return Angles(*near, *far)
 
 

@@ -3,17 +3,18 @@
 Shape suffixes in this room:
     B batch    M tokens read in one pass    N rows, B * M    T positions    L layers
     E hidden   I intermediate   H query heads   K key/value heads   G queries per key/value head   D head size
-    F rotary frequencies   V vocabulary   C cached slots   S splits of a sum
+    F rotary frequencies   V vocabulary   C cached slots   S splits of a sum   X experts
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from workers.engines.session import ModeUnsupported
+from workers.engines.shared.rope import working
 
 #: transformers' name -> ours; "tanh" is GELU's tanh form
 ACTIVATIONS = {
@@ -25,6 +26,9 @@ ACTIVATIONS = {
     "relu": "relu",
 }
 
+#: What a norm computes; see `Norm`.
+NormKind = Literal["none", "layer", "rms", "rms_late"]
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -34,42 +38,85 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """LayerNorm, or RMSNorm where `rms`."""
+    """LayerNorm, or RMSNorm: rounded before its weight as Llama's (`rms`), or after it as Gemma's (`rms_late`).
+
+    `none`: what it is given passes as it is; `weight_E` is of the right length and not read.
+    """
 
     weight_E: torch.Tensor
     bias_E: torch.Tensor | None
     eps: float
-    rms: bool
+    kind: NormKind
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """`qkv`: one fused matrix, heads outermost (GPT-NeoX), or q, k, v. `gate`: present where the MLP is gated."""
+class Rotary:
+    """`inv_freq_F`: float64; zeros where nothing is rotated (NoPE). `scaling` multiplies cos and sin."""
 
-    attention_norm: Norm
-    mlp_norm: Norm
-    qkv: tuple[Linear, ...]
-    out: Linear
+    inv_freq_F: torch.Tensor
+    scaling: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """How the queries of a layer attend.
+
+    `scale` multiplies scores; `cap` c makes of a score s c * tanh(s / c). `sliding_window`: a query sees itself and as many
+    tokens less one before it, whatever the cache policy. `rope`: index into the model's ropes. `q_norm`, `k_norm`: of
+    each head, or of all heads together where they are as long. `sinks_H`: learned, one more score in each softmax.
+    """
+
+    scale: float
+    sliding_window: int | None = None
+    rope: int = 0
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    sinks_H: torch.Tensor | None = None
+    cap: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """`gate`: present where the MLP is gated."""
+
     gate: Linear | None
     up: Linear
     down: Linear
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """`qkv`: one fused matrix, heads outermost (GPT-NeoX), or q, k, v. `attention_out`, `mlp_out`: norms of what is added to
+    the residual stream, where there are any."""
+
+    attention_norm: Norm
+    mlp_norm: Norm
+    qkv: tuple[Linear, ...]
+    attention: Attention
+    out: Linear
+    mlp: Mlp
+    attention_out: Norm | None = None
+    mlp_out: Norm | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
-    """`parallel`: attention and MLP read the same residual (GPT-NeoX). `rope_scaling` multiplies cos and sin."""
+    """`parallel`: attention and MLP read the same residual (GPT-NeoX). `embedding_scale` multiplies what is embedded.
+    `rope_tables`: frequencies [ropes * F] and scalings of all ropes, in float64, for a kernel. `logit_cap` c makes of a logit z c * tanh(z / c)."""
 
     embedding_VE: torch.Tensor
     layers: tuple[Layer, ...]
     final_norm: Norm
     head: Linear
-    inv_freq_F: torch.Tensor  # float64
-    rope_scaling: float
+    ropes: tuple[Rotary, ...]
+    rope_tables: tuple[torch.Tensor, torch.Tensor]
     heads: int
     kv_heads: int
     head_dim: int
     activation: str
-    parallel: bool
+    parallel: bool = False
+    embedding_scale: float = 1.0
+    logit_cap: float | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -85,35 +132,91 @@ class Weights:
 
 
 def weights_of(
-    model: Any, layers: Iterable[Layer], final_norm: Norm, *, kv_heads: int, parallel: bool = False
+    model: Any,
+    layers: Iterable[Layer],
+    final_norm: Norm,
+    *,
+    ropes: tuple[Rotary, ...] | None = None,
+    activation: str | None = None,
+    **own: Any,
 ) -> Weights:
     """What all families have in common, around the layers that one family's module describes.
 
-    Raises `ModeUnsupported` for an activation that the kernels lack.
+    `own`: further fields of `Weights`. Raises `ModeUnsupported` for an activation that the kernels lack.
     """
-    config, base = model.config, model.base_model
-    if config.hidden_act not in ACTIVATIONS:
-        raise ModeUnsupported(f"the graph engine lacks activation {config.hidden_act}")
+    config = model.config
+    turned = ropes or (rope(model.base_model.rotary_emb),)
+    inv_freq_RF = torch.stack([each.inv_freq_F for each in turned])
+    named = activation or config.hidden_act
+    if named not in ACTIVATIONS:
+        raise ModeUnsupported(f"the graph engine lacks activation {named}")
     return Weights(
         embedding_VE=model.get_input_embeddings().weight,
         layers=tuple(layers),
         final_norm=final_norm,
         head=linear(model.get_output_embeddings()),
-        inv_freq_F=base.rotary_emb.inv_freq.to(torch.float64),
-        rope_scaling=float(base.rotary_emb.attention_scaling),
+        ropes=turned,
+        rope_tables=(inv_freq_RF.flatten(), inv_freq_RF.new_tensor([each.scaling for each in turned])),
         heads=config.num_attention_heads,
-        kv_heads=kv_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        activation=ACTIVATIONS[config.hidden_act],
-        parallel=parallel,
+        kv_heads=getattr(config, "num_key_value_heads", config.num_attention_heads),
+        head_dim=head_dim(config),
+        activation=ACTIVATIONS[named],
+        **own,
     )
+
+
+def head_dim(config: Any) -> int:
+    """Numbers of a head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def rope(module: Any, kind: str = "") -> Rotary:
+    """A rotary embedding of transformers; `kind`: of one kind of layers, where they differ."""
+    prefix = f"{kind}_" if kind else ""
+    inv_freq_F = getattr(module, f"{prefix}inv_freq")
+    return Rotary(inv_freq_F.to(torch.float64), float(getattr(module, f"{prefix}attention_scaling")))
+
+
+def ropes_by_kind(module: Any) -> dict[str, Rotary]:
+    """Those of each kind of layers; one for all is under the empty name."""
+    if hasattr(module, "inv_freq"):
+        return {"": rope(module)}
+    return {kind: rope(module, kind) for kind in module.layer_types}
+
+
+def unrotated(like: Rotary) -> Rotary:
+    """For layers without positions (NoPE): cos 1 and sin 0, so that a head passes to the bit."""
+    return Rotary(torch.zeros_like(like.inv_freq_F))
 
 
 def linear(module: Any) -> Linear:
     return Linear(module.weight.detach(), None if module.bias is None else module.bias.detach())
 
 
+def rows_of(module: Any, *counts: int) -> tuple[Linear, ...]:
+    """A fused matrix cut into its parts, by their numbers of outputs. Views."""
+    whole = linear(module)
+    biases = [None] * len(counts) if whole.bias_O is None else whole.bias_O.split(counts)
+    return tuple(
+        Linear(part_OI, bias_O) for part_OI, bias_O in zip(whole.weight_OI.split(counts), biases, strict=True)
+    )
+
+
 def norm(module: Any) -> Norm:
     if isinstance(module, nn.LayerNorm):
-        return Norm(module.weight.detach(), module.bias.detach(), module.eps, rms=False)
-    return Norm(module.weight.detach(), None, module.variance_epsilon, rms=True)
+        return Norm(module.weight.detach(), module.bias.detach(), module.eps, "layer")
+    return Norm(module.weight.detach(), None, module.variance_epsilon, "rms")
+
+
+def late_norm(module: Any, offset: float = 0.0) -> Norm:
+    """An RMSNorm that is rounded after its weight, to which `offset` is added in working precision (Gemma: 1)."""
+    weight_E = module.weight.detach()
+    if offset:
+        weight_E = weight_E.to(working(weight_E.dtype)) + offset
+    eps = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
+    return Norm(weight_E, None, eps, "rms_late")
+
+
+def no_norm(like: Norm) -> Norm:
+    """What passes as it is."""
+    return Norm(like.weight_E, None, 1.0, "none")

@@ -7,6 +7,8 @@ import sys
 import torch
 from triton.runtime import interpreter
 
+from tests.workers.engines import layer_by_layer
+from tests.workers.engines.eager.tiny import loaded
 from tests.workers.engines.graph.tiny import build, cell, tokens
 from tests.workers.engines.heard import Heard
 from workers.engines.graph import kernels, open_session
@@ -58,6 +60,31 @@ def logits_alike() -> None:
             check(f"{family} {mode}", actual, expected, 1e-5)
 
 
+def families_alike() -> None:
+    """Norms of heads and of what is added, soft caps, several ropes, windows: a row alone, a chunk, a prompt in one pass."""
+    for family in ("qwen3", "olmo2", "gemma2", "gemma3_text", "smollm3"):
+        target = loaded(layer_by_layer.build(family, dtype=torch.float32))
+        for mode in ("streaming", "baseline"):
+            asked = cell(mode, window=2)
+            expected = open_session(asked, target, None).logits(tokens(6)[0])
+            check(
+                f"{family} {mode}",
+                fused(open_session(asked, target, None)).logits(tokens(6)[0]),
+                expected,
+                1e-5,
+            )
+    for family in ("gemma2", "gemma3_text"):
+        target = loaded(layer_by_layer.build(family, dtype=torch.float32))
+        for chunk in (None, 70):
+            asked = cell("baseline", prefill_chunk=chunk)
+            expected, actual = (
+                session.generate(tokens(80), 3, Heard()).ids_BT
+                for session in (open_session(asked, target, None), fused(open_session(asked, target, None)))
+            )
+            if not torch.equal(actual, expected):
+                sys.exit(f"{family}, chunk {chunk}: {actual} is not {expected}")
+
+
 def decoding_alike() -> None:
     """Through chunks of a prompt, penalty, rounds that roll back; a prompt of several blocks."""
     for mode, prompt, gamma in (("streaming+spec", 9, 3), ("baseline+spec", 130, 3)):
@@ -103,14 +130,14 @@ def a_chunk_longer_than_the_ring() -> None:
     """Attention of a prompt's chunk, and what it leaves in the ring: before the first wrap, across it, after it."""
     weights = describe(build("llama", torch.float32, layers=1).model)
     for sinks, start, count in ((2, 0, 5), (2, 0, 20), (2, 7, 20), (2, 20, 3), (0, 3, 18)):
-        caches = [RingCache(weights, 2, RingSlots(sinks, 4, 3)) for _ in range(2)]
+        caches = [RingCache(weights, 2, RingSlots(sinks, 4, 3), 1) for _ in range(2)]
         for mine, other in zip(held(caches[0]), held(caches[1]), strict=True):
             other.copy_(mine.normal_())
         at = torch.tensor(start)
-        turn = angles(at, count, weights.inv_freq_F, 1.0, caches[0].far_limit, torch.float32)
-        q_k_v = operands(weights, 2, count)
+        turn = angles(at, count, weights.ropes[0], caches[0].far_limit, torch.float32)
+        q_k_v, how = operands(weights, 2, count), weights.layers[0].attention
         out, expected = (
-            attend(*q_k_v, cache, 0, at, turn)
+            attend(*q_k_v, cache, 0, at, turn, how)
             for attend, cache in zip((attend_window, attend_window_plain), caches, strict=True)
         )
         check(f"window {sinks} {start} {count}", out, expected, 1e-6)
@@ -127,7 +154,7 @@ def units_of_every_length() -> None:
     weights = describe(build("neox", torch.float32, layers=1).model)
     blocks.OCTAVE = 2
     for start, count in ((0, 3), (62, 4), (640, 3)):
-        caches = [FullCache(weights, 1, 1024) for _ in range(2)]
+        caches = [FullCache(weights, 1, 1024, 1) for _ in range(2)]
         for cache in caches:
             cache.reserve(start + count)
         for mine, other in zip(caches[0].blocks, caches[1].blocks, strict=True):
@@ -149,13 +176,14 @@ def read(
     attend, weights: Weights, cache: FullCache, q_k_v: tuple[torch.Tensor, ...], start: int
 ) -> torch.Tensor:
     at = torch.tensor(start)
-    turn = angles(at, q_k_v[0].shape[1], weights.inv_freq_F, 1.0, cache.far_limit, torch.float32)
-    return attend(*q_k_v, cache, 0, at, turn)
+    turn = angles(at, q_k_v[0].shape[1], weights.ropes[0], cache.far_limit, torch.float32)
+    return attend(*q_k_v, cache, 0, at, turn, weights.layers[0].attention)
 
 
 if __name__ == "__main__":
     a_chunk_longer_than_the_ring()
     units_of_every_length()
     logits_alike()
+    families_alike()
     decoding_alike()
     a_row_alone_is_the_row_among_others()

@@ -6,11 +6,29 @@
 from importlib import import_module
 from typing import Any
 
+from workers.engines.families import FAMILIES, STATIC_ROPE
 from workers.engines.graph.weights import Weights
-from workers.engines.shared.refusals import family_of
+from workers.engines.session import ModeUnsupported
 
 
 def describe(model: Any) -> Weights:
     """Raises `ModeUnsupported`, naming what this engine lacks for the architecture."""
-    weights: Weights = import_module(family_of(model, "run in the graph engine").graph).describe(model)
+    config = model.config
+    family = FAMILIES.get(config.model_type)
+    refused = f"{type(model).__name__} cannot run in the graph engine"
+    if family is None:
+        raise ModeUnsupported(f"{refused}: model type {config.model_type} (it runs {', '.join(FAMILIES)})")
+    for rope_type in _rope_types(config.rope_parameters or {}):
+        if rope_type not in STATIC_ROPE:
+            raise ModeUnsupported(
+                f"{refused}: a key is rotated once, but rope type {rope_type!r} changes its frequencies with the length "
+                f"(works: {', '.join(STATIC_ROPE)})"
+            )
+    weights: Weights = import_module(family.graph).describe(model)
     return weights
+
+
+def _rope_types(parameters: dict[str, Any]) -> set[str]:
+    """Of all layers, or of each kind of layers."""
+    by_kind = [value for value in parameters.values() if isinstance(value, dict)]
+    return {each.get("rope_type", "default") for each in by_kind or [parameters]}

@@ -2,27 +2,34 @@
 
 from typing import Any
 
-from workers.engines.graph.weights import Layer, Weights, linear, norm, weights_of
+from workers.engines.graph.weights import (
+    Attention,
+    Layer,
+    Mlp,
+    Weights,
+    head_dim,
+    linear,
+    norm,
+    weights_of,
+)
 
 
 def describe(model: Any) -> Weights:
     config, base = model.config, model.base_model
     return weights_of(
         model,
-        (_layer(layer) for layer in base.layers),
+        (_layer(layer, Attention(head_dim(config) ** -0.5)) for layer in base.layers),
         norm(base.final_layer_norm),
-        kv_heads=config.num_attention_heads,
         parallel=config.use_parallel_residual,
     )
 
 
-def _layer(layer: Any) -> Layer:
+def _layer(layer: Any, attention: Attention) -> Layer:
     return Layer(
         attention_norm=norm(layer.input_layernorm),
         mlp_norm=norm(layer.post_attention_layernorm),
         qkv=(linear(layer.attention.query_key_value),),
+        attention=attention,
         out=linear(layer.attention.dense),
-        gate=None,
-        up=linear(layer.mlp.dense_h_to_4h),
-        down=linear(layer.mlp.dense_4h_to_h),
+        mlp=Mlp(None, linear(layer.mlp.dense_h_to_4h), linear(layer.mlp.dense_4h_to_h)),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from workers.engines.graph.kernels.add_normed import add_normed, add_normed_plain
 from workers.engines.graph.kernels.attend_blocks import attend_blocks, attend_blocks_plain
 from workers.engines.graph.kernels.attend_prompt import attend_alone, attend_chunk
 from workers.engines.graph.kernels.attend_ring import attend_ring, attend_ring_plain
@@ -16,6 +17,7 @@ from workers.engines.graph.kernels.gated_mlp import gated_mlp, gated_mlp_plain, 
 from workers.engines.graph.kernels.greedy import greedy, greedy_plain
 from workers.engines.graph.kernels.jit import AVAILABLE
 from workers.engines.graph.kernels.linear import head, head_plain, linear, linear_plain, linear_rows
+from workers.engines.graph.kernels.norm_heads import norm_heads, norm_heads_plain
 from workers.engines.graph.kernels.residual import Residual
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Weights
@@ -26,10 +28,12 @@ class Kernels:
     """One implementation of each operation; the files beside this one say what each computes."""
 
     name: str
-    embed: Callable[..., tuple[Residual, Angles]]
+    embed: Callable[..., tuple[Residual, tuple[Angles, ...]]]
     linear: Callable[..., tuple[torch.Tensor, ...]]
     gated_mlp: Callable[..., torch.Tensor]
+    norm_heads: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     down_proj: Callable[..., Residual]
+    add_normed: Callable[..., Residual]
     head: Callable[..., torch.Tensor]
     attend_ring: Callable[..., torch.Tensor]
     attend_blocks: Callable[..., torch.Tensor]
@@ -43,7 +47,9 @@ PLAIN = Kernels(
     embed_plain,
     linear_plain,
     gated_mlp_plain,
+    norm_heads_plain,
     down_proj_plain,
+    add_normed_plain,
     head_plain,
     attend_ring_plain,
     attend_blocks_plain,
@@ -52,7 +58,19 @@ PLAIN = Kernels(
     accept_plain,
 )
 FUSED = Kernels(
-    "triton", embed, linear, gated_mlp, down_proj, head, attend_ring, attend_blocks, greedy, commit, accept
+    "triton",
+    embed,
+    linear,
+    gated_mlp,
+    norm_heads,
+    down_proj,
+    add_normed,
+    head,
+    attend_ring,
+    attend_blocks,
+    greedy,
+    commit,
+    accept,
 )
 
 #: For a prompt's chunks, by the name of the kernels that decode. Many rows are cuBLAS's to multiply.

@@ -14,6 +14,13 @@ from workers.engines.graph.kernels.jit import (
     power_of_two,
     tl,
 )
+from workers.engines.graph.kernels.scores import (
+    add_learned,
+    kernel_arguments,
+    learned_rows,
+    scored,
+    scored_tile,
+)
 from workers.engines.graph.kernels.tiles import (
     empty_softmax,
     load_rotated,
@@ -21,6 +28,7 @@ from workers.engines.graph.kernels.tiles import (
     wait_for_previous,
 )
 from workers.engines.graph.rope import Angles, rotate
+from workers.engines.graph.weights import Attention
 from workers.engines.shared.rope import working
 from workers.engines.sizes import BLOCK
 
@@ -33,6 +41,7 @@ def attend_blocks_plain(
     layer: int,
     start: torch.Tensor,
     angles: Angles,
+    how: Attention,
 ) -> torch.Tensor:
     """[B, M, H * D]. Writes positions `start .. start + M` of one layer.
 
@@ -44,9 +53,11 @@ def attend_blocks_plain(
     q_BMHD = rotate(q_BMHD, angles.cos_MF, angles.sin_MF)
     k_BMKD = rotate(k_BMKD, angles.cos_MF, angles.sin_MF)
     _write(cache, layer, first, k_BMKD, v_BMKD)
-    if first == 0:
+    if first == 0 and how.cap is None and how.sinks_H is None:
         q, k, v = (x.transpose(1, 2) for x in (q_BMHD, k_BMKD, v_BMKD))
-        out_BHMD = functional.scaled_dot_product_attention(q, k, v, is_causal=M > 1, enable_gqa=H != K)
+        out_BHMD = functional.scaled_dot_product_attention(
+            q, k, v, is_causal=M > 1, scale=how.scale, enable_gqa=H != K
+        )
         return out_BHMD.transpose(1, 2).reshape(B, M, H * D)
     q_BKRD = grouped(q_BMHD, K)
     position_R = (first + torch.arange(M, device=start.device)).repeat_interleave(H // K)
@@ -57,13 +68,16 @@ def attend_blocks_plain(
         k_BKCD, v_BKCD = block[layer, 0].to(q_BKRD.dtype), block[layer, 1].to(q_BKRD.dtype)
         position_C = index * BLOCK + torch.arange(BLOCK, device=start.device)
         hidden_RC = position_C[None, :] > position_R[:, None]
-        scores_BKRC = (q_BKRD @ k_BKCD.transpose(2, 3) * D**-0.5).masked_fill(hidden_RC, -torch.inf)
+        scores_BKRC = scored(q_BKRD @ k_BKCD.transpose(2, 3), how).masked_fill(hidden_RC, -torch.inf)
         new_peak_BKR = torch.maximum(peak_BKR, scores_BKRC.amax(-1))  # finite: everyone sees position 0
         weights_BKRC = (scores_BKRC - new_peak_BKR[..., None]).exp()
         fade_BKR = (peak_BKR - new_peak_BKR).exp()
         total_BKR = total_BKR * fade_BKR + weights_BKRC.sum(-1)
         sum_BKRD = sum_BKRD * fade_BKR[..., None] + weights_BKRC @ v_BKCD
         peak_BKR = new_peak_BKR
+    learned_KR = learned_rows(how, K, M, peak_BKR)
+    if learned_KR is not None:
+        total_BKR = total_BKR + (learned_KR - peak_BKR).exp()
     return ungrouped(sum_BKRD / total_BKR[..., None], M).to(q_BMHD.dtype)
 
 
@@ -210,12 +224,28 @@ def _store_unit(
     tl.store(partial + (unit * N + at_R)[:, None] * D + d[None, :], sum_RD, mask=inside_RD)
 
 
+@jit
+def _store_whole(
+    out, learned, at_R, asks, peak_R, total_R, sum_RD,
+    H: tl.constexpr, LEARNED: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Of a program that has seen all that its rows see."""
+    if LEARNED:
+        fade_R, total_R = add_learned(tl.load(learned + at_R % H), peak_R, total_R)
+        sum_RD = sum_RD * fade_R[:, None]
+    d = tl.arange(0, BLOCK_D)
+    y_RD = sum_RD / tl.where(asks, total_R, 1.0)[:, None]
+    inside_RD = asks[:, None] & (d < D)[None, :]
+    tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside_RD)
+
+
 @jit(do_not_specialize=["M", "layer"])
 def _attend_blocks(
-    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, start, cos, sin, partial, stats, out, M, scale,
+    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, start, cos, sin, partial, stats, out, M,
+    scale, cap, learned,
     B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, QUERIES: tl.constexpr,
     BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr, WHOLE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr, LEARNED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: its share of the blocks, one key/value head of one sequence, QUERIES of the M queries."""
     bk, group = tl.program_id(1), tl.program_id(2)
@@ -256,7 +286,7 @@ def _attend_blocks(
             v_CD = tl.load(place + to_v, mask=inside, other=0.0)
             scores_RC = tl.dot(q_RD, tl.trans(k_CD), input_precision="ieee")
             visible = position[None, :] <= (first + m)[:, None]
-            scores_RC = tl.where(visible, scores_RC * scale, float("-inf"))
+            scores_RC = tl.where(visible, scored_tile(scores_RC, scale, cap, CAPPED), float("-inf"))
             peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
             if not WHOLE:  # noqa: SIM102  (decided when compiled; the next one on the device)
                 if (index + 1 == end) | (index + 1 == _first_block(unit + 1, OCTAVE)):
@@ -266,15 +296,13 @@ def _attend_blocks(
                     peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
                     unit += 1
         if WHOLE:
-            y_RD = sum_RD / tl.where(asks, total_R, 1.0)[:, None]
-            inside_RD = asks[:, None] & (d < D)[None, :]
-            tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside_RD)
+            _store_whole(out, learned, at_R, asks, peak_R, total_R, sum_RD, H, LEARNED, D, BLOCK_D)
 
 
 @jit(do_not_specialize=["M", "N"])
 def _merge(
-    partial, stats, start, out, M, N,
-    D: tl.constexpr, BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr,
+    partial, stats, start, out, learned, M, N,
+    H: tl.constexpr, LEARNED: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: one row, its units in their order. Units that a row does not see weigh nothing."""
@@ -297,6 +325,9 @@ def _merge(
         total = total * fade + tl.sum(weight_S * total_S, axis=0)
         sum_D = sum_D * fade + tl.sum(weight_S[:, None] * part_SD, axis=0)
         peak = new_peak
+    if LEARNED:
+        fade, total = add_learned(tl.load(learned + row % H), peak, total)
+        sum_D = sum_D * fade
     tl.store(out + row * D + d, (sum_D / total).to(out.dtype.element_ty), mask=d < D)
 
 
@@ -308,6 +339,7 @@ def attend_blocks(
     layer: int,
     start: torch.Tensor,
     angles: Angles,
+    how: Attention,
     cut: BlockSplit = CUT,
 ) -> torch.Tensor:
     """`attend_blocks_plain` in two launches, the same at every length: the units, their merge."""
@@ -322,15 +354,16 @@ def attend_blocks(
     stats = torch.empty(units, 2, N, dtype=torch.float32, device=q_BMHD.device)
     out = torch.empty(B, M, H * D, dtype=q_BMHD.dtype, device=q_BMHD.device)
     block_d = max(16, power_of_two(D))
+    scalars, flags = kernel_arguments(how, out)
     _attend_blocks[(programs, B * K, ceil_div(M, queries))](
         q_BMHD, k_BMKD, v_BMKD, *strides(q_BMHD), *strides(k_BMKD), *strides(v_BMKD),
-        cache.table, layer, start, angles.cos_MF, angles.sin_MF, partial, stats, out, M, D**-0.5,
-        B, H, K, D, F, queries, BLOCK, OCTAVE, OCTAVES, whole, rows, block_d,
+        cache.table, layer, start, angles.cos_MF, angles.sin_MF, partial, stats, out, M, *scalars,
+        B, H, K, D, F, queries, BLOCK, OCTAVE, OCTAVES, whole, rows, block_d, *flags,
         num_warps=cut.warps, num_stages=cut.stages, maxnreg=cut.registers, **launch_options(),
     )  # fmt: skip
     if not whole:
         _merge[(N,)](
-            partial, stats, start, out, M, N, D, BLOCK, OCTAVE, OCTAVES, 32, block_d, num_warps=4,
+            partial, stats, start, out, scalars[-1], M, N, H, flags[-1], D, BLOCK, OCTAVE, OCTAVES, 32, block_d, num_warps=4,
             **launch_options(),
         )  # fmt: skip
     return out

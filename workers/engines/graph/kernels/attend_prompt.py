@@ -8,6 +8,7 @@ from workers.engines.graph.kernels.attend_blocks import BlockSplit, attend_block
 from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
 from workers.engines.graph.kernels.tiles import load_rotated, wait_for_previous
 from workers.engines.graph.rope import Angles
+from workers.engines.graph.weights import Attention
 from workers.engines.sizes import BLOCK
 
 #: Its queries are programs enough, so nothing is split and merged, whatever came before.
@@ -70,8 +71,12 @@ def attend_alone(
     layer: int,
     start: torch.Tensor,
     angles: Angles,
+    how: Attention,
 ) -> torch.Tensor:
-    """`attend_blocks_plain` for a prompt in one pass, which nothing comes before: torch's own attention."""
+    """`attend_blocks_plain` for a prompt in one pass, which nothing comes before: torch's own attention, which neither
+    caps scores nor has learned ones."""
+    if how.cap is not None or how.sinks_H is not None:
+        return attend_chunk(q_BMHD, k_BMKD, v_BMKD, cache, layer, start, angles, how)
     B, M, H, D = q_BMHD.shape
     K = k_BMKD.shape[2]
     q_BMHD = rotate_heads(q_BMHD, angles.cos_MF, angles.sin_MF)
@@ -81,7 +86,9 @@ def attend_alone(
         num_warps=4, **launch_options(),
     )  # fmt: skip
     q, k, v = (x.transpose(1, 2) for x in (q_BMHD, k_BMKD, v_BMKD))
-    out_BHMD = functional.scaled_dot_product_attention(q, k, v, is_causal=M > 1, enable_gqa=H != K)
+    out_BHMD = functional.scaled_dot_product_attention(
+        q, k, v, is_causal=M > 1, scale=how.scale, enable_gqa=H != K
+    )
     return out_BHMD.transpose(1, 2).reshape(B, M, H * D)
 
 
@@ -93,7 +100,8 @@ def attend_chunk(
     layer: int,
     start: torch.Tensor,
     angles: Angles,
+    how: Attention,
 ) -> torch.Tensor:
     """`attend_blocks_plain` for a chunk of a prompt: no more memory than its own rows."""
     cut = CUT_FLOAT32 if q_BMHD.dtype == torch.float32 else CUT
-    return attend_blocks(q_BMHD, k_BMKD, v_BMKD, cache, layer, start, angles, cut)
+    return attend_blocks(q_BMHD, k_BMKD, v_BMKD, cache, layer, start, angles, how, cut)

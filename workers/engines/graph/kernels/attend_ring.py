@@ -5,9 +5,18 @@ import torch
 
 from workers.engines.graph.kernels.attend_blocks import grouped, query_rows, strides, ungrouped
 from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, multiprocessors, power_of_two, tl
+from workers.engines.graph.kernels.scores import (
+    add_learned,
+    kernel_arguments,
+    learned_rows,
+    scored,
+    scored_tile,
+    weighted,
+)
 from workers.engines.graph.kernels.tiles import empty_softmax, load_rotated, wait_for_previous
 from workers.engines.graph.ring import RingCache
 from workers.engines.graph.rope import Angles, rotate
+from workers.engines.graph.weights import Attention
 from workers.engines.shared.rope import working
 
 
@@ -19,10 +28,11 @@ def attend_ring_plain(
     layer: int,
     start: torch.Tensor,
     angles: Angles,
+    how: Attention,
 ) -> torch.Tensor:
     """[B, M, H * D]. Writes positions `start .. start + M` of one layer."""
     ring, k_BKCD, v_BKCD = cache.ring, cache.k_LBKCD[layer], cache.v_LBKCD[layer]
-    M, H, D = q_BMHD.shape[1:]
+    M, H = q_BMHD.shape[1:3]
     position_M = start + torch.arange(M, device=start.device)
     slot_M = ring.slot(position_M)
     k_BKCD.index_copy_(2, slot_M, rotate(k_BMKD, angles.cos_MF, angles.sin_MF).transpose(1, 2))
@@ -38,9 +48,10 @@ def attend_ring_plain(
     k = k_BKCD.to(working(q_BMHD.dtype)).transpose(2, 3)
     near = grouped(rotate(q_BMHD, angles.cos_MF, angles.sin_MF), K) @ k
     far = grouped(rotate(q_BMHD, angles.far_cos_MF, angles.far_sin_MF), K) @ k
-    scores_BKRC = torch.where(is_sink_C, far, near) * D**-0.5
+    scores_BKRC = scored(torch.where(is_sink_C, far, near), how)
     visible_RC = visible_MC.repeat_interleave(H // K, dim=0)
-    weights_BKRC = scores_BKRC.masked_fill(~visible_RC, -torch.inf).softmax(-1)
+    hidden_BKRC = scores_BKRC.masked_fill(~visible_RC, -torch.inf)
+    weights_BKRC = weighted(hidden_BKRC, learned_rows(how, K, M, hidden_BKRC))
     attended_BKRD = weights_BKRC @ v_BKCD.to(weights_BKRC.dtype)
     return ungrouped(attended_BKRD, M).to(q_BMHD.dtype)
 
@@ -109,8 +120,8 @@ def _visible(
 
 @jit
 def _merge_splits(
-    partial, stats, arrived, out, at_R, asks, N, split, peak_R, total_R, sum_RD,
-    D: tl.constexpr, SPLITS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+    partial, stats, arrived, out, learned, at_R, asks, N, split, peak_R, total_R, sum_RD,
+    H: tl.constexpr, LEARNED: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """The splits of a row meet in the program that comes last, in their order, whichever that is."""
     d = tl.arange(0, BLOCK_D)
@@ -128,6 +139,9 @@ def _merge_splits(
                 stats + other * 2 * N + at_R, partial + (other * N + at_R)[:, None] * D + d[None, :], N, asks, inside,
                 peak_R, total_R, sum_RD,
             )  # fmt: skip
+        if LEARNED:
+            fade_R, total_R = add_learned(tl.load(learned + at_R % H), peak_R, total_R)
+            sum_RD = sum_RD * fade_R[:, None]
         y_RD = sum_RD / tl.where(asks, total_R, 1.0)[:, None]
         tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside)
         tl.store(arrived, 0)
@@ -136,10 +150,11 @@ def _merge_splits(
 @jit(do_not_specialize=["M"])
 def _attend_ring(
     q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, k_cache, v_cache, start,
-    cos, sin, far_cos, far_sin, partial, stats, arrived, out, M, scale,
+    cos, sin, far_cos, far_sin, partial, stats, arrived, out, M, scale, cap, learned,
     B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr,
     S: tl.constexpr, P: tl.constexpr, WINDOW: tl.constexpr, SPLITS: tl.constexpr, QUERIES: tl.constexpr,
-    SPAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
+    SPAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+    CAPPED: tl.constexpr, LEARNED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: one split of the slots, one key/value head of one sequence, QUERIES of the M queries."""
     split, bk, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -158,8 +173,7 @@ def _attend_ring(
     last_place = last % P
 
     # The slots of a split belong to it alone, so it writes the new keys that fall there, and reads again.
-    # Several groups of queries write the same bytes. What it has read by now can lack keys
-    # of this pass alone: see `wait_for_previous`.
+    # Several groups of queries write the same bytes. What it has read by now can lack keys of this pass: `wait_for_previous`.
     wait_for_previous(PDL)
     r = tl.arange(0, BLOCK_R)
     m = group * QUERIES + r // G
@@ -184,15 +198,15 @@ def _attend_ring(
         far_RC = tl.dot(far_RD, k_DC, input_precision="ieee")
         scores_RC = tl.where((slot < S)[None, :], far_RC, scores_RC)
     visible = _visible(slot, m, first, last, last_place, M, S, P, WINDOW)
-    scores_RC = tl.where(visible, scores_RC * scale, float("-inf"))
+    scores_RC = tl.where(visible, scored_tile(scores_RC, scale, cap, CAPPED), float("-inf"))
     peak_R = tl.max(scores_RC, axis=1)
     weight_RC = tl.exp(scores_RC - tl.where(peak_R == float("-inf"), 0.0, peak_R)[:, None])
     total_R = tl.sum(weight_RC, axis=1)
     sum_RD = tl.dot(weight_RC.to(v_CD.dtype), v_CD, input_precision="ieee")
     at_R = (b * M + m) * H + head * G + r % G
     _merge_splits(
-        partial, stats, arrived + group * B * K + bk, out, at_R, asks, B * M * H, split, peak_R, total_R, sum_RD,
-        D, SPLITS, BLOCK_R, BLOCK_D,
+        partial, stats, arrived + group * B * K + bk, out, learned, at_R, asks, B * M * H, split,
+        peak_R, total_R, sum_RD, H, LEARNED, D, SPLITS, BLOCK_R, BLOCK_D,
     )  # fmt: skip
 
 
@@ -204,6 +218,7 @@ def attend_ring(
     layer: int,
     start: torch.Tensor,
     angles: Angles,
+    how: Attention,
 ) -> torch.Tensor:
     """`attend_ring_plain` in one launch."""
     B, M, H, D = q_BMHD.shape
@@ -217,11 +232,12 @@ def attend_ring(
     partial = torch.empty(splits, B * M * H, D, dtype=torch.float32, device=q_BMHD.device)
     stats = torch.empty(splits, 2, B * M * H, dtype=torch.float32, device=q_BMHD.device)
     out = torch.empty(B, M, H * D, dtype=q_BMHD.dtype, device=q_BMHD.device)
+    scalars, flags = kernel_arguments(how, out)
     _attend_ring[(splits, B * K, ceil_div(M, queries))](
         q_BMHD, k_BMKD, v_BMKD, *strides(q_BMHD), *strides(k_BMKD), *strides(v_BMKD),
         cache.k_LBKCD[layer], cache.v_LBKCD[layer], start,
         angles.cos_MF, angles.sin_MF, angles.far_cos_MF, angles.far_sin_MF, partial, stats, cache.arrived, out,
-        M, D**-0.5, B, H, K, D, F, ring.sinks, ring.slots, ring.sliding_window, splits, queries,
-        SPAN, rows, max(16, power_of_two(D)), maxnreg=registers, num_warps=warps, num_stages=1, **launch_options(),
+        M, *scalars, B, H, K, D, F, ring.sinks, ring.slots, ring.sliding_window, splits, queries,
+        SPAN, rows, max(16, power_of_two(D)), *flags, maxnreg=registers, num_warps=warps, num_stages=1, **launch_options(),
     )  # fmt: skip
     return out

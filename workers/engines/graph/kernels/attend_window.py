@@ -11,9 +11,18 @@ import torch
 from workers.engines.graph.kernels.attend_blocks import grouped, strides, ungrouped
 from workers.engines.graph.kernels.attend_prompt import rotate_heads
 from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, power_of_two, tl
+from workers.engines.graph.kernels.scores import (
+    add_learned,
+    kernel_arguments,
+    learned_rows,
+    scored,
+    scored_tile,
+    weighted,
+)
 from workers.engines.graph.kernels.tiles import empty_softmax, load_rotated, online_softmax, wait_for_previous
 from workers.engines.graph.ring import RingCache
 from workers.engines.graph.rope import Angles, rotate
+from workers.engines.graph.weights import Attention
 from workers.engines.shared.rope import working
 from workers.engines.shared.slots import RingSlots
 from workers.engines.sizes import RING_QUERIES
@@ -27,6 +36,7 @@ def attend_window_plain(
     layer: int,
     start: torch.Tensor,
     angles: Angles,
+    how: Attention,
 ) -> torch.Tensor:
     """[B, M, H * D]. Leaves the last keys of positions `start .. start + M` in the ring of one layer."""
     ring, first, M = cache.ring, int(start), q_BMHD.shape[1]
@@ -51,7 +61,7 @@ def attend_window_plain(
         seen = slice(max(0, first + begin - ring.sliding_window + 1 - origin), max(0, first + end - origin))
         attended.append(
             _attend(
-                ring, first + begin, origin + seen.start, near_BMHD[:, begin:end], far_BMHD[:, begin:end],
+                ring, how, first + begin, origin + seen.start, near_BMHD[:, begin:end], far_BMHD[:, begin:end],
                 (sinks[0], others[0][:, :, seen]), (sinks[1], others[1][:, :, seen]),
             )
         )  # fmt: skip
@@ -64,6 +74,7 @@ def attend_window_plain(
 
 def _attend(
     ring: RingSlots,
+    how: Attention,
     first_query: int,
     first_key: int,
     near_BQHD: torch.Tensor,
@@ -72,7 +83,7 @@ def _attend(
     values: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:
     """[B, Q, H * D] of consecutive queries over the sinks and consecutive positions from `first_key` on."""
-    Q, H, D = near_BQHD.shape[1:]
+    Q, H = near_BQHD.shape[1:3]
     K, dtype, device = keys[0].shape[1], working(near_BQHD.dtype), near_BQHD.device
     far_BKRS = grouped(far_BQHD, K) @ keys[0].to(dtype).transpose(2, 3)
     near_BKRC = grouped(near_BQHD, K) @ keys[1].to(dtype).transpose(2, 3)
@@ -80,9 +91,10 @@ def _attend(
     age_QC = query_Q[:, None] - (first_key + torch.arange(keys[1].shape[2], device=device))
     sees_sink_QS = torch.arange(ring.sinks, device=device) <= query_Q[:, None]
     visible_QC = torch.cat([sees_sink_QS, (age_QC >= 0) & (age_QC < ring.sliding_window)], dim=1)
-    scores_BKRC = torch.cat([far_BKRS, near_BKRC], dim=3) * D**-0.5
+    scores_BKRC = scored(torch.cat([far_BKRS, near_BKRC], dim=3), how)
     visible_RC = visible_QC.repeat_interleave(H // K, dim=0)
-    weights_BKRC = scores_BKRC.masked_fill(~visible_RC, -torch.inf).softmax(-1)
+    hidden_BKRC = scores_BKRC.masked_fill(~visible_RC, -torch.inf)
+    weights_BKRC = weighted(hidden_BKRC, learned_rows(how, K, Q, hidden_BKRC))
     return ungrouped(weights_BKRC @ torch.cat(values, dim=2).to(dtype), Q).to(near_BQHD.dtype)
 
 
@@ -117,9 +129,11 @@ def _load_keys(
 
 @jit(do_not_specialize=["M"])
 def _attend_window(
-    q, q_row, q_head, k, k_row, v, v_row, v_head, k_cache, v_cache, start, cos, sin, far_cos, far_sin, out, M, scale,
+    q, q_row, q_head, k, k_row, v, v_row, v_head, k_cache, v_cache, start, cos, sin, far_cos, far_sin, out, M,
+    scale, cap, learned,
     H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
-    WINDOW: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
+    WINDOW: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, BLOCK_D: tl.constexpr,
+    CAPPED: tl.constexpr, LEARNED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: QUERIES tokens of one query head."""
     wait_for_previous(PDL)
@@ -143,7 +157,7 @@ def _attend_window(
             )
             scores_RC = tl.dot(far_RD, tl.trans(k_CD), input_precision="ieee")
             visible = there[None, :] & (sink[None, :] <= query[:, None])
-            scores_RC = tl.where(visible, scores_RC * scale, float("-inf"))
+            scores_RC = tl.where(visible, scored_tile(scores_RC, scale, cap, CAPPED), float("-inf"))
             peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
     end = tl.minimum(first + M, first + (tile + 1) * QUERIES)
     for begin in range(tl.maximum(S, first + tile * QUERIES - WINDOW + 1), end, KEYS):
@@ -155,10 +169,14 @@ def _attend_window(
         )
         scores_RC = tl.dot(near_RD, tl.trans(k_CD), input_precision="ieee")
         age_RC = query[:, None] - position[None, :]
-        scores_RC = tl.where((age_RC >= 0) & (age_RC < WINDOW), scores_RC * scale, float("-inf"))
+        scores_RC = scored_tile(scores_RC, scale, cap, CAPPED)
+        scores_RC = tl.where((age_RC >= 0) & (age_RC < WINDOW), scores_RC, float("-inf"))
         peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
     d = tl.arange(0, BLOCK_D)
     place = out + ((b * M + m).to(tl.int64) * H + h)[:, None] * D + d[None, :]
+    if LEARNED:
+        fade_R, total_R = add_learned(tl.load(learned + h), peak_R, total_R)
+        sum_RD = sum_RD * fade_R[:, None]
     y_RD = sum_RD / tl.where(m < M, total_R, 1.0)[:, None]
     tl.store(place, y_RD.to(out.dtype.element_ty), mask=(m < M)[:, None] & (d < D)[None, :])
 
@@ -198,6 +216,7 @@ def attend_window(
     layer: int,
     start: torch.Tensor,
     angles: Angles,
+    how: Attention,
 ) -> torch.Tensor:
     """`attend_window_plain` in three launches: the chunk's keys rotated, the attention, the ring's new keys."""
     B, M, H, D = q_BMHD.shape
@@ -206,10 +225,11 @@ def attend_window(
     block_d = max(16, power_of_two(D))
     k_BMKD = rotate_heads(k_BMKD, angles.cos_MF, angles.sin_MF)
     out = torch.empty(B, M, H * D, dtype=q_BMHD.dtype, device=q_BMHD.device)
+    scalars, flags = kernel_arguments(how, out)
     _attend_window[(ceil_div(M, cut.queries), H, B)](
         q_BMHD, *strides(q_BMHD), k_BMKD, K * D, v_BMKD, *strides(v_BMKD), cache.k_LBKCD[layer], cache.v_LBKCD[layer],
-        start, angles.cos_MF, angles.sin_MF, angles.far_cos_MF, angles.far_sin_MF, out, M, D**-0.5,
-        H, K, D, F, ring.sinks, ring.slots, ring.sliding_window, cut.queries, cut.keys, block_d,
+        start, angles.cos_MF, angles.sin_MF, angles.far_cos_MF, angles.far_sin_MF, out, M, *scalars,
+        H, K, D, F, ring.sinks, ring.slots, ring.sliding_window, cut.queries, cut.keys, block_d, *flags,
         num_warps=cut.warps, num_stages=cut.stages, **launch_options(),
     )  # fmt: skip
     _keep[(ceil_div(min(M, ring.slots), 16) + ceil_div(ring.sinks, 16), K, B)](

@@ -21,25 +21,28 @@ from workers.engines.shared.rope import working
 Parts = tuple[tuple[torch.Tensor, Linear], ...]
 
 
-def down_proj_plain(x: Residual, parts: Parts) -> Residual:
-    """The new residual stream, rounded once."""
-    total = x.x_NE.to(working(x.x_NE.dtype))
-    for part_NI, linear in parts:
-        total = total + functional.linear(part_NI, linear.weight_OI)
+def down_proj_plain(x: Residual | None, parts: Parts) -> Residual:
+    """The new residual stream, rounded once. `x` None: the sum of the products alone."""
+    dtype = parts[0][0].dtype
+    products = [functional.linear(part_NI, linear.weight_OI) for part_NI, linear in parts]
+    total = torch.zeros_like(products[0], dtype=working(dtype)) if x is None else x.x_NE.to(working(dtype))
+    for product_NE in products:
+        total = total + product_NE
     for _, linear in parts:
         if linear.bias_O is not None:
             total = total + linear.bias_O
-    return Residual(total.to(x.x_NE.dtype))
+    return Residual(total.to(dtype))
 
 
 @jit
-def _add(x, y0, y1, b0, b1, out, E: tl.constexpr, PARTS: tl.constexpr, BIASED0: tl.constexpr, BIASED1: tl.constexpr,
-         BLOCK_E: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+def _add(x, y0, y1, b0, b1, out, E: tl.constexpr, ADDS: tl.constexpr, PARTS: tl.constexpr,
+         BIASED0: tl.constexpr, BIASED1: tl.constexpr, BLOCK_E: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK_E)
-    total = tl.load(x + row * E + e, mask=e < E, other=0.0).to(tl.float32)
-    total += tl.load(y0 + row * E + e, mask=e < E, other=0.0).to(tl.float32)
+    total = tl.load(y0 + row * E + e, mask=e < E, other=0.0).to(tl.float32)
+    if ADDS:
+        total += tl.load(x + row * E + e, mask=e < E, other=0.0).to(tl.float32)
     if PARTS == 2:
         total += tl.load(y1 + row * E + e, mask=e < E, other=0.0).to(tl.float32)
     if BIASED0:
@@ -49,15 +52,14 @@ def _add(x, y0, y1, b0, b1, out, E: tl.constexpr, PARTS: tl.constexpr, BIASED0: 
     tl.store(out + row * E + e, total.to(out.dtype.element_ty), mask=e < E)
 
 
-def down_proj_rows(x: Residual, parts: Parts) -> Residual:
+def down_proj_rows(x: Residual | None, parts: Parts) -> Residual:
     """`down_proj_plain` for many rows, which are cuBLAS's to multiply; their sum is one launch."""
-    N, E = x.x_NE.shape
     ys = [functional.linear(part_NI, linear.weight_OI) for part_NI, linear in parts]
     biases = [linear.bias_O for _, linear in parts]
-    out_NE = torch.empty_like(x.x_NE)
+    (N, E), out_NE = ys[0].shape, torch.empty_like(ys[0])
     _add[(N,)](
-        x.x_NE, ys[0], ys[-1], *(out_NE if bias is None else bias for bias in (biases[0], biases[-1])), out_NE,
-        E, len(parts), biases[0] is not None, len(parts) == 2 and biases[-1] is not None, power_of_two(E),
+        out_NE if x is None else x.x_NE, ys[0], ys[-1], *(out_NE if bias is None else bias for bias in (biases[0], biases[-1])), out_NE,
+        E, x is not None, len(parts), biases[0] is not None, len(parts) == 2 and biases[-1] is not None, power_of_two(E),
         num_warps=4, **launch_options(),
     )  # fmt: skip
     return Residual(out_NE)
@@ -131,7 +133,7 @@ def _store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O: tl.con
 @jit(do_not_specialize=["rows"])
 def _down_proj(
     x, a0, w0, a1, w1, b0, b1, y, moments, partial, arrived, OUT, rows, in0, in1,
-    SPLITS: tl.constexpr, PARTS: tl.constexpr, BIASED0: tl.constexpr, BIASED1: tl.constexpr,
+    ADDS: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, BIASED0: tl.constexpr, BIASED1: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
     AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -164,7 +166,9 @@ def _down_proj(
     wait_for_previous(PDL)
     place_OR = rows_R[None, :] * OUT + outputs_O[:, None]
     if split == 0:
-        sum_OR = tl.load(x + place_OR, mask=inside, other=0.0).to(tl.float32) + bias_O[:, None]
+        sum_OR += bias_O[:, None]
+        if ADDS:
+            sum_OR += tl.load(x + place_OR, mask=inside, other=0.0).to(tl.float32)
     if PDL:
         begin = tl.minimum(begin + AHEAD // BLOCK_I, until)
     sum_OR = _add_split(
@@ -190,23 +194,23 @@ def _down_proj(
 TILE = Tile(outputs=WIDTH, depth=64, warps=4, stages=5)
 
 
-def down_proj(x: Residual, parts: Parts, tile: Tile = TILE) -> Residual:
+def down_proj(x: Residual | None, parts: Parts, tile: Tile = TILE) -> Residual:
     """`down_proj_plain` in one launch; the moments of the new residual stream beside it."""
     (a0, linear0), (a1, linear1) = parts[0], parts[-1]
-    (N, OUT), device = x.x_NE.shape, x.x_NE.device
+    N, OUT, device = len(a0), linear0.weight_OI.shape[0], a0.device
     depths = [a.shape[1] for a, _ in parts]
     depth = min(tile.depth, max(16, power_of_two(min(depths))))
     tiles, row_tiles = ceil_div(OUT, tile.outputs), ceil_div(N, tile.rows)
     steps = sum(ceil_div(IN, depth) for IN in depths)
     splits = max(1, min(AT_ONCE * multiprocessors(device) // tiles, steps // STEPS))
-    y_NE = torch.empty_like(x.x_NE)
+    y_NE = torch.empty(N, OUT, dtype=a0.dtype, device=device)
     moments_N2T = torch.empty(N, 2, tiles, dtype=torch.float32, device=device)
     partial_SNE = torch.empty(splits, N, OUT, dtype=torch.float32, device=device) if splits > 1 else y_NE
     biases = [y_NE if linear.bias_O is None else linear.bias_O for linear in (linear0, linear1)]
     _down_proj[(tiles, splits, row_tiles)](
-        x.x_NE, a0, linear0.weight_OI, a1, linear1.weight_OI, *biases, y_NE, moments_N2T, partial_SNE,
+        y_NE if x is None else x.x_NE, a0, linear0.weight_OI, a1, linear1.weight_OI, *biases, y_NE, moments_N2T, partial_SNE,
         tickets(tiles * row_tiles, device), OUT, N, depths[0], depths[-1],
-        splits, len(parts), linear0.bias_O is not None, len(parts) == 2 and linear1.bias_O is not None,
+        x is not None, splits, len(parts), linear0.bias_O is not None, len(parts) == 2 and linear1.bias_O is not None,
         all(IN % depth == 0 for IN in depths), tile.outputs, *tile.options(y_NE, depth),
         num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
     )  # fmt: skip

@@ -36,7 +36,7 @@ def gated_mlp_rows(x: Residual, norm: Norm, gate: Linear, up: Linear, activation
 @jit(do_not_specialize=["rows"])
 def _gated_mlp(
     x, moments, norm, shift, eps, gate_w, gate_b, up_w, up_b, y, OUT, rows,
-    IN: tl.constexpr, GATE_BIAS: tl.constexpr, UP_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, RMS: tl.constexpr,
+    IN: tl.constexpr, GATE_BIAS: tl.constexpr, UP_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, NORM: tl.constexpr,
     EVEN: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
     AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -50,11 +50,11 @@ def _gated_mlp(
     bias_O = tl.load(gate_b + outputs_O, mask=inside_O & (is_up_O == 0) & GATE_BIAS, other=0.0).to(tl.float32)
     bias_O += tl.load(up_b + outputs_O, mask=inside_O & is_up_O & UP_BIAS, other=0.0).to(tl.float32)
     wait_for_previous(PDL)
-    mean_R, scale_R = mean_and_scale(moments, rows_R, rows, eps, IN, RMS, WIDTH, BLOCK_T)
+    mean_R, scale_R = mean_and_scale(moments, rows_R, rows, eps, IN, NORM, WIDTH, BLOCK_T)
     y_OR = tl.zeros((BLOCK_O, BLOCK_R), tl.float32)
     y_OR = product(
         y_OR, w_OA, w_O, inside_O, x, rows_R, rows, IN, mean_R, scale_R, norm, shift,
-        RMS, EVEN, BLOCK_I, AHEAD, PDL,
+        NORM, EVEN, BLOCK_I, AHEAD, PDL,
     )  # fmt: skip
     y_OR += bias_O[:, None]
     pairs_OR2 = tl.permute(tl.reshape(y_OR, (BLOCK_O // 2, 2, BLOCK_R)), (0, 2, 1))
@@ -77,7 +77,7 @@ def gated_mlp(
     _gated_mlp[(ceil_div(2 * OUT, tile.outputs), ceil_div(N, tile.rows))](
         x.x_NE, x.moments_N2T, norm.weight_E, shift, norm.eps, gate.weight_OI,
         y_NO if gate.bias_O is None else gate.bias_O, up.weight_OI, y_NO if up.bias_O is None else up.bias_O, y_NO, OUT, N,
-        E, gate.bias_O is not None, up.bias_O is not None, activation, norm.rms, E % depth == 0,
+        E, gate.bias_O is not None, up.bias_O is not None, activation, norm.kind, E % depth == 0,
         WIDTH, power_of_two(ceil_div(E, WIDTH)), tile.outputs, *tile.options(x.x_NE, depth),
         num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
     )  # fmt: skip

@@ -116,21 +116,21 @@ def load_ahead(
 @jit
 def _add_columns(
     sum_OR, w_OI, x, IN, depth_I, rows_R, inside_R, mean_R, scale_R, weight, bias,
-    RMS: tl.constexpr, EVEN: tl.constexpr,
+    NORM: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """The sum with the products of some columns added: norm(x) at those columns is made here."""
     inside_IR = inside_R[None, :] & (EVEN | (depth_I < IN)[:, None])
     x_IR = tl.load(x + rows_R[None, :] * IN + depth_I[:, None], mask=inside_IR, other=0.0)
     weight_I = tl.load(weight + depth_I, mask=EVEN | (depth_I < IN), other=0.0)
     bias_I = tl.load(bias + depth_I, mask=EVEN | (depth_I < IN), other=0.0)
-    x_IR = apply(x_IR, mean_R[None, :], scale_R[None, :], weight_I[:, None], bias_I[:, None], RMS)
+    x_IR = apply(x_IR, mean_R[None, :], scale_R[None, :], weight_I[:, None], bias_I[:, None], NORM)
     return tl.dot(w_OI, x_IR, sum_OR, input_precision="ieee")
 
 
 @jit
 def product(
     sum_OR, w_OA, w_O, inside_O, x, rows_R, rows, IN, mean_R, scale_R, weight, bias,
-    RMS: tl.constexpr, EVEN: tl.constexpr, BLOCK_I: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
+    NORM: tl.constexpr, EVEN: tl.constexpr, BLOCK_I: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """`sum_OR` + w norm(x)^T; the columns at hand in `w_OA` come last. A row's sum does not depend on how many rows
     there are: plain and speculative decoding round alike."""
@@ -140,7 +140,7 @@ def product(
         inside_OI = inside_O[:, None] & (EVEN | (depth_I < IN)[None, :])
         w_OI = tl.load(w_O[:, None] + depth_I[None, :], mask=inside_OI, other=0.0)
         sum_OR = _add_columns(
-            sum_OR, w_OI, x, IN, depth_I, rows_R, inside_R, mean_R, scale_R, weight, bias, RMS, EVEN
+            sum_OR, w_OI, x, IN, depth_I, rows_R, inside_R, mean_R, scale_R, weight, bias, NORM, EVEN
         )
     if PDL:
         sum_OR = _add_columns(
@@ -155,7 +155,7 @@ def product(
             scale_R,
             weight,
             bias,
-            RMS,
+            NORM,
             False,
         )
     return sum_OR
@@ -166,7 +166,7 @@ def _linear(
     x, moments, w0, b0, y0, out0, norm0, shift0, eps0, w1, b1, y1, out1, norm1, shift1, eps1,
     w2, b2, y2, out2, norm2, shift2, eps2, biased, rows,
     IN: tl.constexpr, JOBS: tl.constexpr,
-    ACTIVATION0: tl.constexpr, ACTIVATION1: tl.constexpr, ACTIVATION2: tl.constexpr, RMS: tl.constexpr,
+    ACTIVATION0: tl.constexpr, ACTIVATION1: tl.constexpr, ACTIVATION2: tl.constexpr, NORM: tl.constexpr,
     EVEN: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
     AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -191,11 +191,11 @@ def _linear(
     w_OA = load_ahead(w_O, inside_O, 0, IN, AHEAD, PDL)
     bias_O = tl.load(b + outputs_O, mask=inside_O & (((biased >> job) & 1) == 1), other=0.0)
     wait_for_previous(PDL)
-    mean_R, scale_R = mean_and_scale(moments, rows_R, rows, eps, IN, RMS, WIDTH, BLOCK_T)
+    mean_R, scale_R = mean_and_scale(moments, rows_R, rows, eps, IN, NORM, WIDTH, BLOCK_T)
     y_OR = tl.zeros((BLOCK_O, BLOCK_R), tl.float32)
     y_OR = product(
         y_OR, w_OA, w_O, inside_O, x, rows_R, rows, IN, mean_R, scale_R, norm, shift,
-        RMS, EVEN, BLOCK_I, AHEAD, PDL,
+        NORM, EVEN, BLOCK_I, AHEAD, PDL,
     )  # fmt: skip
     y_OR += bias_O.to(tl.float32)[:, None]
     if ACTIVATION0 == ACTIVATION1 and ACTIVATION0 == ACTIVATION2:
@@ -249,7 +249,7 @@ def _launch(x: Residual, jobs: tuple[Job, ...], outs: tuple[torch.Tensor, ...], 
         tiles += ceil_div(out.shape[1], tile.outputs) if index < len(jobs) else 0
     depth = min(tile.depth, max(16, power_of_two(IN)))
     _linear[(tiles, ceil_div(N, tile.rows))](
-        x.x_NE, x.moments_N2T, *args, biased, N, IN, len(jobs), *activations, jobs[0].norm.rms, IN % depth == 0,
+        x.x_NE, x.moments_N2T, *args, biased, N, IN, len(jobs), *activations, jobs[0].norm.kind, IN % depth == 0,
         WIDTH, power_of_two(ceil_div(IN, WIDTH)), tile.outputs, *tile.options(x.x_NE, depth),
         num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
     )  # fmt: skip

@@ -20,10 +20,22 @@ class Residual(NamedTuple):
 
 
 @jit
+def store_moments_of_row(x_TI, e_TI, moments, E: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr):
+    """Of one row of the stream, [tiles, WIDTH], as it is stored; to `moments` of that row."""
+    x_TI = x_TI.to(tl.float32)
+    t = tl.arange(0, BLOCK_T)
+    T: tl.constexpr = (E + WIDTH - 1) // WIDTH
+    mean_T = tl.sum(x_TI, axis=1) / tl.minimum(tl.maximum(E - t * WIDTH, 1), WIDTH)
+    away_TI = tl.where(e_TI < E, x_TI - mean_T[:, None], 0.0)
+    tl.store(moments + t, mean_T, mask=t < T)
+    tl.store(moments + T + t, tl.sum(away_TI * away_TI, axis=1), mask=t < T)
+
+
+@jit
 def mean_and_scale(
-    moments, rows_R, rows, eps, E: tl.constexpr, RMS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr
+    moments, rows_R, rows, eps, E: tl.constexpr, NORM: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr
 ):  # fmt: skip
-    """Of rows: the mean (0 where RMS), and 1 / sqrt(mean square about it + eps). Each as if the row were alone."""
+    """Of rows: the mean (of a LayerNorm; 0 else), and 1 / sqrt(mean square about it + eps). Each as if the row were alone."""
     T: tl.constexpr = (E + WIDTH - 1) // WIDTH
     t = tl.arange(0, BLOCK_T)
     inside = (rows_R < rows)[:, None] & (t < T)[None, :]
@@ -32,7 +44,7 @@ def mean_and_scale(
     spread_RT = tl.load(at_RT + T, mask=inside, other=0.0)
     count_T = tl.minimum(tl.maximum(E - t * WIDTH, 0), WIDTH).to(tl.float32)
     mean_R = tl.sum(mean_RT * 0.0, axis=1)
-    if not RMS:
+    if NORM == "layer":
         mean_R = tl.sum(mean_RT * count_T[None, :], axis=1) / E
     away_RT = mean_RT - mean_R[:, None]
     square_R = tl.sum(spread_RT + count_T[None, :] * away_RT * away_RT, axis=1) / E

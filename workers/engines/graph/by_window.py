@@ -1,0 +1,62 @@
+"""A cache for layers of several windows: one part for the layers of each.
+
+A layer with a window of its own keeps a ring of it, without sinks, under every policy. The policy decides for the others.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from workers.engines.graph.cache import GraphCache
+from workers.engines.graph.rope import Angles
+from workers.engines.graph.weights import Attention
+from workers.modes import Context
+
+if TYPE_CHECKING:
+    from workers.engines.graph.kernels import Kernels
+
+
+@dataclass(frozen=True, slots=True)
+class CacheByWindow:
+    """`parts`: the policy's own first, where there is one. `place_L`: of each layer its part, and which layer of it."""
+
+    parts: tuple[GraphCache, ...]
+    place_L: tuple[tuple[int, int], ...]
+
+    @property
+    def grows(self) -> bool:
+        return any(part.grows for part in self.parts)
+
+    @property
+    def context(self) -> Context | None:
+        return self.parts[0].context
+
+    @property
+    def far_limit(self) -> int:
+        return self.parts[0].far_limit
+
+    def reserve(self, tokens: int) -> None:
+        for part in self.parts:
+            part.reserve(tokens)
+
+    def attend(
+        self,
+        kernels: "Kernels",
+        layer: int,
+        q_BMHD: torch.Tensor,
+        k_BMKD: torch.Tensor,
+        v_BMKD: torch.Tensor,
+        start: torch.Tensor,
+        angles: Angles,
+        how: Attention,
+    ) -> torch.Tensor:
+        part, place = self.place_L[layer]
+        return self.parts[part].attend(kernels, place, q_BMHD, k_BMKD, v_BMKD, start, angles, how)
+
+    def nbytes(self) -> int:
+        return sum(part.nbytes() for part in self.parts)
+
+    def clear(self) -> None:
+        for part in self.parts:
+            part.clear()
