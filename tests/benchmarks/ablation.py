@@ -57,13 +57,13 @@ class Ablation:
         print(json.dumps({"part": part, "model": self.model, "name": name, **values}), flush=True)
 
     def ring(self, batch: int = 1) -> RingCache:
-        cache = RingCache(self.weights, batch, RingSlots(SINKS, WINDOW, SLACK))
+        cache = RingCache(self.weights, batch, RingSlots(SINKS, WINDOW, SLACK), len(self.weights.layers))
         for held in (cache.k_LBKCD, cache.v_LBKCD):
             held.normal_()
         return cache
 
     def full(self, tokens: int, batch: int = 1) -> FullCache:
-        cache = FullCache(self.weights, batch, tokens + SPARE)
+        cache = FullCache(self.weights, batch, tokens + SPARE, len(self.weights.layers))
         cache.reserve(tokens + SPARE)
         for block in cache.blocks:
             block.normal_()
@@ -147,7 +147,18 @@ def parts(bench: Ablation) -> None:
 class _launched_late:  # noqa: N801  (a context manager)
     """Kernels are launched without PDL. Each module of kernels holds the function that says so."""
 
-    NAMES = ("linear", "down_proj", "gated_mlp", "attend_ring", "attend_blocks", "greedy", "commit", "embed")
+    NAMES = (
+        "linear",
+        "down_proj",
+        "gated_mlp",
+        "attend_ring",
+        "attend_blocks",
+        "greedy",
+        "commit",
+        "embed",
+        "norm_heads",
+        "add_normed",
+    )
 
     def __enter__(self) -> None:
         self._kept = []
@@ -173,11 +184,12 @@ def attention(bench: Ablation, lengths: list[int]) -> None:
     k = torch.randn(1, 1, weights.kv_heads, weights.head_dim, device=bench.device, dtype=weights.dtype)
     for tokens in lengths:
         cache, start = few.full(tokens), torch.tensor(tokens, device=bench.device)
-        _, turn = FUSED.embed(
+        how = weights.layers[0].attention
+        _, turns = FUSED.embed(
             weights, torch.ones(1, 1, dtype=torch.int64, device=bench.device), start, cache.far_limit
         )
         for cut in (BlockSplit(4, 2, 3), BlockSplit(4, 3, 2), BlockSplit(4, 4, 2), BlockSplit(4, 2, 4)):
-            run = functools.partial(_attend_all, attend_blocks, q, k, cache, start, turn, cut)
+            run = functools.partial(_attend_all, attend_blocks, q, k, cache, start, turns[how.rope], how, cut)
             took = graph_time(run, 8, 3).median
             bench.row(
                 "attention", f"{tokens} tokens", cut=str(cut), us_a_layer=round(took * 1e6 / len(weights.layers), 2),
@@ -187,9 +199,9 @@ def attention(bench: Ablation, lengths: list[int]) -> None:
         torch.cuda.empty_cache()
 
 
-def _attend_all(attend, q, k, cache, start, turn, cut) -> None:
+def _attend_all(attend, q, k, cache, start, turn, how, cut) -> None:
     for layer in range(cache.shape[0]):
-        attend(q, k, k, cache, layer, start, turn, cut)
+        attend(q, k, k, cache, layer, start, turn, how, cut)
 
 
 def prefill(bench: Ablation) -> None:

@@ -67,7 +67,7 @@ def matrices(weights: Weights) -> list[torch.Tensor]:
     """Every matrix that a token reads, in their order; the head last."""
     found = []
     for layer in weights.layers:
-        parts = (*layer.qkv, layer.out, layer.gate, layer.up, layer.down)
+        parts = (*layer.qkv, layer.out, layer.mlp.gate, layer.mlp.up, layer.mlp.down)
         found += [part.weight_OI for part in parts if part is not None]
     return [*found, weights.head.weight_OI]
 
@@ -77,6 +77,7 @@ def weight_bytes(weights: Weights) -> int:
 
 
 def kv_bytes(weights: Weights, tokens: int, batch: int = 1) -> int:
-    """Keys and values of `tokens` tokens of `batch` sequences."""
-    each = len(weights.layers) * weights.kv_heads * weights.head_dim * weights.embedding_VE.element_size()
-    return 2 * each * tokens * batch
+    """Keys and values of `tokens` tokens of `batch` sequences; of layers with a window, no more than that."""
+    windows = (layer.attention.sliding_window for layer in weights.layers)
+    seen = sum(tokens if window is None else min(tokens, window) for window in windows)
+    return 2 * seen * weights.kv_heads * weights.head_dim * weights.embedding_VE.element_size() * batch

@@ -24,12 +24,12 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from tests.benchmarks.device_time import Bandwidth, bandwidth, graph_time, kv_bytes, matrices, weight_bytes
-from workers.cell import ModelRef
+from workers.cell import Cell, ModelRef
 from workers.engines.graph import decode
 from workers.engines.graph.families import describe
-from workers.engines.graph.full_cache import FullCache
 from workers.engines.graph.kernels import FUSED
 from workers.engines.graph.model import CachedModel
+from workers.engines.graph.policies import full
 from workers.engines.graph.state import Rules, new_state
 from workers.models.load import LoadedModel, load_model
 
@@ -60,8 +60,13 @@ class PeerSetting:
 
 def ours(setting: PeerSetting) -> float:
     weights = describe(setting.loaded.model)
-    cache = FullCache(weights, 1, setting.context + 192)
-    cache.reserve(setting.context + 192)
+    most = setting.context + 192
+    cell = Cell(
+        model=ModelRef(target="peers"), mode="baseline", engine="graph",
+        prompt_tokens=setting.prompt, length=setting.tokens,
+    )  # fmt: skip
+    cache = full(cell, weights, 1, most)
+    cache.reserve(most)
     state = new_state(1, 2**12, 8, weights.vocab_size, 1.0, setting.device)
     state.head.fill_(setting.context)
     model = CachedModel(weights, cache, FUSED)

@@ -4,17 +4,13 @@ A layer with a window of its own keeps a ring of it, without sinks, under every 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-from workers.engines.graph.cache import GraphCache
+from workers.engines.graph.cache import AttentionKernels, GraphCache
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention
 from workers.modes import Context
-
-if TYPE_CHECKING:
-    from workers.engines.graph.kernels import Kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ class CacheByWindow:
 
     def attend(
         self,
-        kernels: "Kernels",
+        kernels: AttentionKernels,
         layer: int,
         q_BMHD: torch.Tensor,
         k_BMKD: torch.Tensor,

@@ -8,8 +8,10 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from tests.workers.engines import layer_by_layer
 from tests.workers.engines.graph.tiny import FAMILIES, build, cell, tokens
 from tests.workers.engines.heard import Heard
+from workers.engines.families import FAMILIES as FAMILY_TABLE
 from workers.engines.graph import open_session
 from workers.modes import Speculation
 
@@ -40,6 +42,29 @@ def test_bf16_speculation_is_bit_exact_on_a_gpu(family: str) -> None:
             asked = cell(f"{policy}+spec", speculation=Speculation(gamma=4, acceptance=acceptance))
             generated = open_session(asked, target, draft).generate(tokens(9), 600, Heard())
             assert torch.equal(generated.ids_BT, expected_BT)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FAMILY_TABLE)
+def test_every_family_on_a_gpu(family: str) -> None:
+    """Float32 logits against the plain twins in float64; in bfloat16 speculation changes no token; a long prompt in chunks."""
+    for windowed in {False, family in layer_by_layer.WINDOWED}:
+        ids_T = layer_by_layer.text(70)
+        exact = layer_by_layer.build(family, windowed=windowed)
+        single = layer_by_layer.build(family, dtype=torch.float32, windowed=windowed).to("cuda")
+        for mode in ("baseline",) if windowed else ("baseline", "streaming"):
+            expected = layer_by_layer.logits(exact, mode, "graph", ids_T)
+            found = layer_by_layer.logits(single, mode, "graph", ids_T)
+            assert layer_by_layer.gap(found, expected) < 1e-4
+            target, draft = (
+                layer_by_layer.build(family, dtype=torch.bfloat16, windowed=windowed, seed=seed).to("cuda")
+                for seed in (0, 1)
+            )
+            prompt_1T = layer_by_layer.text(200)[None]
+            plain = layer_by_layer.generates(target, None, mode, "graph", prompt_1T, Heard())
+            spec = layer_by_layer.generates(target, draft, f"{mode}+spec", "graph", prompt_1T, Heard())
+            assert torch.equal(spec.ids_BT, plain.ids_BT)
 
 
 @pytest.mark.gpu
