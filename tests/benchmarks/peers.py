@@ -111,10 +111,12 @@ def continuous(setting: PeerSetting) -> float:
     for tokens in (setting.uncounted, setting.uncounted, setting.tokens):
         config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
         started = time.perf_counter()
-        setting.loaded.model.generate_batch(
+        outputs = setting.loaded.model.generate_batch(
             [setting.ids()[0].tolist()], generation_config=config, progress_bar=False
         )
         torch.cuda.synchronize()
+        if [len(output.generated_tokens) for output in outputs.values()] != [tokens]:
+            raise RuntimeError("its request failed")
         took.append(time.perf_counter() - started)
     return (took[2] - took[1]) / (setting.tokens - setting.uncounted)
 
