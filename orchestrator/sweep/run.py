@@ -24,6 +24,9 @@ from orchestrator.watch import Notice, SweepEnded, Watcher
 from workers.actor import DeviceActor
 from workers.outcome import Outcome
 
+#: Set by Ray in the process that a submitted job runs.
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
 
 def run_sweep(
     spec: SweepSpec,
@@ -44,7 +47,12 @@ def run_sweep(
     """
     metered = MeteredWatcher(watcher)
     # Shapes of models need it as soon as a device is there; Ray takes seconds to start, most of which it waits.
-    threading.Thread(target=_import_models, name="import-models").start()
+    importing = threading.Thread(target=_import_models, name="import-models")
+    importing.start()
+    if _JOB in os.environ:
+        # torch and transformers ask for the current folder when they are imported. Ray replaces a job's folder as its actors start, where
+        # several nodes share a machine.
+        importing.join()
     try:
         with stop_signals() as stop, connected(address, cpus=cpu_slots), background(_helpers()) as helpers:
             stop.listen()
@@ -72,7 +80,7 @@ def run_sweep(
 
 def _import_models() -> None:
     with contextlib.suppress(Exception):  # told by whoever imports it next
-        importlib.import_module("workers.models.build")
+        importlib.import_module("workers.models.load")
 
 
 def _helpers() -> int:

@@ -16,6 +16,8 @@ from orchestrator.predict.rehearsed import store
 _MAIN = "orchestrator.predict.rehearsed.background_main"
 #: A process that has not answered by then is left out of account: formulas answer.
 _LIMIT_S = 300.0
+#: By its path: Ray may replace a submitted job's folder by another one under the same path, and torch asks where it is.
+_FOLDER = os.getcwd()
 
 
 class Call(NamedTuple):
@@ -92,11 +94,11 @@ class _Answerer:
     def _ask(self, call: Call) -> dict[str, Any]:
         if self._is_closed:
             return {}
-        if self._process is None:
-            self._process = _started()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
+            if self._process is None:
+                self._process = _started()
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
             pickle.dump((call.function, call.args), self._process.stdin)
             self._process.stdin.flush()
             return dict(pickle.load(self._process.stdout))
@@ -118,6 +120,7 @@ def _started() -> "subprocess.Popen[bytes]":
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environ,
+        cwd=_FOLDER,
         process_group=0,  # a person's Ctrl-C is for the driver, which ends it
     )
 
