@@ -53,6 +53,7 @@ def run(asked: Run, out: Path) -> None:
     """Run to the end or out of memory; write `out`.npz (events) and `out`.json (peaks and how far it came)."""
     started = time.perf_counter()
     import torch
+    import transformers
 
     from workers.host.child.cuda import load_kernels
 
@@ -83,6 +84,7 @@ def run(asked: Run, out: Path) -> None:
         "context_and_others_after": total - free - torch.cuda.memory_reserved(),
         "passes": len(marks),
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "card": torch.cuda.get_device_name(),
         "ran_s": time.perf_counter() - started,
     }
