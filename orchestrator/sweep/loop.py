@@ -254,6 +254,9 @@ class Sweep:
     def _choose(self, kind: KindWork, device: Device) -> WorkItem | None:
         alone = kind.queue.alone()
         if alone is not None:
+            earlier = self._roster.reserved_for(device.node)
+            if earlier is not None and earlier in kind.queue:  # it waits still, and another came before it
+                self._roster.free(device.node, earlier)
             self._roster.reserve(device.node, alone.key)
         if (reserved_for := self._roster.reserved_for(device.node)) is not None:
             if alone is None or reserved_for != alone.key or self._in_flight.is_busy(device.node):
