@@ -13,17 +13,12 @@ from orchestrator.fit.cards import CARDS, card_named
 from orchestrator.fit.questions import NEW_TOKENS, ask, model_named
 from orchestrator.predict.memory import fits
 from orchestrator.predict.model_shapes import ModelShapes
-from orchestrator.predict.rehearsed import store
 from orchestrator.spec_error import SpecError
+
+pytestmark = pytest.mark.usefixtures("own_answers")
 
 #: The driver's share and a context leave some 80 MiB of it.
 SMALL = "1260MiB"
-
-
-@pytest.fixture(autouse=True)
-def _own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OOMLINE_CACHE", str(tmp_path))
-    store.forget()
 
 
 def found(tokens: int | None = None, cards: tuple[str, ...] = (SMALL,), **keys: object) -> list[Fit]:

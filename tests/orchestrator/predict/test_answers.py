@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from orchestrator.predict.rehearsed import answers, store
 from orchestrator.predict.shape import shape_for
 from workers.attempt import Device
 from workers.cell import Cell, ModelRef, Speculation, Streaming
+
+pytestmark = pytest.mark.usefixtures("own_answers")
 
 MiB, GiB = 2**20, 2**30
 H100 = Device(
@@ -30,14 +32,6 @@ CELL = Cell(
     budget=GONE + 96 * MiB,
 )
 SHAPE = shape_for("random:pythia-14m", CELL.model)
-
-
-@pytest.fixture(autouse=True)
-def _own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("OOMLINE_CACHE", str(tmp_path))
-    store.forget()
-    yield
-    store.forget()
 
 
 def predicted_by(cell: Cell, device: DeviceProfile = PROFILE) -> str:

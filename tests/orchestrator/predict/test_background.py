@@ -18,15 +18,9 @@ from tests.orchestrator.predict.test_answers import CELL, H100, PROFILE, SHAPE
 from tests.orchestrator.sweep.simulated import spec
 from workers.cell import Cell
 
+pytestmark = pytest.mark.usefixtures("own_answers")
+
 _LIMIT_S = 120.0
-
-
-@pytest.fixture(autouse=True)
-def _own_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("OOMLINE_CACHE", str(tmp_path))
-    store.forget()
-    yield
-    store.forget()
 
 
 @pytest.fixture

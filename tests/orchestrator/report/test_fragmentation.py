@@ -10,24 +10,19 @@ import pytest
 from orchestrator.journal.folder import open_run
 from orchestrator.journal.record import Record
 from orchestrator.plan import expand
-from orchestrator.predict.rehearsed import store
 from orchestrator.report import render
 from orchestrator.spec import SweepSpec
 from tests.orchestrator.boundary.attempts import attempt_of
 from workers.attempt import Attempt, Device
 from workers.outcome import Outcome
 
+pytestmark = pytest.mark.usefixtures("own_answers")
+
 MiB, GiB = 2**20, 2**30
 CARD = Device(kind="NVIDIA H100 80GB HBM3", uuid="GPU-0", node="n", total_bytes=80 * GiB)
 BUDGET = 800 * MiB
 CONTEXT = 600 * MiB
 PER_TOKEN = 6 * 2 * 128 * 2  # layers x (K, V) x hidden x bfloat16
-
-
-@pytest.fixture(autouse=True)
-def _own_answers(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OOMLINE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    store.forget()
 
 
 def _spec(**fields: object) -> SweepSpec:
