@@ -42,5 +42,9 @@ class CellsInFlight(dict[SlotId, InFlight]):
             del self._by_node[flight.device.node][slot]
         return flight
 
+    def is_alone(self, node: str) -> bool:
+        """Whether a cell runs there that needs the node to itself."""
+        return any(flight.item.alone for flight in self._by_node[node].values())
+
     def is_busy(self, node: str) -> bool:
         return bool(self._by_node[node])

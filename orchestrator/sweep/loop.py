@@ -197,7 +197,6 @@ class Sweep:
 
     def _ended(self, flight: InFlight, attempt: Attempt, blame: Blame, decisions: Decisions) -> None:
         self._in_flight.remove(flight.slot)
-        self._roster.free(flight.device.node, flight.item.key)
         self._pace.note(attempt.duration_s, flight.item.seconds)
         self._decider.decide(flight, attempt, blame, self._clock(), decisions)
 
@@ -252,16 +251,18 @@ class Sweep:
                     self._start(device, item)
 
     def _choose(self, kind: KindWork, device: Device) -> WorkItem | None:
+        if self._in_flight.is_alone(device.node):
+            return None
         alone = kind.queue.alone()
-        if alone is not None:
-            earlier = self._roster.reserved_for(device.node)
-            if earlier is not None and earlier in kind.queue:  # it waits still, and another came before it
-                self._roster.free(device.node, earlier)
-            self._roster.reserve(device.node, alone.key)
-        if (reserved_for := self._roster.reserved_for(device.node)) is not None:
-            if alone is None or reserved_for != alone.key or self._in_flight.is_busy(device.node):
+        if alone is None:
+            self._roster.end_emptying(kind.kind)
+        elif self._roster.node_to_empty(kind.kind, device.node) == device.node:
+            if self._in_flight.is_busy(device.node):
                 return None
+            self._roster.end_emptying(kind.kind)
             return kind.queue.remove(alone.key)
+        if self._roster.is_emptied(device.node):
+            return None
         return kind.queue.take(
             device,
             warm=self._roster.warm_models(device.node),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from orchestrator.fleet import SlotId
-from orchestrator.sweep.work.item import Key, WorkItem
+from orchestrator.sweep.work.item import WorkItem
 from workers.attempt import Device
 
 _WARM_MODELS = 2  # per node
@@ -20,7 +20,7 @@ class IdleDevice(NamedTuple):
 class Roster:
     """A device is live from `join` until `leave`, `release` or `retire`. While live it is idle or runs a cell.
 
-    A node may be reserved for one cell: it is emptied for, or runs, a cell that needs it to itself.
+    A node may be emptied for a cell that needs it to itself, one at a time for each kind.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Roster:
         self._absent_since: dict[str, float] = {}  # by kind: when its last live device went
         self._released: dict[SlotId, str] = {}  # to its kind
         self._retired: set[str] = set()  # UUIDs
-        self._reserved: dict[str, Key] = {}  # by node
+        self._emptied: dict[str, str] = {}  # by kind: a node
         self._warm: dict[str, list[str]] = {}  # by node: models in its page cache, the latest first
 
     # Coming and going
@@ -54,8 +54,6 @@ class Roster:
         self._released.pop(slot, None)
         for kind in list(self._live):
             self._remove(kind, slot, now)
-        if device is not None and not self._lives(device.node):
-            self._reserved.pop(device.node, None)
 
     def release(self, idle: IdleDevice) -> None:
         """The device is let go until `take_released`."""
@@ -118,20 +116,21 @@ class Roster:
     def warm_models(self, node: str) -> list[str]:
         return self._warm.get(node, [])
 
-    def _lives(self, node: str) -> bool:
-        return any(device.node == node for devices in self._live.values() for device in devices.values())
+    # Nodes that are emptied for a cell that must be alone
 
-    # Nodes reserved for a cell that must be alone
+    def node_to_empty(self, kind: str, node: str) -> str:
+        """Return the node that is emptied for the cells of `kind`: from now `node`, where there is none that has a device of
+        the kind."""
+        chosen = self._emptied.get(kind)
+        if chosen is None or not self._has(chosen, kind):
+            chosen = self._emptied[kind] = node
+        return chosen
 
-    def reserve(self, node: str, key: Key) -> None:
-        """Reserve the node, unless it or another is reserved already."""
-        if key not in self._reserved.values():
-            self._reserved.setdefault(node, key)
+    def is_emptied(self, node: str) -> bool:
+        return any(emptied == node and self._has(node, kind) for kind, emptied in self._emptied.items())
 
-    def reserved_for(self, node: str) -> Key | None:
-        return self._reserved.get(node)
+    def end_emptying(self, kind: str) -> None:
+        self._emptied.pop(kind, None)
 
-    def free(self, node: str, key: Key) -> None:
-        """The cell has run: its node takes others again."""
-        if self._reserved.get(node) == key:
-            del self._reserved[node]
+    def _has(self, node: str, kind: str) -> bool:
+        return any(device.node == node for device in self._live[kind].values())

@@ -94,6 +94,10 @@ class SimulatedFleet:
         self.devices[one.uuid] = one
         self._at(at, SlotReady(one.uuid, one))
 
+    def leave(self, one: Device, at: float) -> None:
+        """While it is idle."""
+        self._at(at, SlotLost(one.uuid, None, "simulated", one))
+
     def poll(self, timeout_s: float, linger_s: float = 0.0) -> list[FleetEvent]:
         until = self.clock.now + timeout_s
         if not self._events or self._events[0][0] > until:

@@ -183,6 +183,42 @@ def test_a_victim_of_host_memory_runs_again_alone_and_that_tells():
     assert Counter(finals(played).values()) == {Outcome.OK: 11, Outcome.OOM_HOST: 1}
 
 
+def test_a_victim_that_comes_to_the_front_of_another_keeps_no_node_waiting():
+    """The later cell of the queue fails first, so its node is emptied for it while the earlier one still runs."""
+    asked = spec(lengths=[1000], modes=["baseline"], repeats=6)
+    cells = [cell.cell_id for cell in expand(asked)]
+    begun: Counter[str] = Counter()
+
+    def world(lease: Lease, on: Device) -> Fate:
+        begun[lease.cell.cell_id] += 1
+        if begun[lease.cell.cell_id] == 1 and lease.cell.cell_id in cells[:2]:
+            took = {cells[0]: 40, cells[1]: 10}[lease.cell.cell_id]
+            return Fate(took, lost=True, host_oom_victim=True)
+        return Fate(7)
+
+    played = simulate(asked, expand(asked), [device("a"), device("b")], world)
+    assert Counter(finals(played).values()) == {Outcome.OK: 6}
+
+
+def test_a_node_is_not_emptied_for_a_kind_that_has_left_it():
+    """Two kinds on one node: the one whose victim waits for the node goes; the other's cells run."""
+    asked = spec(lengths=[1000], modes=["baseline"], repeats=8)
+    leaving, staying = device("a", "H100"), device("b", "A100")
+
+    def world(lease: Lease, on: Device) -> Fate:
+        return Fate(5, lost=True, host_oom_victim=True) if on is leaving else Fate(30)
+
+    played = simulate(
+        asked,
+        expand(asked),
+        [leaving, staying],
+        world,
+        prepare=lambda fleet, clock: fleet.leave(leaving, clock.now + 10),
+    )
+    outcomes = [a.outcome for a in played.journal.attempts if a.device.kind == "A100"]
+    assert Counter(outcomes) == {Outcome.OK: 8}
+
+
 def test_an_oom_prunes_longer_cells_of_its_like():
     asked = spec(lengths=[1000, 2000, 4000, 8000], repeats=2)
 
