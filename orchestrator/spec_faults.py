@@ -74,10 +74,10 @@ def _where_else(path: KeyPath, groups: Mapping[str, Collection[str]]) -> str:
 
 
 _NUMBERS = {
-    "greater_than_equal": ("{ge} or more", "ge"),
-    "less_than_equal": ("{le} or less", "le"),
-    "greater_than": ("more than {gt}", "gt"),
-    "less_than": ("less than {lt}", "lt"),
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "{le} or less",
+    "greater_than": "more than {gt}",
+    "less_than": "less than {lt}",
 }
 _KINDS = {
     "bool": "true or false",
@@ -97,7 +97,7 @@ def _in_words(fault: Any, told: str) -> str:
     if kind == "literal_error" and isinstance(fault["input"], str):
         return nearest(fault["input"], re.findall(r"'([^']*)'", context["expected"]))
     if kind in _NUMBERS:
-        return _NUMBERS[kind][0].format(**context)
+        return _NUMBERS[kind].format(**context)
     if kind == "string_pattern_mismatch":
         return "letters, digits, '.', '_' and '-', beginning with a letter or a digit, at most 100"
     if kind in ("too_short", "string_too_short"):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from orchestrator.explain.slope import slopes
+from orchestrator.explain.slope import slopes, thinned
 from workers.attempt import Attempt
 from workers.outcome import Outcome
 
@@ -41,10 +41,11 @@ def measured_law(attempts: Iterable[Attempt], beyond: int = 0) -> MeasuredLaw | 
     far = [point for point in points if point[0] >= beyond]
     if len({n for n, _ in far}) > 1:
         points = far
-    found = sorted(slopes(points))
+    kept = thinned(points)
+    found = sorted(slopes(kept))
     if not found:
         return None
-    slope = _of_pairs(found, len(points))
+    slope = _of_pairs(found, len(kept))
     return MeasuredLaw(slope, _left(points, slope), len(points))
 
 

@@ -11,12 +11,18 @@ def theil_sen(points: Sequence[tuple[float, float]]) -> float | None:
     """The median slope over all pairs of (x, y) (Theil 1950, Sen 1968); None with fewer than two distinct
     x.
     """
-    found = slopes(points)
+    found = slopes(thinned(points))
     return median(found) if found else None
 
 
-def slopes(points: Sequence[tuple[float, float]]) -> list[float]:
-    """Over all pairs of (x, y) with distinct x, of points that are thinned evenly."""
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Sorted, and no more of them than have pairs that can be gone through."""
     step = max(1, -(-len(points) // _MOST))
-    kept = sorted(points)[::step]
-    return [(y2 - y1) / (x2 - x1) for i, (x1, y1) in enumerate(kept) for x2, y2 in kept[i + 1 :] if x2 > x1]
+    return sorted(points)[::step]
+
+
+def slopes(points: Sequence[tuple[float, float]]) -> list[float]:
+    """Over all pairs of (x, y) with distinct x, sorted by x."""
+    return [
+        (y2 - y1) / (x2 - x1) for i, (x1, y1) in enumerate(points) for x2, y2 in points[i + 1 :] if x2 > x1
+    ]

@@ -19,6 +19,8 @@ from workers.allocator import DEFAULT, EXPANDABLE
 from workers.cell import Cell
 from workers.modes import MODES, Streaming
 
+#: Of a text whose memory is that of any other.
+_ANY_LENGTH = 4096
 #: The shorter passes over a prompt that are worth a try.
 _SHORT_CHUNK = 512
 
@@ -50,7 +52,7 @@ class Change:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """`longest_length`: tokens of the longest text, None: memory does not grow; 0: not even one token. `peak_bytes` and
-    `parts`: of the text that was asked for, else of the longest; of a text in constant memory, of any. `change`: the
+    `parts`: of the text that was asked for, else of the longest; of a text in constant memory, of any; where nothing fits, of one token. `change`: the
     cheapest that makes the text fit, where it does not. `refused`: why there is no answer; all else is None then.
     """
 
@@ -77,7 +79,7 @@ def fit(question: FitQuestion, shapes: ModelShapes) -> Fit:
         new = cell.length
         longest = largest_fitting(lambda prompt: question.at(prompt + new), target, draft, device)
         longest = longest if not longest else longest + new
-        shown = question.tokens or longest or 4096
+        shown = question.tokens or (_ANY_LENGTH if longest is None else max(longest, 1))
         prediction = predict(question.at(shown), target, draft, device)
     except UnknownWeightsError as error:
         return Fit(question=question, refused=str(error))

@@ -8,8 +8,7 @@ from orchestrator.predict.device import DeviceProfile
 from orchestrator.spec import parse_bytes
 from orchestrator.spec_error import SpecError
 from workers.attempt import Device
-
-MiB, GiB = 2**20, 2**30
+from workers.units import GiB, MiB
 
 #: What the driver keeps of an H100 (driver 580). Taken for a card that is named by its size.
 _RESERVE_BYTES = 480 * MiB

@@ -28,7 +28,7 @@ class Outcomes:
         self.counts: Counter[Outcome] = Counter()
         self.probes: dict[Key, Attempt] = {}
         self._models: dict[Key, ModelRef] = {}
-        self._lacking: Counter[str] = Counter()
+        self._lacking: dict[Key, str] = {}
         for key, known in by_key.items():
             history, final = history_and_final(known, limits)
             if final is not None and final.outcome in retry:
@@ -48,7 +48,7 @@ class Outcomes:
         self.counts[final.outcome] += 1
         self._models[key] = final.cell.model
         if final.outcome is Outcome.UNAVAILABLE and final.failure is not None:
-            self._lacking[final.failure.error_message] += 1
+            self._lacking[key] = final.failure.error_message
         if final.cell.purpose == "probe":
             self.probes[key] = dataclasses.replace(final, samples=(), steps=(), output_ids=(), results=())
 
@@ -56,12 +56,13 @@ class Outcomes:
         """Forget the final outcome of an item: it could not be journalled."""
         self.counts -= Counter([self.finals.pop(key)])
         self.probes.pop(key, None)
+        self._lacking.pop(key, None)
 
     def lacks(self) -> list[str]:
         """Return what cells of this run could not have, in the words of their errors."""
         return [
             f"{count} cell{'' if count == 1 else 's'} could not have what a cell needs: {reason}"
-            for reason, count in self._lacking.most_common(_REASONS)
+            for reason, count in Counter(self._lacking.values()).most_common(_REASONS)
         ]
 
     def unloadable(self) -> list[str]:

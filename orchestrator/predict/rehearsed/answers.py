@@ -5,6 +5,7 @@ Everything here raises `NotRehearsable` where a cell cannot be rehearsed: the fo
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from orchestrator.predict.rehearsed.passes import RehearsedPasses
 from orchestrator.predict.rehearsed.run import RehearsedRun
 from orchestrator.predict.rehearsed.store import answered
 from workers.allocator import DEFAULT, settings_text
-from workers.cell import Cell, to_json
+from workers.cell import Cell, ModelRef, to_json
 from workers.engines.sizes import eager_chunk
 from workers.modes import GENERATE, Layout
 from workers.rehearsal.passes import ModeRefused, NotRehearsable
@@ -236,11 +237,11 @@ def _passes_of(cell: Cell, chunk: int | None) -> RehearsedPasses:
 
 
 def _content(cell: Cell, device: DeviceProfile) -> dict[str, Any]:
-    """What an answer depends on, by content: a model by its configuration, not by its name."""
+    """What an answer depends on: of the models their configurations too, which may change under one name."""
     names = [name for name in (cell.model.target, cell.model.draft) if name is not None]
     return {
         "cell": _plain(cell),
-        "configs": [_config_text(name, cell) for name in names],
+        "configs": [_config_hash(name, cell.model) for name in names],
         "library_bytes": device.runtime_bytes,
         "emulated": cell.budget is not None,
     }
@@ -250,12 +251,14 @@ def _plain(cell: Cell) -> dict[str, Any]:
     return to_json(dataclasses.replace(cell, **_ANY))
 
 
-def _config_text(name: str, cell: Cell) -> str:
+@functools.lru_cache(maxsize=256)  # asked for with every record of the journal
+def _config_hash(name: str, ref: ModelRef) -> str:
     from workers.models import LoadError
     from workers.models.config import read_config
 
     try:
-        config = read_config(name, cell.model)
+        config = read_config(name, ref)
     except LoadError as error:
         raise NotRehearsable(str(error)) from error
-    return f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+    text = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -85,11 +85,10 @@ class _Answerer:
 
     def close(self) -> None:
         self._is_closed = True
-        if self._process is not None:
-            self._process.kill()
+        if (running := self._process) is not None:
+            running.kill()  # what it is asked now ends
         self._thread.shutdown(cancel_futures=True)
-        if self._process is not None:
-            self._process.wait()
+        self._end()
 
     def _ask(self, call: Call) -> dict[str, Any]:
         if self._is_closed:
@@ -97,13 +96,22 @@ class _Answerer:
         try:
             if self._process is None:
                 self._process = _started()
+            if self._is_closed:  # meanwhile
+                return {}
             assert self._process.stdin is not None
             assert self._process.stdout is not None
             pickle.dump((call.function, call.args), self._process.stdin)
             self._process.stdin.flush()
             return dict(pickle.load(self._process.stdout))
         except (OSError, EOFError, pickle.UnpicklingError):
+            self._end()  # the next question starts another
             return {}
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
 
 def _started() -> "subprocess.Popen[bytes]":

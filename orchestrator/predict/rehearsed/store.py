@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import tempfile
@@ -16,7 +18,7 @@ from workers.rehearsal.passes import NotRehearsable
 #: Where answers are kept, below the node's cache.
 _FOLDER = "rehearsals"
 #: The code that answers depend on, beside torch and transformers: packages of this project.
-_CODE = ("workers.rehearsal", "workers.engines.eager", "workers.models", "orchestrator.predict")
+_CODE = ("workers", "orchestrator.predict")
 
 #: By key. An exception: it cannot be rehearsed, and why; never on disk, as the next version may.
 _answers: dict[str, Any] = {}
@@ -53,7 +55,7 @@ def known_only() -> Iterator[list[str]]:
     try:
         yield missed
     finally:
-        _missed.remove(missed)
+        _missed.pop()
 
 
 @contextlib.contextmanager
@@ -64,7 +66,7 @@ def listening() -> Iterator[dict[str, Any]]:
     try:
         yield heard
     finally:
-        _heard.remove(heard)
+        _heard.pop()
 
 
 def learn(heard: Mapping[str, Any]) -> None:
@@ -98,8 +100,6 @@ def _key(question: dict[str, Any]) -> str:
 @cache
 def _versions() -> list[str]:
     """Of torch, transformers, and of the code itself."""
-    import importlib.util
-
     found = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers")]
     for package in _CODE:
         spec = importlib.util.find_spec(package)

@@ -75,11 +75,14 @@ class Searching:
     def _open(self) -> None:
         """Start the searches whose predictions are known by now."""
         waiting = [question for question, inquiry in self._inquiries.items() if inquiry is None]
-        for asked in waiting:
-            if (started := self._start(asked)) is None:
+        started = [(asked, self._start(asked)) for asked in waiting]
+        if all(start is None for _, start in started):
+            return
+        known = [attempt for key, attempt in self._finals.items() if key.device_kind == self._kind]
+        for asked, start in started:
+            if start is None:
                 continue
-            known = [attempt for key, attempt in self._finals.items() if key.device_kind == self._kind]
-            question, search = started
+            question, search = start
             _, complete = replay(question, search, known)
             self._inquiries[asked] = _Inquiry(question, search, abandoned=not complete)
 

@@ -40,14 +40,14 @@ def die(cell: Cell) -> None:
 
 def wait_for(call: Call, helpers: Background) -> None:
     until = time.monotonic() + _LIMIT_S
-    while not helpers.is_ready("asked", call):
+    while not helpers.is_ready(call.function.__name__, call):
         assert time.monotonic() < until
         time.sleep(0.05)
 
 
 def test_a_helper_finds_what_this_process_would(helpers: Background, tmp_path: Path) -> None:
     call = Call("family", ask, (CELL,))
-    assert not helpers.is_ready("asked", call)
+    assert not helpers.is_ready(call.function.__name__, call)
     with store.known_only():
         assert predict(CELL, SHAPE, None, PROFILE).predicted_by == "formula"
     wait_for(call, helpers)
@@ -65,6 +65,13 @@ def test_a_helper_that_dies_leaves_the_formulas(helpers: Background) -> None:
     wait_for(Call("family", die, (CELL,)), helpers)
     with store.known_only():
         assert predict(CELL, SHAPE, None, PROFILE).predicted_by == "formula"
+
+
+def test_a_helper_that_died_is_followed_by_another(helpers: Background) -> None:
+    wait_for(Call("family", die, (CELL,)), helpers)
+    wait_for(Call("family", ask, (CELL,)), helpers)
+    with store.known_only():
+        assert predict(CELL, SHAPE, None, PROFILE).predicted_by == "rehearsal"
 
 
 def test_a_search_starts_once_its_prediction_is_there(helpers: Background) -> None:

@@ -291,3 +291,8 @@ class Played:
     journal: MemoryJournal
     seen: EventLog
     clock: SimulatedClock
+
+
+def finals(played: Played) -> dict[tuple[str, str], Outcome]:
+    """Last outcome by cell and kind; fails on a second final."""
+    return {(a.cell.cell_id, a.device.kind): a.outcome for a in played.journal.attempts}
