@@ -27,11 +27,11 @@ def _on_cuda(device: torch.device) -> float | None:
     if free < 4 * _CUDA_BYTES:
         return None
     try:
-        source = torch.randint(0, 2**31, (_CUDA_BYTES // 4,), dtype=torch.int32, device=device)
-        sink = torch.empty_like(source)
+        both = torch.ones(2, _CUDA_BYTES // 4, dtype=torch.int32, device=device)
     except torch.OutOfMemoryError:  # an emulated card without room
         torch.cuda.empty_cache()
         return None
+    source, sink = both.unbind()
     times = []
     for _ in range(_ROUNDS):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -40,7 +40,7 @@ def _on_cuda(device: torch.device) -> float | None:
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end) / 1e3)
-    del source, sink
+    del both, source, sink
     torch.cuda.empty_cache()
     return 2 * _CUDA_BYTES / _median(times)
 

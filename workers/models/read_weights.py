@@ -5,9 +5,6 @@ import torch
 from workers.cell import Cell
 from workers.models.load import LoadedModel, weights_bytes_of
 
-#: By which a config says that a token meets some of the weights only.
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-
 
 def step_weights_bytes(cell: Cell, target: LoadedModel, draft: LoadedModel | None) -> int | None:
     """Return the bytes that a step reads: the target once and, in a round of speculation, the draft gamma times.
@@ -23,13 +20,17 @@ def step_weights_bytes(cell: Cell, target: LoadedModel, draft: LoadedModel | Non
 
 def read_bytes(loaded: LoadedModel) -> int | None:
     """Return the bytes of all weights but a table of embeddings of its own, of which a token reads a row."""
-    config = loaded.model.config.get_text_config()
-    if any(getattr(config, name, None) for name in _EXPERTS):
+    if any(_is_experts(name, module) for name, module in loaded.model.named_modules()):
         return None
     table = loaded.model.get_input_embeddings()
     head = loaded.model.get_output_embeddings()
     whole = weights_bytes_of(loaded.model)
     if not isinstance(table, torch.nn.Embedding) or head is None:
         return whole
-    is_shared = table.weight.data_ptr() == head.weight.data_ptr()
+    is_shared = getattr(head, "weight", None) is table.weight
     return whole if is_shared else whole - table.weight.nbytes
+
+
+def _is_experts(name: str, module: torch.nn.Module) -> bool:
+    """Whether a token meets some of its weights only, by the names that transformers gives such modules."""
+    return name.rpartition(".")[2] == "experts" or "Experts" in type(module).__name__

@@ -18,6 +18,8 @@ from workers.models.load import LoadedModel
 from workers.modes import MODES, Speculation, Streaming
 
 SINKS, WINDOW = 3, 10
+#: Ends a text.
+END = 5
 #: Where each layer has a window unless the config says otherwise.
 WINDOWED = ("mistral", "mixtral", "phi3", "starcoder2")
 _OUTPUTS = ("o_proj", "dense", "out_proj", "wo")
@@ -60,7 +62,7 @@ def logits(model: Any, mode: str, engine: str, ids_T: torch.Tensor) -> torch.Ten
 
 def generates(target: Any, draft: Any, mode: str, engine: str, prompt_1T: torch.Tensor, heard: Any) -> Any:
     """40 tokens."""
-    both: list[LoadedModel | None] = [model and loaded(model, (5,)) for model in (target, draft)]
+    both: list[LoadedModel | None] = [model and loaded(model, (END,)) for model in (target, draft)]
     assert both[0] is not None
     return open_session(cell(mode, engine), both[0], both[1]).generate(prompt_1T, 40, heard)
 

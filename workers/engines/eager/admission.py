@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
@@ -57,6 +58,9 @@ def rules_of(model: PreTrainedModel) -> Admission:
             found = _probed(model, kinds) if has_values else _assumed(model, kinds)
         except ModeUnsupported as refusal:
             raise ModeUnsupported(f"{type(model).__name__} cannot stream: {refusal}") from refusal
+        finally:
+            if model.device.type == "cuda":
+                torch.cuda.empty_cache()  # what asking took is no part of the run, nor of its fragments
         _known[model] = found
     return found
 

@@ -33,7 +33,7 @@ def refusing_first_passes(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     except _OF_CODE as error:
-        if ended >= _FIRST or not _blames_the_code(error, model.device):
+        if ended >= _FIRST or not blames_the_code(error, model.device):
             raise
         raise ModeUnsupported(
             f"{type(model).__name__} fails in its {'second' if ended else 'first'} pass over a text: {one_line(error)}"
@@ -42,6 +42,7 @@ def refusing_first_passes(model: PreTrainedModel) -> Iterator[None]:
         hook.remove()
 
 
-def _blames_the_code(error: Exception, device: torch.device) -> bool:
+def blames_the_code(error: Exception, device: torch.device) -> bool:
+    """Whether it is neither a memory error nor a fault of a GPU."""
     kind = of_exception(Raised.of(error), Phase.PREFILL, is_cpu=device.type == "cpu")
     return kind is Outcome.CRASHED

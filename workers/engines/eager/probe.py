@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from workers.engines.eager.first_passes import blames_the_code
 from workers.engines.eager.rerouted import Rotation, rerouted, rotary_of
 from workers.engines.eager.rope import Rope
 from workers.engines.eager.weigh import weigh
@@ -135,10 +136,14 @@ def listen(model: PreTrainedModel) -> Listened:
     try:
         with rerouted(model, probe, probe.noting, _PROBE, probe):
             model.base_model(input_ids=ids_B1, position_ids=position_B1, use_cache=False)
-    except (ModeUnsupported, torch.OutOfMemoryError):
+    except ModeUnsupported:
         raise
     except Exception as error:  # an architecture's own code may need anything
+        if not blames_the_code(error, model.device):
+            raise
         raise ModeUnsupported(f"it does not run on other angles than its own: {one_line(error)}") from error
+    if not probe.columns:
+        raise ModeUnsupported("its rotary embedding is never asked")
     columns = {which: _columns(own, which, size) for which, size in probe.columns.items()}
     layers = {layer: _heard(call, columns) for layer, call in probe.calls.items()}
     return Listened(layers, probe.columns, frozenset(probe.movers))
@@ -245,9 +250,9 @@ def _check_attention(call: _Call) -> None:
     scaling = size**-0.5 if call.scaling is None else call.scaling
     try:
         expected = function(call.module, q, k, v, bias[None, None], scaling=scaling, **call.arguments)[0]
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # an architecture's own code may need anything
+        if not blames_the_code(error, device):
+            raise
         raise ModeUnsupported(f"its attention cannot be tried: {one_line(error)}") from error
     groups = heads // kv_heads
     products = q.reshape(kv_heads, -1, size) @ k[0].transpose(1, 2)

@@ -137,7 +137,7 @@ def attend(
     scale = dim**-0.5 if scaling is None else scaling
     weights_NMC = weigh(near_NMC, bias, batch, scale, softcap, s_aux).to(value.dtype)
     out_NMD = torch.bmm(weights_NMC, layer.values)
-    return out_NMD.view(batch, heads, count, -1).transpose(1, 2), None
+    return out_NMD.view(batch, heads, count, -1).transpose(1, 2).contiguous(), None
 
 
 def _scores(q_NMD: torch.Tensor, k_NCD: torch.Tensor) -> torch.Tensor:

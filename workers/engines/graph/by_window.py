@@ -15,18 +15,17 @@ from workers.modes import Context
 
 @dataclass(frozen=True, slots=True)
 class CacheByWindow:
-    """`parts`: the policy's own first, where there is one. `place_L`: of each layer its part, and which layer of it."""
+    """`parts`: the policy's own first, where there is one. `place_L`: of each layer its part, and which layer of it.
+    `context`: of the layers without a window of their own, None where there is no such layer.
+    """
 
     parts: tuple[GraphCache, ...]
     place_L: tuple[tuple[int, int], ...]
+    context: Context | None
 
     @property
     def grows(self) -> bool:
         return any(part.grows for part in self.parts)
-
-    @property
-    def context(self) -> Context | None:
-        return self.parts[0].context
 
     @property
     def far_limit(self) -> int:

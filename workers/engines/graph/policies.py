@@ -60,4 +60,4 @@ def _by_window(
     places = tuple(
         (kinds.index(window), windows[:layer].count(window)) for layer, window in enumerate(windows)
     )
-    return CacheByWindow(parts, places)
+    return CacheByWindow(parts, places, parts[0].context if None in kinds else None)

@@ -24,7 +24,10 @@ class RingCache:
         shape = (layers, batch, weights.kv_heads, ring.total, weights.head_dim)
         self.k_LBKCD = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
         self.v_LBKCD = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
-        self.arrived = torch.zeros(batch * weights.kv_heads * 16, dtype=torch.int32, device=weights.device)
+        groups = max(16, ring.longest_pass)  # at least one token of a pass in each
+        self.arrived = torch.zeros(
+            batch * weights.kv_heads * groups, dtype=torch.int32, device=weights.device
+        )
 
     @property
     def context(self) -> Context:

@@ -55,6 +55,7 @@ class CudaDevice:
     def begin_run(self) -> None:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_accumulated_memory_stats()  # retries of what came before are not the run's
 
     def allocator_bytes(self) -> tuple[int | None, int | None]:
         if self._card is not None:

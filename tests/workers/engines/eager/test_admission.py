@@ -9,12 +9,14 @@ import torch
 from tests.workers.engines.exact import Float64
 from tests.workers.engines.heard import Heard
 from tests.workers.engines.layer_by_layer import (
+    END,
     WINDOWED,
     alone,
     build,
     check_full_layer,
     check_other_layer,
     generates,
+    logits,
     text,
 )
 from tests.workers.models.families import tiny_model
@@ -44,6 +46,16 @@ def test_every_kind_of_layer_streams_exactly(family: str) -> None:
             rule = rules[layer]
             is_full = rule is not None and rule.window is None
             (check_full_layer if is_full else check_other_layer)(alone(model, layer), "eager", 1e-9)
+
+
+@pytest.mark.parametrize("family", [*ADMITTED, *WINDOWED])
+def test_a_prompt_in_one_pass_is_read_as_token_by_token(family: str) -> None:
+    model, prompt_T = build(family), text(7)
+    with torch.no_grad(), Float64():
+        found_T = generates(model, None, "streaming", "eager", prompt_T[None], Heard()).ids_BT[0]
+        logits_TV = logits(model, "streaming", "eager", torch.cat([prompt_T, found_T[:-1]]))[6:]
+    logits_TV[:, END] = -torch.inf  # the end of the text is put off
+    assert torch.equal(logits_TV.argmax(-1), found_T)
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "gpt_oss", "deepseek_v3", "cohere2"])

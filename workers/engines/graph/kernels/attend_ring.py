@@ -38,11 +38,8 @@ def attend_ring_plain(
     k_BKCD.index_copy_(2, slot_M, rotate(k_BMKD, angles.cos_MF, angles.sin_MF).transpose(1, 2))
     v_BKCD.index_copy_(2, slot_M, v_BMKD.transpose(1, 2))
 
-    slot_C = torch.arange(k_BKCD.shape[2], device=start.device)
-    held_C = ring.held(slot_C, start + M)
-    age_MC = position_M[:, None] - held_C[None, :]
-    is_sink_C = slot_C < ring.sinks
-    visible_MC = (age_MC >= 0) & (is_sink_C | ((held_C >= ring.sinks) & (age_MC < ring.sliding_window)))
+    visible_MC = ring.visible(position_M, start + M)
+    is_sink_C = torch.arange(k_BKCD.shape[2], device=start.device) < ring.sinks
 
     K = k_BKCD.shape[1]
     k = k_BKCD.to(working(q_BMHD.dtype)).transpose(2, 3)

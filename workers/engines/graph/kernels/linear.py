@@ -67,8 +67,7 @@ def activate(y: torch.Tensor, activation: str | None) -> torch.Tensor:
 class Tile:
     """`outputs` rows of a matrix by `depth` of its columns at a time; `rows` tokens are padded to.
 
-    Read while the kernels before still run, of each row: `ahead` bytes into registers, `l2` bytes behind them into
-    the L2 cache.
+    `ahead` bytes of each row are read into registers while the kernels before still run.
     """
 
     outputs: int
