@@ -1,6 +1,6 @@
 """`oomline`: plan, fit, run, status, report, compare, logits, models, init, schema, doctor. `python -m jobs` is the same.
 
-Exit status: 0 every cell has an outcome; 1 something is left, and the same command does it; 2 the sweep file or the
+Exit status: 0 nothing is left and nothing failed; 1 something is left, and the same command does it; 2 the sweep file or the
 arguments are wrong; 3 nothing is left, but a cell is quarantined, or a model could not be loaded for any cell.
 """
 

@@ -75,7 +75,7 @@ def sentences(found: Answers) -> list[str]:
     longest = max((each.longest_length or 0 for each in found.fits), default=0)
     if found.max_positions and max(longest, found.tokens or 0) > found.max_positions:
         lines.append(
-            f"Trained on {found.max_positions:,} positions: longer texts run, their words may not hold."
+            f"Trained on {found.max_positions:,} positions: longer texts run, but what is written there may make no sense."
         )
     return lines
 
@@ -88,7 +88,10 @@ def _sentence(each: Fit, of: str) -> str:
         return far + of
     if each.fits:
         return f"{each.question.tokens:,} tokens{of} fit ({far})"
-    instead = f"; {each.change.words} would do, at the cost of {each.change.costs}" if each.change else ""
+    instead = ""
+    if each.change is not None:
+        costs = f", at the cost of {each.change.costs}" if each.change.costs else ""
+        instead = f"; {each.change.words} would do{costs}"
     return f"{each.question.tokens:,} tokens{of} do not fit ({far}){instead}"
 
 

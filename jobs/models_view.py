@@ -97,6 +97,9 @@ def _shared_reasons(coverage: Coverage) -> list[tuple[str, str, list[str]]]:
             runs = family.has("loads") and family.has("baseline")
             if runs or column == next(iter(family.reasons)):
                 told = reason.replace(f"{family.architecture} ", "it ", 1)
+                told = told.replace(
+                    f": model type {family.model_type} (", ": its model type is not in the list (", 1
+                )
                 told = textwrap.shorten(told.partition(" (model type ")[0], _LONGEST, placeholder=" …")
                 found.setdefault((column, told), []).append(family.model_type)
     order = sorted(found.items(), key=lambda item: (COLUMNS.index(item[0][0]), -len(item[1])))

@@ -10,7 +10,7 @@ from orchestrator.plan import expand
 from orchestrator.predict.cache_law import CacheLaw, cache_law, difference
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.duration import predict_seconds
-from orchestrator.predict.memory import PredictedBy, fits, predict, predict_boundary
+from orchestrator.predict.memory import PredictedBy, fits, predict, predict_boundary, refusal
 from orchestrator.predict.model_shapes import CellShapes, ModelShapes
 from orchestrator.predict.rehearsed import answers
 from orchestrator.predict.rehearsed.background import Call, answer_in_parallel
@@ -75,13 +75,15 @@ def forecast(spec: SweepSpec, device: str | None = None) -> Forecast:
     shapes = ModelShapes()
     for cell in cells:
         shapes.weighed(cell)  # also of models whose modes are all refused: what is unknown of them is told
-    refused = _refused_modes(cells)
-    possible = [cell for cell in cells if (cell.model, cell.mode, cell.engine) not in refused]
+    refused = _refused_by_config(cells)
+    _rehearse([cell for cell in cells if _mode(cell) not in refused], shapes, profile)
+    refused |= _refused_by_engine([cell for cell in cells if _mode(cell) not in refused], profile)
+    possible = [cell for cell in cells if _mode(cell) not in refused]
     told = {f"{model.target}, mode {mode}": reason for (model, mode, _), reason in refused.items()}
     if profile.allocator == "cpu":
         for name in dict.fromkeys(spec.allocator):
-            if refusal := refusal_on_cpu(name):
-                told[f"allocator {name}"] = refusal
+            if reason := refusal_on_cpu(name):
+                told[f"allocator {name}"] = reason
                 possible = [cell for cell in possible if cell.allocator != name]
     return Forecast(
         cells=len(cells),
@@ -104,14 +106,28 @@ def _differences(cells: Iterable[Cell], shapes: ModelShapes) -> Iterator[str]:
     yield from told
 
 
-def _refused_modes(cells: Iterable[Cell]) -> dict[tuple[ModelRef, str, str], str]:
+_Mode = tuple[ModelRef, str, str]
+
+
+def _mode(cell: Cell) -> _Mode:
+    return cell.model, cell.mode, cell.engine
+
+
+def _refused_by_engine(cells: Iterable[Cell], profile: DeviceProfile) -> dict[_Mode, str]:
+    """The modes that an engine refuses once it sees the model, where a rehearsal can tell."""
+    one_of_each = {_mode(cell): cell for cell in cells}
+    reasons = {mode: refusal(cell, profile) for mode, cell in one_of_each.items()}
+    return {mode: reason for mode, reason in reasons.items() if reason is not None}
+
+
+def _refused_by_config(cells: Iterable[Cell]) -> dict[_Mode, str]:
     """The modes that an architecture cannot have, and why: their cells end in `load_error`."""
-    refused: dict[tuple[ModelRef, str, str], str] = {}
-    for cell in {(cell.model, cell.mode, cell.engine): cell for cell in cells}.values():
+    refused: dict[_Mode, str] = {}
+    for cell in {_mode(cell): cell for cell in cells}.values():
         try:
             refuse_by_config(cell)
         except ModeUnsupported as error:
-            refused[cell.model, cell.mode, cell.engine] = str(error)
+            refused[_mode(cell)] = str(error)
         except LoadError:
             pass  # told of the model as a whole
     return refused
@@ -122,7 +138,6 @@ def _forecast_cells(
 ) -> Iterator[CellForecast]:
     """One per cell but for its repeats. Work is linear in the cells: a boundary is searched for once for all lengths."""
     repeats = Counter(dataclasses.replace(cell, repeat=0) for cell in cells)
-    _rehearse(repeats, shapes, profile)
     boundaries: dict[Cell, int | None] = {}
     laws: dict[Cell, CacheLaw | None] = {}
     for cell, count in repeats.items():
@@ -162,6 +177,8 @@ def _rehearse(cells: Iterable[Cell], shapes: ModelShapes, profile: DeviceProfile
 
 def _ask(cell: Cell, shapes: CellShapes, profile: DeviceProfile) -> None:
     assert shapes.target is not None
+    if refusal(cell, profile) is not None:
+        return
     _boundary(dataclasses.replace(cell, length=1), shapes.target, shapes.draft, profile)
     predict(cell, shapes.target, shapes.draft, profile)
 

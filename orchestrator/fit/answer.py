@@ -43,7 +43,7 @@ class FitQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One thing that would make it fit. `costs`: what is paid for it."""
+    """One thing that would make it fit. `costs`: what is paid for it; empty: nothing."""
 
     words: str
     costs: str
@@ -119,7 +119,7 @@ def _changes(question: FitQuestion) -> Iterator[tuple[Change, FitQuestion]]:
     chunk = cell.prefill_chunk
     shorter = chunk is None or chunk > _SHORT_CHUNK
     if cell.engine == "eager" and cell.allocator == DEFAULT:
-        yield Change(words="expandable segments", costs="nothing"), with_cell(allocator=EXPANDABLE)
+        yield Change(words="expandable segments", costs=""), with_cell(allocator=EXPANDABLE)
     if shorter:
         words = f"a prompt in passes of {_SHORT_CHUNK} tokens"
         yield Change(words=words, costs="time to the first token"), with_cell(prefill_chunk=_SHORT_CHUNK)

@@ -54,7 +54,11 @@ def run_sweep(
         # several nodes share a machine.
         importing.join()
     try:
-        with stop_signals() as stop, connected(address, cpus=cpu_slots), background(_helpers()) as helpers:
+        with (
+            stop_signals() as stop,
+            connected(address, cpus=cpu_slots),
+            background(_processes()) as rehearsing,
+        ):
             stop.listen()
             # Actor names must be unique for as long as Ray remembers the dead; a resumed run keeps its id.
             run_id = f"{folder.run_id}-{secrets.token_hex(2)}"
@@ -68,7 +72,7 @@ def run_sweep(
                     fleet=fleet,
                     journal=folder.journal,
                     history=folder.journal.attempts(),
-                    estimates=Predictions(helpers),
+                    estimates=Predictions(rehearsing),
                     watcher=metered,
                     retry=retry,
                     stop=lambda: stop.requested() or folder.lost,
@@ -83,7 +87,7 @@ def _import_models() -> None:
         importlib.import_module("workers.models.load")
 
 
-def _helpers() -> int:
+def _processes() -> int:
     """Processes that predict while the loop runs. They start when a device is there for which something is rehearsed."""
     return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
 

@@ -1,6 +1,8 @@
 """The plan's work grows with the cells, not with their square: counted in calls, so that no clock decides."""
 
+import json
 import sys
+from pathlib import Path
 from types import FrameType
 
 import pytest
@@ -77,3 +79,14 @@ def test_settings_of_a_cards_allocator_are_no_prediction_for_a_cpu() -> None:
     assert [(name, "this device is a CPU" in reason) for name, reason in outlook.unknown] == [
         ("allocator expandable", True)
     ]
+
+
+@pytest.mark.usefixtures("own_answers")
+def test_a_mode_that_the_engine_refuses_for_an_architecture_has_no_prediction(tmp_path: Path) -> None:
+    shape = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 512}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    outlook = forecast(_spec(1, models=[{"target": f"random:{tmp_path}"}], budgets=["2GiB"]), "H100")
+    assert {found.cell.mode for found in outlook.forecasts} == {"baseline"}
+    [(name, reason)] = outlook.unknown
+    assert name.endswith("mode streaming")
+    assert "cannot stream" in reason

@@ -142,17 +142,17 @@ def answer_in_parallel(calls: Sequence[Call], processes: int | None = None) -> N
     count = min(len(os.sched_getaffinity(0)) if processes is None else processes, families)
     if count < 2:
         return
-    with background(count) as helpers:
-        helpers.answer(unknown)
+    with background(count) as started:
+        started.answer(unknown)
 
 
 @contextlib.contextmanager
 def background(processes: int) -> Iterator[Background]:
-    helpers = Background(processes)
+    started = Background(processes)
     try:
-        yield helpers
+        yield started
     finally:
-        helpers.close()
+        started.close()
 
 
 def _is_known(call: Call) -> bool:

@@ -23,11 +23,11 @@ _UNKNOWN_S = 60.0
 class Predictions:
     """Implements `kind_queue.Estimates`. Reads each model's config once.
 
-    `helpers`: rehearse while the loop goes on. None: all is rehearsed at once, which may take seconds.
+    `background`: rehearses while the loop goes on. None: all is rehearsed at once, which may take seconds.
     """
 
-    def __init__(self, helpers: Background | None = None) -> None:
-        self._helpers = helpers
+    def __init__(self, background: Background | None = None) -> None:
+        self._background = background
         self._shapes = ModelShapes()
         self._profiles: dict[Device, DeviceProfile] = {}
 
@@ -80,13 +80,13 @@ class Predictions:
     def _is_ready(self, asked: Question | Cell, cell: Cell, shapes: CellShapes, device: Device) -> bool:
         """Whether all is known that predicts what `asked` asks: `cell`, or cells like it."""
         profile = self._profile(device)
-        if self._helpers is None or not answers.is_rehearsed(cell, profile):
+        if self._background is None or not answers.is_rehearsed(cell, profile):
             return True
         call = Call(answers.kin(cell), _predict, (asked, shapes, profile))
-        return self._helpers.is_ready((asked, profile), call)
+        return self._background.is_ready((asked, profile), call)
 
     def _without_rehearsals(self) -> contextlib.AbstractContextManager[object]:
-        return contextlib.nullcontext() if self._helpers is None else store.known_only()
+        return contextlib.nullcontext() if self._background is None else store.known_only()
 
     def _profile(self, device: Device) -> DeviceProfile:
         if device not in self._profiles:
@@ -95,7 +95,7 @@ class Predictions:
 
 
 def _predict(asked: Question | Cell, shapes: CellShapes, profile: DeviceProfile) -> None:
-    """Ask all that the answer to `asked` hangs on: in a helper's process, which keeps the answers."""
+    """Ask all that the answer to `asked` hangs on: in a process of its own, which keeps the answers."""
     assert shapes.target is not None
     with contextlib.suppress(UnknownWeightsError):
         if isinstance(asked, Question):

@@ -24,7 +24,7 @@ _LIMIT_S = 120.0
 
 
 @pytest.fixture
-def helpers() -> Iterator[Background]:
+def background() -> Iterator[Background]:
     found = Background(1)
     yield found
     found.close()
@@ -38,19 +38,19 @@ def die(cell: Cell) -> None:
     os._exit(3)
 
 
-def wait_for(call: Call, helpers: Background) -> None:
+def wait_for(call: Call, background: Background) -> None:
     until = time.monotonic() + _LIMIT_S
-    while not helpers.is_ready(call.function.__name__, call):
+    while not background.is_ready(call.function.__name__, call):
         assert time.monotonic() < until
         time.sleep(0.05)
 
 
-def test_a_helper_finds_what_this_process_would(helpers: Background, tmp_path: Path) -> None:
+def test_a_process_finds_what_this_process_would(background: Background, tmp_path: Path) -> None:
     call = Call("family", ask, (CELL,))
-    assert not helpers.is_ready(call.function.__name__, call)
+    assert not background.is_ready(call.function.__name__, call)
     with store.known_only():
         assert predict(CELL, SHAPE, None, PROFILE).predicted_by == "formula"
-    wait_for(call, helpers)
+    wait_for(call, background)
     with store.known_only() as missed:
         found = predict(CELL, SHAPE, None, PROFILE)
     assert not missed
@@ -61,20 +61,20 @@ def test_a_helper_finds_what_this_process_would(helpers: Background, tmp_path: P
     assert predict(CELL, SHAPE, None, PROFILE) == found
 
 
-def test_a_helper_that_dies_leaves_the_formulas(helpers: Background) -> None:
-    wait_for(Call("family", die, (CELL,)), helpers)
+def test_a_process_that_dies_leaves_the_formulas(background: Background) -> None:
+    wait_for(Call("family", die, (CELL,)), background)
     with store.known_only():
         assert predict(CELL, SHAPE, None, PROFILE).predicted_by == "formula"
 
 
-def test_a_helper_that_died_is_followed_by_another(helpers: Background) -> None:
-    wait_for(Call("family", die, (CELL,)), helpers)
-    wait_for(Call("family", ask, (CELL,)), helpers)
+def test_a_process_that_died_is_followed_by_another(background: Background) -> None:
+    wait_for(Call("family", die, (CELL,)), background)
+    wait_for(Call("family", ask, (CELL,)), background)
     with store.known_only():
         assert predict(CELL, SHAPE, None, PROFILE).predicted_by == "rehearsal"
 
 
-def test_a_search_starts_once_its_prediction_is_there(helpers: Background) -> None:
+def test_a_search_starts_once_its_prediction_is_there(background: Background) -> None:
     asked = spec(
         models=[{"target": "random:pythia-14m"}],
         modes=["baseline"],
@@ -82,7 +82,7 @@ def test_a_search_starts_once_its_prediction_is_there(helpers: Background) -> No
         boundary={"resolution": 64, "max_length": 131072, "confirm": 1},
     )
     [question] = questions(asked)
-    estimates, at_once = Predictions(helpers), Predictions()
+    estimates, at_once = Predictions(background), Predictions()
     assert estimates.start(question, H100) is None
     estimates.foresee(CELL, H100)
     until = time.monotonic() + _LIMIT_S

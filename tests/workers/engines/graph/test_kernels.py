@@ -48,7 +48,7 @@ def test_bf16_speculation_is_bit_exact_on_a_gpu(family: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("family", FAMILY_TABLE)
 def test_every_family_on_a_gpu(family: str) -> None:
-    """Float32 logits against the plain twins in float64; in bfloat16 speculation changes no token; a long prompt in chunks."""
+    """Float32 logits against the plain twins in float64; in bfloat16 speculation changes no token."""
     for windowed in {False, family in layer_by_layer.WINDOWED}:
         ids_T = layer_by_layer.text(70)
         exact = layer_by_layer.build(family, windowed=windowed)
