@@ -58,7 +58,9 @@ def main(count: int, seed: int) -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         names = [write(Path(folder) / str(n), text) for n, text in enumerate(mutated(count, seed))]
-        for found in answers(names, ask, jobs=2, limit_s=LIMIT_S, limit_bytes=LIMIT_BYTES):
+        for found in answers(
+            names, "tests.benchmarks.config_fuzz:ask", jobs=2, limit_s=LIMIT_S, limit_bytes=LIMIT_BYTES
+        ):
             outcome, used_s, used_bytes = found.content or (found.failure, found.seconds, 0)
             outcomes[outcome] += 1
             slowest_s = max(slowest_s, found.seconds)

@@ -33,6 +33,7 @@ from workers.models.coverage import (
 
 PAGE = Path(__file__).parents[3] / "docs/models.md"
 BEGIN, END = "<!-- coverage -->", "<!-- end of coverage -->"
+_ASK = "tests.benchmarks.families.__main__:ask"
 LIMIT_S, LIMIT_BYTES = 180.0, 4 * 2**30
 
 
@@ -45,7 +46,7 @@ class Row:
 
 def measure(names: Sequence[str], jobs: int) -> list[Row]:
     rows = []
-    for answer in answers(names, ask, jobs=jobs, limit_s=LIMIT_S, limit_bytes=LIMIT_BYTES):
+    for answer in answers(names, _ASK, jobs=jobs, limit_s=LIMIT_S, limit_bytes=LIMIT_BYTES):
         rows.append(_row(answer))
         print(_line(rows[-1]), flush=True)
     return sorted(rows, key=lambda row: row.coverage.model_type)
