@@ -4,6 +4,7 @@ Cells wait here, never in Ray. An attempt is in the journal before anything foll
 the next cell, before a retry, before a watcher hears of it.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
@@ -40,6 +41,9 @@ from workers.attempt import Attempt, Device
 from workers.cell import Cell
 from workers.outcome import Outcome
 
+#: After Ray's memory monitor ended a cell, until its memory is free again: whatever starts on the node before is ended too,
+#: and blamed.
+_FREEING_S = 2.0
 _TICK_S = 0.25  # how late a signal may be noticed; what follows must fit 2.5 s
 _RELEASE_IDLE_S = 30.0
 
@@ -79,6 +83,7 @@ class Sweep:
         self._spec, self._cells, self._questions, self._run_id = spec, cells, questions, run_id
         self._fleet, self._journal, self._estimates, self._watcher = fleet, journal, estimates, watcher
         self._stop, self._clock, self._began = stop, clock, clock()
+        self._freed_at: dict[str, float] = {}  # by node
         limits = Limits.of(spec)
         self._outcomes = Outcomes(history, limits, retry)
         self.kinds: dict[str, KindWork] = {}
@@ -183,6 +188,8 @@ class Sweep:
         flight = self._in_flight.get(event.slot)
         if flight is None:
             return
+        if event.host_oom_victim:
+            self._freed_at[flight.device.node] = self._clock() + _FREEING_S
         outcome, blame = Outcome.INFRA_ERROR, Blame.CELL
         if event.node_lost or event.preempted:
             blame = Blame.NODE
@@ -251,7 +258,9 @@ class Sweep:
                     self._start(device, item)
 
     def _choose(self, kind: KindWork, device: Device) -> WorkItem | None:
-        if self._in_flight.is_alone(device.node):
+        if self._in_flight.is_alone(device.node) or self._clock() < self._freed_at.get(
+            device.node, -math.inf
+        ):
             return None
         alone = kind.queue.alone()
         if alone is None:

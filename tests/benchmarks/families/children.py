@@ -43,7 +43,7 @@ def answers(
     `ask`: a function as MODULE:NAME, which returns plain JSON values. A child that is too slow is killed.
     """
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["torch", "transformers", ask.partition(":")[0]])
+    server.set_forkserver_preload(["torch", "transformers"])
     waiting = list(names)[::-1]
     running: list[_Child] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from orchestrator.plan import expand
-from tests.orchestrator.sweep.simulated import Fate, device, finals, simulate, spec
+from tests.orchestrator.sweep.simulated import Fate, SimulatedClock, device, finals, simulate, spec
 from workers.attempt import Device
 from workers.cell import Lease
 from workers.outcome import Outcome
@@ -27,6 +27,32 @@ def test_a_victim_of_host_memory_runs_again_alone_and_that_tells():
                 or other.started_at + other.duration_s <= alone.started_at
             )
     assert Counter(finals(played).values()) == {Outcome.OK: 11, Outcome.OOM_HOST: 1}
+
+
+def test_nothing_starts_on_a_node_before_the_memory_of_a_victim_is_free():
+    """For two seconds, whoever starts is ended as well, and looks as if it had taken the memory."""
+    asked = spec(lengths=[1000], modes=["baseline"], repeats=6)
+    hog = expand(asked)[0].cell_id
+    ended = [-10.0]
+
+    def world(lease: Lease, on: Device) -> Fate:
+        now = played_clock[0].now
+        if lease.cell.cell_id == hog:
+            ended.append(now + 8)
+            return Fate(8, lost=True, host_oom_victim=True)
+        if any(0 <= now - at < 1.5 for at in ended):
+            return Fate(0.5, lost=True, host_oom_victim=True)
+        return Fate(7)
+
+    played_clock: list[SimulatedClock] = []
+    played = simulate(
+        asked,
+        expand(asked),
+        [device("a"), device("b")],
+        world,
+        prepare=lambda fleet, clock: played_clock.append(clock),
+    )
+    assert Counter(finals(played).values()) == {Outcome.OK: 5, Outcome.OOM_HOST: 1}
 
 
 def test_a_victim_that_comes_to_the_front_of_another_keeps_no_node_waiting():
