@@ -18,6 +18,13 @@ def _sinks_and_window(parameters: Streaming, tokens: int, rows: int, layer_windo
     return parameters.sinks + parameters.window + 1
 
 
+def _as_many_by_score(parameters: Streaming, tokens: int, rows: int, layer_window: int | None) -> int:
+    """What is kept between two passes. The tokens of a pass are beside it while it attends."""
+    if layer_window is not None:
+        return _every_token(None, tokens, rows, layer_window)
+    return min(tokens, parameters.sinks + parameters.window)
+
+
 def _none(parameters: Streaming, tokens: int, rows: int, layer_window: int | None) -> int:
     return 0
 
@@ -93,5 +100,35 @@ RECOMPUTE = CachePolicy(
     colour="#0f9d75",
     control=(5, 10, 5),
 )
+#: As many tokens as streaming keeps, those to which the last query attends most. TOVA, arXiv:2401.06104.
+TOVA = CachePolicy(
+    name="tova",
+    mode="tova",
+    grows=False,
+    sees_all=False,
+    parameters=Streaming,
+    absolute_positions=True,
+    layout=Layout.APPENDED,
+    takes_back=False,
+    kept=_as_many_by_score,
+    context=_without_sinks,
+    engines={"eager": f"{_EAGER}:tova"},
+    colour="#e69f00",
+)
+#: As many tokens as streaming keeps, those whose keys are least alike. KeyDiff, arXiv:2504.15364.
+KEYDIFF = CachePolicy(
+    name="keydiff",
+    mode="keydiff",
+    grows=False,
+    sees_all=False,
+    parameters=Streaming,
+    absolute_positions=True,
+    layout=Layout.APPENDED,
+    takes_back=False,
+    kept=_as_many_by_score,
+    context=_without_sinks,
+    engines={"eager": f"{_EAGER}:keydiff"},
+    colour="#56b4e9",
+)
 
-POLICIES = {policy.name: policy for policy in (FULL, STREAMING, WINDOW, RECOMPUTE)}
+POLICIES = {policy.name: policy for policy in (FULL, STREAMING, WINDOW, RECOMPUTE, TOVA, KEYDIFF)}

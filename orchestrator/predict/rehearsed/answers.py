@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.predict.allocator.caching import CachingAllocator
 from orchestrator.predict.allocator.settings import AllocatorSettings
+from orchestrator.predict.caches import kept_tokens
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.rehearsed.passes import RehearsedPasses
 from orchestrator.predict.rehearsed.run import RehearsedRun
@@ -25,6 +26,8 @@ from workers.rehearsal.passes import ModeRefused, NotRehearsable
 _FAR = 2**31
 #: A prompt's or a batch's end is found to this share of it.
 _SHARE = 1 / 2048
+#: A cache that evicts is filled in passes of no fewer tokens: each is rehearsed.
+_FILLING = 64
 #: Fields of a cell that its memory does not depend on, at the value that stands for all.
 _ANY: dict[str, Any] = {"repeat": 0, "seed": 0, "corpus": "", "purpose": "probe", "budget": None}
 
@@ -199,7 +202,13 @@ def _normal(cell: Cell) -> tuple[Cell, int | None]:
     chunk = eager_chunk(cell)
     if not cell.mode_spec.policy.grows and chunk is not None:
         # The session reads the prompt by itself, and its passes are alike after the first.
-        cell, chunk = dataclasses.replace(cell, prompt_tokens=min(cell.prompt_tokens, 3 * chunk + 1)), None
+        prompt = min(cell.prompt_tokens, 3 * chunk + 1)
+        if cell.mode_spec.policy.layout is Layout.APPENDED:
+            # Alike once the cache is full: a prompt that fills it stands for every text, those too that never do.
+            chunk = max(chunk, _FILLING)
+            prompt = kept_tokens(cell, None, _FAR, 1) + 3 * chunk + 1
+            cell = dataclasses.replace(cell, prefill_chunk=chunk)
+        cell, chunk = dataclasses.replace(cell, prompt_tokens=prompt), None
     return cell, chunk
 
 

@@ -64,6 +64,12 @@ def test_the_parts_add_up() -> None:
     assert found.peak_bytes <= PROFILE.capacity(CELL.budget)
 
 
+@pytest.mark.parametrize("mode", ["tova", "keydiff"])
+def test_a_cache_that_evicts_is_predicted_full(mode: str) -> None:
+    asked = dataclasses.replace(CELL, mode=mode, streaming=Streaming(sinks=4, window=124), length=5000)
+    assert predict(asked, SHAPE, None, PROFILE).kv_bytes == 128 * 2 * 6 * 128 * 2
+
+
 @pytest.mark.parametrize(
     "at",
     [

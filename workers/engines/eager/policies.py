@@ -11,8 +11,11 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from workers.cell import Cell
+from workers.engines.eager.evicting import EvictingCache, evicting
+from workers.engines.eager.keydiff import KeyDiffLayer
 from workers.engines.eager.ring import StreamingCache
 from workers.engines.eager.streaming import streams
+from workers.engines.eager.tova import noting_weights
 from workers.engines.session import ModeUnsupported
 from workers.engines.shared.slots import RingSlots
 from workers.engines.sizes import eager_slack
@@ -71,3 +74,19 @@ def ring(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[Streaming
     if cell.mode_spec.decoder.verifies:
         refuse_drafting(type(model))
     return streams(model, RingSlots(context.sinks, context.window, eager_slack(cell)))
+
+
+def tova(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[EvictingCache]:
+    """As many tokens as streaming keeps: those to which the last query attends most."""
+    return noting_weights(model, _budget(cell))
+
+
+def keydiff(model: PreTrainedModel, cell: Cell) -> AbstractContextManager[EvictingCache]:
+    """As many tokens as streaming keeps, of each head: those whose keys are least alike."""
+    return evicting(model, KeyDiffLayer, _budget(cell))
+
+
+def _budget(cell: Cell) -> int:
+    context = cell.mode_spec.policy.context(cell.streaming)
+    assert context is not None
+    return context.sinks + context.window
