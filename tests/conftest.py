@@ -36,6 +36,17 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+#: Tests that start clusters, command lines or both. They wait more than they compute.
+_ONE_AT_A_TIME = ("tests/jobs/", "tests/orchestrator/fleet/", "tests/test_every_mode.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep in one process, where there are several (`-n 2`), what shares the Ray of the session or starts one."""
+    for item in items:
+        if item.nodeid.startswith(_ONE_AT_A_TIME):
+            item.add_marker(pytest.mark.xdist_group("clusters"))
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     session.config.stash[_STATUS] = int(exitstatus)
 

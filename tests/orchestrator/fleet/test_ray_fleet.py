@@ -93,7 +93,8 @@ def test_a_killed_actor_is_lost_with_its_lease_and_comes_back(ray_driver: str) -
 def test_an_actor_killed_between_cells_costs_the_next_lease_and_comes_back(ray_driver: str) -> None:
     with fleet_of(cpu_slots=1) as fleet:
         [slot] = slots(gather(fleet, count(SlotReady, 1)))
-        [actor] = [p for p in psutil.process_iter() if p.name().startswith("ray::ScriptedA")]
+        ours = psutil.Process().children(recursive=True)
+        [actor] = [p for p in ours if p.name().startswith("ray::ScriptedA")]
         actor.kill()
         actor.wait(10)
         unlucky = lease("sleep:0")
