@@ -26,7 +26,6 @@ app = typer.Typer(
     name="oomline",
     help="Where does your model run out of memory, how fast is it on the way there, does the text stay sane?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -44,6 +43,23 @@ RunFolderArg = Annotated[str, typer.Argument(metavar="DIR", help="A run folder: 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from orchestrator.journal.manifest import version_of
+
+        typer.echo(f"oomline {version_of('oomline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def oomline(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Where does your model run out of memory, how fast is it on the way there, does the text stay sane?"""
+
+
 @app.command()
 def plan(
     spec: SpecPath,
@@ -57,16 +73,16 @@ def plan(
     ] = None,
 ) -> None:
     """Dry run: cells, predicted peak memory, boundary and device time. Touches no device."""
-    from jobs.plan_view import plan_as_json, print_plan
-    from orchestrator.forecast import forecast
+    from jobs.api.planned import plan as forecast
+    from jobs.plan_view import print_plan
 
     sweep = _read(spec, overrides)
-    _check(sweep)
-    outlook = forecast(sweep, device)
+    found = forecast(sweep, device)
+    _tell_skipped_rows(sweep)
     if as_json:
-        typer.echo(json.dumps(plan_as_json(outlook), indent=2))
+        typer.echo(found.to_json())
     else:
-        print_plan(sweep, outlook)
+        print_plan(sweep, found.forecast)
 
 
 @app.command()
@@ -95,27 +111,28 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """How far a model goes on a card, or whether N tokens fit: from its config, without a GPU, without weights."""
-    from jobs.fit_view import fit_as_json, print_fit
-    from orchestrator.fit.questions import ask, model_named
+    from jobs.api.fitted import MODES
+    from jobs.api.fitted import fit as find_fit
+    from jobs.fit_view import print_fit
 
     if kv_dtype != "auto":
         raise SpecError(f"--kv-dtype {kv_dtype}: there is only 'auto', the model's own dtype")
-    found = ask(
-        {
-            "models": [{"target": model_named(model), "draft": draft, "dtype": dtype}],
-            "modes": mode or ["baseline", "streaming"],
-            "engines": [engine],
-            "batch_sizes": [batch],
-            "allocator": [allocator],
-            "prefill_chunk": prefill_chunk or None,
-        },
-        card or [],
+    found = find_fit(
+        model,
         tokens,
+        cards=card or [],
+        modes=mode or MODES,
+        batch=batch,
+        draft=draft,
+        dtype=dtype,
+        engine=engine,
+        allocator=allocator,
+        prefill_chunk=prefill_chunk or None,
     )
     if as_json:
-        typer.echo(json.dumps(fit_as_json(found), indent=2))
+        typer.echo(found.to_json())
     else:
-        print_fit(found)
+        print_fit(found.answers)
 
 
 @app.command()
@@ -179,11 +196,13 @@ def status(folder: RunFolderArg, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def report(folder: RunFolderArg) -> None:
+def report(folder: RunFolderArg, as_json: AsJson = False) -> None:
     """Render tables and report again, from the journal alone."""
+    from jobs.api.sweeps import open_run
     from orchestrator.report import render
 
-    typer.echo(render(folder))
+    where = render(folder)
+    typer.echo(open_run(folder).to_json() if as_json else where)
 
 
 @app.command()
@@ -249,9 +268,14 @@ def init(
 
 
 @app.command()
-def schema() -> None:
-    """The JSON Schema of sweep files, for editors."""
-    from jobs.sweep_files import schema as schema_of
+def schema(
+    of_run: Annotated[bool, typer.Option("--run", help="Of a run as JSON, `oomline report --json`.")] = False,
+) -> None:
+    """The JSON Schema of sweep files, for editors; or of a run as JSON."""
+    if of_run:
+        from jobs.api.run_json import run_schema as schema_of
+    else:
+        from jobs.sweep_files import schema as schema_of
 
     typer.echo(json.dumps(schema_of(), indent=2))
 
@@ -280,18 +304,21 @@ def _outcomes(retry: str | None) -> frozenset[Outcome]:
 
 
 def _read(path: Path, overrides: list[str] | None) -> "SweepSpec":
-    from jobs.sweep_files import find
-    from orchestrator.local_files import resolve_paths
-    from orchestrator.spec import read_spec
+    from jobs.api.sweeps import load_spec
 
-    file = find(path)
-    return resolve_paths(read_spec(file, overrides or ()), file.parent)
+    return load_spec(path, overrides or ())
 
 
 def _check(sweep: "SweepSpec") -> None:
-    from orchestrator.preflight import refuse_bad_input, skipped_rows
+    from orchestrator.preflight import refuse_bad_input
 
     refuse_bad_input(sweep)
+    _tell_skipped_rows(sweep)
+
+
+def _tell_skipped_rows(sweep: "SweepSpec") -> None:
+    from orchestrator.preflight import skipped_rows
+
     if skipped := skipped_rows(sweep):
         complain(f"note: corpus {sweep.corpus}: {skipped}")
 

@@ -15,29 +15,37 @@ from workers.meters.nvml import NoDevice, list_uuids
 
 
 def answered_before(spec: SweepSpec, out: str, address: str | None) -> bool:
-    """Say the answer of a folder in which nothing of `spec` is left to do, and whether this is one.
+    """Say the answer of a folder in which nothing of `spec` is left to do, and whether this is one."""
+    summary = finished_before(spec, out, address)
+    if summary is None:
+        return False
+    store = read_run(out).store
+    say(summary.sentence())
+    say_answer(store)
+    say(f"report: {store.url.rstrip('/')}/report.md")
+    return True
 
-    It is one when its last session finished, every end is one that a sweep looks for, the sweep file and the files that
-    it names are the same, and every device of this machine was there. A cluster is always asked.
+
+def finished_before(spec: SweepSpec, out: str, address: str | None) -> Summary | None:
+    """Return what a run of `spec` would end with, where nothing of it is left to do in `out`; else None.
+
+    Nothing is left when the last session finished, every end is one that a sweep looks for, the sweep file and the files
+    that it names are the same, and every device of this machine was there. A cluster is always asked.
     """
     if (address or os.environ.get("RAY_ADDRESS") or "local") != "local":
-        return False
+        return None
     try:
         run = read_run(out)
         if read_answer(run.store) is None or not _is_finished(run, spec):
-            return False
+            return None
         counts = count_cells(spec, run.journal.history())
     except REFUSALS:
-        return False  # told by the run itself
+        return None  # told by the run itself
     if counts.completed != counts.planned or not all(outcome.is_expected for outcome in counts.outcomes):
-        return False
+        return None
     reused = sum(counts.outcomes.values())
     run_id = "" if run.manifest is None else run.manifest.run_id
-    summary = Summary(run_id=run_id, computed=0, reused=reused, left=0, outcomes=counts.outcomes)
-    say(summary.sentence())
-    say_answer(run.store)
-    say(f"report: {run.store.url.rstrip('/')}/report.md")
-    return True
+    return Summary(run_id=run_id, computed=0, reused=reused, left=0, outcomes=counts.outcomes)
 
 
 def _is_finished(run: RecordedRun, spec: SweepSpec) -> bool:

@@ -2,24 +2,56 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jobs.answer_view import say_answer
 from jobs.output import NeverFails, say
 from orchestrator.fleet.connect import ConnectError
 from orchestrator.journal.errors import REFUSALS, LockLost, StoreError
 from orchestrator.journal.folder import RunFolder, open_run
+from orchestrator.journal.object_store import open_store
 from orchestrator.plan import expand
 from orchestrator.spec import SweepSpec
 from orchestrator.spec_error import SpecError
 from orchestrator.sweep.run import run_sweep
+from orchestrator.sweep.summary import Summary
 from orchestrator.watch import DeviceJoined, SweepEvent, Watcher
 from orchestrator.watch.live import LiveWatcher
 from orchestrator.watch.plain import PlainWatcher
 from workers.outcome import Outcome
 from workers.units import duration_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """What a run is told besides its sweep. `address`: of a Ray cluster; `cpu_slots`: per node without a GPU; `retry`:
+    outcomes on record that are tried again; `extend`: the sweep has more cells than the folder's; `stop`: set from another
+    thread, it ends the sweep early."""
+
+    address: str | None = None
+    cpu_slots: int | None = None
+    retry: Collection[Outcome] = frozenset()
+    extend: bool = False
+    stop: threading.Event | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """How a run ended. `report`: where its report.md is; None with the reason in `no_report`. `kept`: results that the
+    store did not take, and how to go on."""
+
+    summary: Summary
+    took_s: float
+    report: str | None
+    no_report: str = ""
+    kept: str | None = None
+
+    @property
+    def exit_status(self) -> int:
+        return self.summary.exit_status if self.report is not None and self.kept is None else 1
 
 
 def run_command(
@@ -31,58 +63,68 @@ def run_command(
     retry: Collection[Outcome] = frozenset(),
     extend: bool = False,
 ) -> int:
+    """Run or resume `spec` in the run folder `out`, then render the report, and say so. Raises `SpecError`."""
+    display = LiveWatcher() if sys.stdout.isatty() else PlainWatcher(sys.stdout)
+    how = How(address=address, cpu_slots=cpu_slots, retry=retry, extend=extend)
+    ended = run_in_folder(spec, out, NeverFails(display), how)
+    say(f"took {duration_text(ended.took_s)}")
+    for note in ended.summary.notes():
+        say(f"note: {note}")
+    if ended.report is None:
+        say(f"no report: {ended.no_report}; `oomline report {out}` writes it later")
+    else:
+        say_answer(open_store(out))
+        say(f"report: {ended.report}")
+    if ended.kept is not None:
+        say(f"note: {ended.kept}")
+    return ended.exit_status
+
+
+def run_in_folder(spec: SweepSpec, out: str, watcher: Watcher, how: How) -> RunEnd:
     """Run or resume `spec` in the run folder `out`, then render the report. Raises `SpecError`."""
     try:
-        folder = open_run(out, spec, extend=extend)
+        folder = open_run(out, spec, extend=how.extend)
     except REFUSALS as error:
         raise SpecError(f"--out {out}: {str(error).removeprefix(f'{out}: ')}") from None
     with folder:
+        kept: str | None = None
         try:
-            status = _run(spec, out, folder, address=address, cpu_slots=cpu_slots, retry=retry)
+            ended = _run(spec, out, folder, watcher, how)
         finally:
             kept = folder.journal.send_kept()
-            if kept is not None:
-                say(f"note: {kept}")
-    return status if kept is None else 1
+    return replace(ended, kept=kept)
 
 
-def _run(
-    spec: SweepSpec,
-    out: str,
-    folder: RunFolder,
-    *,
-    address: str | None,
-    cpu_slots: int | None,
-    retry: Collection[Outcome],
-) -> int:
-    display = LiveWatcher() if sys.stdout.isatty() else PlainWatcher(sys.stdout)
-    watcher = _Both(NeverFails(display), _Manifest(folder))
+def _run(spec: SweepSpec, out: str, folder: RunFolder, watcher: Watcher, how: How) -> RunEnd:
     started = time.monotonic()
     try:
         folder.plan(cells=len(expand(spec)))
-        summary = run_sweep(spec, folder, watcher, address=address, cpu_slots=cpu_slots, retry=retry)
+        summary = run_sweep(
+            spec,
+            folder,
+            _Both(watcher, _Manifest(folder)),
+            address=how.address,
+            cpu_slots=how.cpu_slots,
+            retry=how.retry,
+            stop=how.stop,
+        )
     except ConnectError as error:
         _finish(folder, "failed", str(error))
         raise SpecError(str(error)) from None
     except BaseException as error:
         _finish(folder, "failed", f"{type(error).__name__}: {error}")
         raise
-    say(f"took {duration_text(time.monotonic() - started)}")
-    for note in summary.notes():
-        say(f"note: {note}")
+    took_s = time.monotonic() - started
     from orchestrator.report import render  # its pictures need a library of a second
 
     state = "stopped" if summary.stopped or summary.open else "finished"
     try:
         folder.finish(state, "; ".join(summary.notes()))
         report = render(out)
-        say_answer(folder.store)
-        say(f"report: {report}")
     except (StoreError, LockLost, OSError) as error:
         # What ended the sweep (a full disk, say) may be in the way here too; the journal has all that the report has.
-        say(f"no report: {error}; `oomline report {out}` writes it later")
-        return 1
-    return summary.exit_status
+        return RunEnd(summary=summary, took_s=took_s, report=None, no_report=str(error))
+    return RunEnd(summary=summary, took_s=took_s, report=report)
 
 
 def _finish(folder: RunFolder, state: str, note: str) -> None:

@@ -93,10 +93,13 @@ def probe(target: Target, timeout_s: float = _PROBE_S) -> None:
 @contextlib.contextmanager
 def connected(option: str | None, *, cpus: int | None = None) -> Iterator[Target]:
     """Make this process a Ray driver for the length of the block. `cpus`: CPU slots of a Ray started here (default: one
-    per core).
+    per core). A Ray that this process is connected to already is joined, and left as it is.
 
-    Raises ConnectError within 5 s when the address is stale.
+    Raises ConnectError within 5 s when the address is stale, and where this process is connected to another Ray.
     """
+    if ray.is_initialized():
+        yield _own_ray(option)
+        return
     target = resolve(option, os.environ)
     # Socket paths must stay below 107 bytes: a long TMPDIR would not do.
     temp_dir = tempfile.mkdtemp(prefix="oom-", dir="/tmp") if target.address is None else None
@@ -110,6 +113,17 @@ def connected(option: str | None, *, cpus: int | None = None) -> Iterator[Target
         ray.shutdown()
         if temp_dir is not None:
             shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _own_ray(option: str | None) -> Target:
+    """The Ray that the caller has started or joined."""
+    address = ray.get_runtime_context().gcs_address
+    if option not in (None, "auto", address):
+        raise ConnectError(
+            f"--address is {option!r}, but this process is connected to Ray at {address}: leave the address out, or call "
+            "ray.shutdown() before"
+        )
+    return Target(address, "this process")
 
 
 def _join(target: Target) -> None:

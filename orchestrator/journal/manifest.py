@@ -68,18 +68,19 @@ class Manifest(_Model):
 
 
 def environment() -> Environment:
-    version = _version("oomline")
+    version = version_of("oomline")
     return Environment(
         code_revision=_revision() or f"oomline {version}",
         package_version=version,
         python=platform.python_version(),
         platform=platform.platform(),
-        packages={name: _version(name) for name in _PACKAGES},
+        packages={name: version_of(name) for name in _PACKAGES},
         allocator={name: os.environ[name] for name in _ALLOCATOR if name in os.environ},
     )
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """Return the version of an installed package, or `not installed`."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

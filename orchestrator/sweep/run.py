@@ -36,13 +36,14 @@ def run_sweep(
     address: str | None = None,
     cpu_slots: int | None = None,
     retry: Collection[Outcome] = frozenset(),
+    stop: threading.Event | None = None,
     actor_class: type = DeviceActor,
 ) -> Summary:
     """Run everything that the folder's journal does not have yet. The caller has opened the folder and holds its lock.
 
     `address`: of a Ray cluster; default RAY_ADDRESS, else Ray is started here. `cpu_slots`: per node, where there is
-    no GPU. `retry`: outcomes on record that are tried again. Ends early, with what was finished on record, on SIGTERM,
-    SIGINT, SIGHUP, a full disk, or when no device is left.
+    no GPU. `retry`: outcomes on record that are tried again. `stop`: set from another thread. Ends early, with what was finished on record, on SIGTERM,
+    SIGINT, SIGHUP (on the main thread), `stop`, a full disk, or when no device is left.
     Raises `ConnectError` when no Ray answers at the address.
     """
     metered = MeteredWatcher(watcher)
@@ -55,11 +56,11 @@ def run_sweep(
         importing.join()
     try:
         with (
-            stop_signals() as stop,
+            stop_signals() as signals,
             connected(address, cpus=cpu_slots),
             background(_processes()) as rehearsing,
         ):
-            stop.listen()
+            signals.listen()
             # Actor names must be unique for as long as Ray remembers the dead; a resumed run keeps its id.
             run_id = f"{folder.run_id}-{secrets.token_hex(2)}"
             options = FleetOptions(run_id=run_id, kinds=spec.devices, cpu_slots=cpu_slots)
@@ -75,11 +76,15 @@ def run_sweep(
                     estimates=Predictions(rehearsing),
                     watcher=metered,
                     retry=retry,
-                    stop=lambda: stop.requested() or folder.lost,
+                    stop=lambda: signals.requested() or _asked(stop) or folder.lost,
                 )
                 return conduct(sweep, metered)
     finally:
         watcher.close()
+
+
+def _asked(stop: threading.Event | None) -> str | None:
+    return "stopped by its caller" if stop is not None and stop.is_set() else None
 
 
 def _import_models() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -24,7 +25,9 @@ class StopSignals:
 
     def listen(self) -> None:
         """Install the handlers. Call again after `ray.init`, which replaces SIGTERM's by one that ends the process
-        after 3 s."""
+        after 3 s. Python gives signals to its main thread alone: on another one nothing is installed."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
                 continue
@@ -51,7 +54,7 @@ def _reason(number: int) -> str:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Listen for the length of the block. Enter on the main thread."""
+    """Listen for the length of the block. On another thread than the main one no signal is heard."""
     stop = StopSignals()
     stop.listen()
     try:

@@ -3,19 +3,30 @@
 import ast
 import importlib
 import inspect
-import re
 
+import oomline
 from tests.docs.pages import fences, names, pages, rows, spans, text
 from tests.docs.repository import ROOT
 
 
 def test_every_documented_call_exists_with_its_arguments() -> None:
-    for call in names("docs/python.md", "Internal modules", "call"):
-        found = re.fullmatch(r"([\w.]+)\.(\w+)\((.*)\)", call)
-        assert found is not None, call
-        function = getattr(importlib.import_module(found[1]), found[2])
-        arguments = [part.partition("=")[0].strip() for part in found[3].split(",")]
-        assert set(arguments) <= set(inspect.signature(function).parameters), call
+    calls = names("docs/python.md", "Functions", "call")
+    for call in calls:
+        documented = ast.parse(call).body[0].value  # type: ignore[attr-defined]
+        function = getattr(oomline, documented.func.id)
+        parameters = inspect.signature(function).parameters
+        told = [arg.id for arg in documented.args] + [keyword.arg for keyword in documented.keywords]
+        assert told == list(parameters), call
+        for keyword in documented.keywords:
+            assert ast.literal_eval(keyword.value) == parameters[keyword.arg].default, call
+    there = {name for name in oomline.__all__ if inspect.isfunction(getattr(oomline, name))}
+    assert {call.partition("(")[0] for call in calls} == there
+
+
+def test_every_attribute_of_a_run_is_documented() -> None:
+    documented = {name.partition("(")[0] for name in names("docs/python.md", "`Run`", "attribute")}
+    there = {name for name in dir(oomline.Run("x")) if not name.startswith("_")} - {"folder"}
+    assert documented == there
 
 
 def test_every_name_that_a_python_example_imports_exists() -> None:

@@ -9,7 +9,7 @@ from orchestrator.predict.allocator.caching import CachingAllocator
 from orchestrator.predict.allocator.settings import AllocatorSettings
 from orchestrator.predict.rehearsed.passes import RehearsedPasses
 from orchestrator.predict.rehearsed.run import RehearsedRun
-from tests.benchmarks.prediction.runs import Run as Recorded
+from tests.benchmarks.prediction.runs import PredictionRun as Recorded
 from tests.benchmarks.prediction.shapes import benchmark_shapes
 from workers.rehearsal.eager import EagerRehearsal
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.prediction.runs import GiB, Run, run
+from tests.benchmarks.prediction.runs import GiB, PredictionRun, run
 from tests.benchmarks.prediction.shapes import benchmark_shapes
 
 EXPANDABLE = "expandable_segments:True"
@@ -18,7 +18,7 @@ EXPANDABLE = "expandable_segments:True"
 _RESERVE, _LATER = 480 * 2**20, 16 * 2**20
 
 
-def runs(folder: Path, context_bytes: int, developed_with: bool) -> list[Run]:
+def runs(folder: Path, context_bytes: int, developed_with: bool) -> list[PredictionRun]:
     """Prompts that outgrow an emulated card, two budgets and two allocators per shape; then other modes, whole card."""
     found = []
     for shape in benchmark_shapes():
@@ -29,7 +29,7 @@ def runs(folder: Path, context_bytes: int, developed_with: bool) -> list[Run]:
             for allocator in ("", EXPANDABLE):
                 allowed = budget * GiB - _RESERVE - _LATER - context_bytes
                 found.append(
-                    Run(
+                    PredictionRun(
                         name=shape.name,
                         model=model,
                         allocator=allocator,
@@ -42,10 +42,10 @@ def runs(folder: Path, context_bytes: int, developed_with: bool) -> list[Run]:
         pythia, draft = "random:pythia-1.4b", "random:pythia-160m"
         for allocator in ("", EXPANDABLE):
             found += [
-                Run(
+                PredictionRun(
                     name="llama-3.2-1b", model=small, allocator=allocator, prompt_tokens=6000, new_tokens=200
                 ),
-                Run(
+                PredictionRun(
                     name="pythia-1.4b",
                     model=pythia,
                     allocator=allocator,
@@ -54,7 +54,7 @@ def runs(folder: Path, context_bytes: int, developed_with: bool) -> list[Run]:
                     new_tokens=80,
                     chunk=128,
                 ),
-                Run(
+                PredictionRun(
                     name="pythia-1.4b",
                     model=pythia,
                     draft=draft,
@@ -67,7 +67,7 @@ def runs(folder: Path, context_bytes: int, developed_with: bool) -> list[Run]:
     return found
 
 
-def record(asked: list[Run], folder: Path, jobs: int, deadline: float) -> dict[str, Any]:
+def record(asked: list[PredictionRun], folder: Path, jobs: int, deadline: float) -> dict[str, Any]:
     """Run all, at most `jobs` at once and no more than the card holds, none begun after `deadline` (monotonic).
 
     Returns results by key.
@@ -75,7 +75,7 @@ def record(asked: list[Run], folder: Path, jobs: int, deadline: float) -> dict[s
     context = multiprocessing.get_context("fork")  # torch and transformers are imported already, no CUDA yet
     card_bytes = _card_bytes()
     waiting = list(enumerate(asked))
-    alive: dict[Any, tuple[Run, Path, float]] = {}
+    alive: dict[Any, tuple[PredictionRun, Path, float]] = {}
     peaks: dict[int, int] = {}
     results: dict[str, Any] = {}
     while waiting or alive:
@@ -110,7 +110,7 @@ def record(asked: list[Run], folder: Path, jobs: int, deadline: float) -> dict[s
     return results
 
 
-def merge(folder: Path, asked: list[Run], out: Path) -> None:
+def merge(folder: Path, asked: list[PredictionRun], out: Path) -> None:
     """All recorded events in one file: `KEY/trace` and so on."""
     arrays: dict[str, np.ndarray] = {}
     for number, one in enumerate(asked):

@@ -16,7 +16,7 @@ GiB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class PredictionRun:
     """`name`: of the shape; `allowed_bytes`: what torch's allocator may reserve, None: all that the card has."""
 
     name: str
@@ -49,7 +49,7 @@ class Run:
         )
 
 
-def run(asked: Run, out: Path) -> None:
+def run(asked: PredictionRun, out: Path) -> None:
     """Run to the end or out of memory; write `out`.npz (events) and `out`.json (peaks and how far it came)."""
     started = time.perf_counter()
     import torch
@@ -96,7 +96,7 @@ def run(asked: Run, out: Path) -> None:
     out.with_suffix(".json").write_text(json.dumps(result))
 
 
-def _generate(asked: Run, marks: list[int]) -> dict[str, Any]:
+def _generate(asked: PredictionRun, marks: list[int]) -> dict[str, Any]:
     import torch
 
     from workers.engines import open_session
