@@ -28,13 +28,16 @@ FAMILIES = {
         ("gemma2", "gemma"),
         ("gemma3_text", "gemma"),
         ("gpt_neox", "gpt_neox"),
+        ("gpt_oss", "gpt_oss"),
         ("llama", "llama"),
         ("mistral", "mistral"),
+        ("mixtral", "mixtral"),
         ("olmo2", "olmo2"),
         ("olmo3", "olmo2"),
         ("phi3", "phi3"),
         ("qwen2", "llama"),
         ("qwen3", "qwen3"),
+        ("qwen3_moe", "qwen3_moe"),
         ("smollm3", "smollm3"),
     )
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Mxfp4Config
 
 from tests.workers.engines.exact import Float64
 from tests.workers.engines.heard import Heard
@@ -83,3 +84,11 @@ def test_speculation_changes_no_token(family: str, policy: str) -> None:
 def test_a_model_of_windows_alone_has_nothing_to_drop(family: str) -> None:
     with pytest.raises(ModeUnsupported, match="constant memory already"):
         logits(build(family, windowed=True), "streaming", "graph", text(7))
+
+
+def test_quantised_weights_are_refused() -> None:
+    model = build("gpt_oss")
+    model.is_quantized = True
+    model.config.quantization_config = Mxfp4Config()
+    with pytest.raises(ModeUnsupported, match=r"its weights are quantised \(mxfp4\)"):
+        describe(model)

@@ -4,7 +4,7 @@ qkv = linear(norm(x))              one launch, together with the MLP's `up` wher
 qkv = norm_heads(qkv)              where queries and keys are normed
 a   = attend(qkv, cache)           writes the new keys, reads what may be seen
 x   = x + down_proj(a, mlp)        a and the MLP's output in one launch where the residual is parallel; where what is
-                                   added is normed, `down_proj` and `add_normed`
+                                   added is normed, `down_proj` and `add_normed`; of a mixture, `experts`
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from workers.engines.graph.cache import GraphCache
 from workers.engines.graph.kernels import ALONE, OF_CHUNKS, PLAIN, Kernels
 from workers.engines.graph.kernels.linear import Job
 from workers.engines.graph.kernels.residual import Residual
-from workers.engines.graph.weights import Attention, Layer, Linear, Norm, Weights
+from workers.engines.graph.weights import Attention, Experts, Layer, Linear, Mlp, Norm, Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def _residual(
             q, k, v = _heads(weights, _normed(kernels, qkv, how), B, M)
             return cache.attend(kernels, index, q, k, v, start, turns[how.rope], how).view(B * M, -1)
 
-        if weights.parallel:
+        if weights.parallel and isinstance(layer.mlp, Mlp):
             qkv, fed = kernels.linear(
                 x,
                 (
@@ -69,7 +69,7 @@ def _residual(
         else:
             qkvs = kernels.linear(x, tuple(Job(layer.attention_norm, matrix) for matrix in layer.qkv))
             x = _add(kernels, x, attend(*qkvs), layer.out, layer.attention_out)
-            x = _add(kernels, x, _mlp(kernels, x, layer, weights.activation), layer.mlp.down, layer.mlp_out)
+            x = _feed(kernels, x, layer, weights.activation)
     return x
 
 
@@ -86,11 +86,16 @@ def _add(kernels: Kernels, x: Residual, y_NI: torch.Tensor, down: Linear, norm: 
     return kernels.add_normed(x, kernels.down_proj(None, ((y_NI, down),)), norm)
 
 
-def _mlp(kernels: Kernels, x: Residual, layer: Layer, activation: str) -> torch.Tensor:
+def _feed(kernels: Kernels, x: Residual, layer: Layer, activation: str) -> Residual:
+    """The stream with what its MLP, or its experts, add."""
     mlp = layer.mlp
+    if isinstance(mlp, Experts):
+        return kernels.experts(x, layer.mlp_norm, mlp, activation)
     if mlp.gate is None:
-        return kernels.linear(x, (Job(layer.mlp_norm, mlp.up, activation),))[0]
-    return kernels.gated_mlp(x, layer.mlp_norm, mlp.gate, mlp.up, activation)
+        (fed_NI,) = kernels.linear(x, (Job(layer.mlp_norm, mlp.up, activation),))
+    else:
+        fed_NI = kernels.gated_mlp(x, layer.mlp_norm, mlp.gate, mlp.up, activation)
+    return _add(kernels, x, fed_NI, mlp.down, layer.mlp_out)
 
 
 def _heads(weights: Weights, qkv: tuple[torch.Tensor, ...], B: int, M: int) -> tuple[torch.Tensor, ...]:

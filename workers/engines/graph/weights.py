@@ -3,7 +3,7 @@
 Shape suffixes in this room:
     B batch    M tokens read in one pass    N rows, B * M    T positions    L layers
     E hidden   I intermediate   H query heads   K key/value heads   G queries per key/value head   D head size
-    F rotary frequencies   V vocabulary   C cached slots   S splits of a sum   X experts
+    F rotary frequencies   V vocabulary   C cached slots   S splits of a sum   X experts   P chosen pairs of token and expert
 """
 
 from collections.abc import Iterable
@@ -85,6 +85,27 @@ class Mlp:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts: of X gated MLPs, the `top` best of each token add to it, each with its share.
+
+    `router`: gives each expert a score. The shares are a softmax over the scores of the chosen ones, or of all (`over_all`).
+    `gate_up_XOE` [X, 2 I, E] and `down_XEI` may have any strides. Rows of gate and of up take turns where `interleaved`; else
+    all of up follow all of gate. `clamp`: (alpha, limit) of gpt-oss: gate at most `limit`, up within it, and
+    gate * sigmoid(alpha * gate) * (up + 1).
+    """
+
+    router: Linear
+    top: int
+    gate_up_XOE: torch.Tensor
+    down_XEI: torch.Tensor
+    gate_up_bias_XO: torch.Tensor | None = None
+    down_bias_XE: torch.Tensor | None = None
+    over_all: bool = False
+    interleaved: bool = False
+    clamp: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """`qkv`: one fused matrix, heads outermost (GPT-NeoX), or q, k, v. `attention_out`, `mlp_out`: norms of what is added to
     the residual stream, where there are any."""
@@ -94,7 +115,7 @@ class Layer:
     qkv: tuple[Linear, ...]
     attention: Attention
     out: Linear
-    mlp: Mlp
+    mlp: Mlp | Experts
     attention_out: Norm | None = None
     mlp_out: Norm | None = None
 
@@ -190,7 +211,9 @@ def unrotated(like: Rotary) -> Rotary:
 
 
 def linear(module: Any) -> Linear:
-    return Linear(module.weight.detach(), None if module.bias is None else module.bias.detach())
+    """A matrix and its bias, of a module that may have none."""
+    bias = getattr(module, "bias", None)
+    return Linear(module.weight.detach(), None if bias is None else bias.detach())
 
 
 def rows_of(module: Any, *counts: int) -> tuple[Linear, ...]:

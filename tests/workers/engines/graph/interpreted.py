@@ -61,8 +61,9 @@ def logits_alike() -> None:
 
 
 def families_alike() -> None:
-    """Norms of heads and of what is added, soft caps, several ropes, windows: a row alone, a chunk, a prompt in one pass."""
-    for family in ("qwen3", "olmo2", "gemma2", "gemma3_text", "smollm3"):
+    """Norms of heads and of what is added, soft caps, learned scores, several ropes, windows, experts: a row alone, a chunk, a
+    prompt in one pass."""
+    for family in ("qwen3", "olmo2", "gemma2", "gemma3_text", "smollm3", "qwen3_moe", "gpt_oss"):
         target = loaded(layer_by_layer.build(family, dtype=torch.float32))
         for mode in ("streaming", "baseline"):
             asked = cell(mode, window=2)
@@ -73,7 +74,7 @@ def families_alike() -> None:
                 expected,
                 1e-5,
             )
-    for family in ("gemma2", "gemma3_text"):
+    for family in ("gemma2", "gemma3_text", "gpt_oss"):
         target = loaded(layer_by_layer.build(family, dtype=torch.float32))
         for chunk in (None, 70):
             asked = cell("baseline", prefill_chunk=chunk)
@@ -103,8 +104,9 @@ def decoding_alike() -> None:
 
 def a_row_alone_is_the_row_among_others() -> None:
     """Bit for bit: the sum of a row does not depend on how many rows a pass holds."""
-    target = build("neox", torch.float32, layers=1)
-    for mode in ("streaming", "baseline"):
+    neox = build("neox", torch.float32, layers=1)
+    mixture = loaded(layer_by_layer.build("gpt_oss", dtype=torch.float32))
+    for target, mode in ((neox, "streaming"), (neox, "baseline"), (mixture, "baseline")):
         readers = []
         for _ in range(2):
             session = fused(open_session(cell(mode, window=2), target, None))

@@ -18,6 +18,11 @@ def describe(model: Any) -> Weights:
     refused = f"{type(model).__name__} cannot run in the graph engine"
     if family is None:
         raise ModeUnsupported(f"{refused}: model type {config.model_type} (it runs {', '.join(FAMILIES)})")
+    if getattr(model, "is_quantized", False):
+        raise ModeUnsupported(
+            f"{refused}: its weights are quantised ({config.quantization_config.quant_method.value}); its kernels read float32, "
+            "float16 and bfloat16"
+        )
     for rope_type in _rope_types(config.rope_parameters or {}):
         if rope_type not in STATIC_ROPE:
             raise ModeUnsupported(

@@ -2,7 +2,17 @@
 
 from typing import Any
 
-from workers.engines.graph.weights import Attention, Layer, Linear, Mlp, Weights, linear, norm, weights_of
+from workers.engines.graph.weights import (
+    Attention,
+    Experts,
+    Layer,
+    Linear,
+    Mlp,
+    Weights,
+    linear,
+    norm,
+    weights_of,
+)
 
 
 def describe(model: Any) -> Weights:
@@ -20,14 +30,15 @@ def attention_of(layer: Any, **own: Any) -> Attention:
     )
 
 
-def llama_layer(layer: Any, attention: Attention) -> Layer:
+def llama_layer(layer: Any, attention: Attention, mlp: Mlp | Experts | None = None) -> Layer:
+    """`mlp`: of another kind than Llama's."""
     return Layer(
         attention_norm=norm(layer.input_layernorm),
         mlp_norm=norm(layer.post_attention_layernorm),
         qkv=projections(layer.self_attn),
         attention=attention,
         out=linear(layer.self_attn.o_proj),
-        mlp=gated_mlp(layer.mlp),
+        mlp=mlp or gated_mlp(layer.mlp),
     )
 
 

@@ -13,6 +13,7 @@ from workers.engines.graph.kernels.attend_window import attend_window, attend_wi
 from workers.engines.graph.kernels.commit import accept, accept_plain, commit, commit_plain
 from workers.engines.graph.kernels.down_proj import down_proj, down_proj_plain, down_proj_rows
 from workers.engines.graph.kernels.embed import embed, embed_plain
+from workers.engines.graph.kernels.experts import experts, experts_plain, experts_rows
 from workers.engines.graph.kernels.gated_mlp import gated_mlp, gated_mlp_plain, gated_mlp_rows
 from workers.engines.graph.kernels.greedy import greedy, greedy_plain
 from workers.engines.graph.kernels.jit import AVAILABLE
@@ -31,6 +32,7 @@ class Kernels:
     embed: Callable[..., tuple[Residual, tuple[Angles, ...]]]
     linear: Callable[..., tuple[torch.Tensor, ...]]
     gated_mlp: Callable[..., torch.Tensor]
+    experts: Callable[..., Residual]
     norm_heads: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     down_proj: Callable[..., Residual]
     add_normed: Callable[..., Residual]
@@ -47,6 +49,7 @@ PLAIN = Kernels(
     embed_plain,
     linear_plain,
     gated_mlp_plain,
+    experts_plain,
     norm_heads_plain,
     down_proj_plain,
     add_normed_plain,
@@ -62,6 +65,7 @@ FUSED = Kernels(
     embed,
     linear,
     gated_mlp,
+    experts,
     norm_heads,
     down_proj,
     add_normed,
@@ -80,6 +84,7 @@ OF_CHUNKS = {
         FUSED,
         linear=linear_rows,
         gated_mlp=gated_mlp_rows,
+        experts=experts_rows,
         down_proj=down_proj_rows,
         attend_ring=attend_window,
         attend_blocks=attend_chunk,

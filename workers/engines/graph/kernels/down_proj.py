@@ -98,7 +98,7 @@ def _add_split(
 
 
 @jit
-def _merge_splits(sum_OR, partial, ticket, place_OR, inside, split, size, SPLITS: tl.constexpr):
+def merge_splits(sum_OR, partial, ticket, place_OR, inside, split, size, SPLITS: tl.constexpr):
     """The splits meet in the program that comes last, in their order, whichever that is.
 
     Whether it is this one, and the sum. `size`: numbers of one split in `partial`.
@@ -120,7 +120,7 @@ def _merge_splits(sum_OR, partial, ticket, place_OR, inside, split, size, SPLITS
 
 
 @jit
-def _store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O: tl.constexpr):
+def store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O: tl.constexpr):
     """Of the outputs of one program in each row, as they are stored: their mean, and the squares of what is away from it."""
     y_OR = tl.where(inside, y_OR.to(tl.float32), 0.0)
     mean_R = tl.sum(y_OR, axis=0) / tl.minimum(OUT - tl.program_id(0) * BLOCK_O, BLOCK_O)
@@ -183,11 +183,11 @@ def _down_proj(
         )
         sum_OR = tl.dot(w_OA, a_AR, sum_OR, input_precision="ieee")
     ticket = arrived + tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
-    last, sum_OR = _merge_splits(sum_OR, partial, ticket, place_OR, inside, split, rows * OUT, SPLITS)
+    last, sum_OR = merge_splits(sum_OR, partial, ticket, place_OR, inside, split, rows * OUT, SPLITS)
     if last:
         y_OR = sum_OR.to(y.dtype.element_ty)
         tl.store(y + place_OR, y_OR, mask=inside)
-        _store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O)
+        store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O)
 
 
 #: One program has WIDTH outputs, whose moments it writes.

@@ -113,7 +113,7 @@ def load_ahead(
 
 
 @jit
-def _add_columns(
+def add_columns(
     sum_OR, w_OI, x, IN, depth_I, rows_R, inside_R, mean_R, scale_R, weight, bias,
     NORM: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
@@ -138,11 +138,11 @@ def product(
         depth_I = depth + tl.arange(0, BLOCK_I)
         inside_OI = inside_O[:, None] & (EVEN | (depth_I < IN)[None, :])
         w_OI = tl.load(w_O[:, None] + depth_I[None, :], mask=inside_OI, other=0.0)
-        sum_OR = _add_columns(
+        sum_OR = add_columns(
             sum_OR, w_OI, x, IN, depth_I, rows_R, inside_R, mean_R, scale_R, weight, bias, NORM, EVEN
         )
     if PDL:
-        sum_OR = _add_columns(
+        sum_OR = add_columns(
             sum_OR,
             w_OA,
             x,
