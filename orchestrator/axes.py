@@ -72,6 +72,7 @@ def _injected(cell: Cell) -> float | None:
 AXES: tuple[Axis, ...] = (
     _field("purpose", str, Role.KIND, usual="measure"),
     _field("workload", str, Role.KIND, usual=GENERATE.name),
+    _field("synthetic", bool, Role.KIND, usual=False),
     Axis(name="model", hint=str, role=Role.SETTING, read=lambda cell: cell.model.target),
     Axis(name="dtype", hint=str, role=Role.SETTING, read=lambda cell: cell.model.dtype),
     Axis(

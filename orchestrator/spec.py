@@ -216,7 +216,7 @@ class BoundarySpec(_Strict):
     ] = ["decode"]
     axis: Literal["length", "batch_size"] = "length"
     prefill_chunk: PositiveInt = 512
-    reach: Literal["decode", "prefill"] = "decode"
+    reach: Literal["decode", "prefill", "synthetic"] = "decode"
 
 
 class SweepSpec(_Strict):

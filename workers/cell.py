@@ -50,7 +50,8 @@ class Cell:
     Fields that a mode does not read are None, so that equal work has an equal `cell_id` everywhere.
     `length`: new tokens (generate) or scored tokens (score). `budget`: bytes of the emulated card, None = the
     whole device. `prefill_chunk`: tokens per prefill pass, None = the whole prompt in one pass.
-    `allocator`: settings of torch's CUDA allocator (`workers.allocator`).
+    `allocator`: settings of torch's CUDA allocator (`workers.allocator`). `synthetic`: only the first and the last pass over
+    the prompt are made, the caches hold noise for what lies between (graph engine).
     """
 
     model: ModelRef
@@ -68,6 +69,7 @@ class Cell:
     corpus: str = "builtin"
     budget: int | None = None
     allocator: str = later(DEFAULT_ALLOCATOR)
+    synthetic: bool = later(False)
     repeat: int = 0
     seed: int = 0
 

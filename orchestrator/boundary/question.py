@@ -22,10 +22,11 @@ from workers.outcome import Outcome
 #: chunks.
 Phase = Literal["decode", "decode_after_prefill", "prefill", "prefill_chunked"]
 Axis = Literal["length", "batch_size"]
-#: How a probe gets to its last token: one by one, or all but the last `TAIL` of them as a chunked prompt.
-Reach = Literal["decode", "prefill"]
+#: How a probe gets to its last token: one by one, or all but the last `TAIL` of them as a chunked prompt; synthetic: as
+#: prefill, the first probe of each value with noise for most of the prompt.
+Reach = Literal["decode", "prefill", "synthetic"]
 
-#: New tokens that a probe with `reach: prefill` still generates one by one, so that decode's own needs are
+#: New tokens that a probe with another reach than `decode` still generates one by one, so that decode's own needs are
 #: met.
 TAIL = 16
 
@@ -34,7 +35,7 @@ TAIL = 16
 class Question:
     """`cell` carries everything that stays the same; its `length` is read on the axis `batch_size` only.
 
-    `prefill_chunk`: tokens per pass, for the phase `prefill_chunked` and for `reach: prefill`.
+    `prefill_chunk`: tokens per pass, for the phase `prefill_chunked` and for the other reaches than `decode`.
     `bytes_per_token`: of the caches, where every layer keeps every token (set by `start.fit_to_device`): tells how
     far a chunked prompt came.
     """
@@ -49,6 +50,16 @@ class Question:
     confirm: int
     bytes_per_token: int | None = None
 
+    @property
+    def by_prompt(self) -> bool:
+        """Whether probes read their last position as part of a prompt."""
+        return self.reach != "decode"
+
+    @property
+    def scouts(self) -> bool:
+        """Whether the first probe of each value is synthetic: it points at the bracket, and is no evidence for it."""
+        return self.reach == "synthetic" and self.cell.engine == "graph"
+
     def probe(self, value: int, confirmation: int) -> Cell:
         cell = dataclasses.replace(self.cell, purpose="probe", repeat=confirmation)
         if self.axis == "batch_size":
@@ -58,11 +69,14 @@ class Question:
         if self.phase in ("prefill", "prefill_chunked"):
             chunk = self.prefill_chunk if self.phase == "prefill_chunked" else None
             return dataclasses.replace(cell, prompt_tokens=tokens, length=1, prefill_chunk=chunk)
-        if self.reach == "prefill":
+        if self.by_prompt:
             length = min(tokens, TAIL)
-            prompt = cell.prompt_tokens + tokens - length
             return dataclasses.replace(
-                cell, prompt_tokens=prompt, length=length, prefill_chunk=self.prefill_chunk
+                cell,
+                prompt_tokens=cell.prompt_tokens + tokens - length,
+                length=length,
+                prefill_chunk=self.prefill_chunk,
+                synthetic=self.scouts and confirmation == 0,
             )
         return dataclasses.replace(cell, length=tokens)
 

@@ -48,6 +48,7 @@ class Bracket:
     `last_ok` None: nothing passed, down to the resolution. `first_oom` None: no failure is known; with `censored` the
     ceiling itself passed. `confirmed_ok`, `confirmed_oom`: fresh processes that agreed at exactly these values.
     `non_monotone`: values that passed above a failure, or failed below a pass, by the majority of their runs.
+    `refuted`: values whose scout ended otherwise than the majority of their runs.
     """
 
     last_ok: int | None
@@ -56,17 +57,25 @@ class Bracket:
     confirmed_oom: int
     censored: bool
     non_monotone: tuple[int, ...] = ()
+    refuted: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
 class _Tally:
     passes: int = 0
     fails: int = 0
+    scout: bool | None = None
 
     @property
     def passed(self) -> bool:
-        """By majority. A draw counts as a failure until one more run decides."""
+        """By majority. A draw counts as a failure until one more run decides. By the scout where nothing else ran."""
+        if not (self.passes or self.fails):
+            return bool(self.scout)
         return self.passes > self.fails
+
+    @property
+    def refutes(self) -> bool:
+        return self.scout is not None and self.passes != self.fails and self.scout != self.passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,9 @@ class Search:
     how memory grows.
     `max_value`: the ceiling; when it passes the result is censored.
     `confirm`: runs that must agree on each side; a value gets at most 2 * confirm - 1 runs.
+    `scouts`: confirmation 0 of each value is a cheaper run that stands in for the real ones until one was made there: both
+    ends of the bracket are confirmed by real runs. Once real runs refuted a scout, none is trusted.
+    `margins`: errors of the prediction that are tried, smallest first.
     """
 
     predicted: int | None
@@ -92,6 +104,8 @@ class Search:
     resolution: int
     max_value: int
     confirm: int
+    scouts: bool = False
+    margins: tuple[float, ...] = MARGINS
     _observed: dict[Probe, _Observed] = field(default_factory=dict)
     _pending: set[Probe] = field(default_factory=set)
 
@@ -154,6 +168,7 @@ class Search:
             confirmed_oom=tallies[high].fails if high in tallies else 0,
             censored=high is None and low == self.max_value,
             non_monotone=contradicting,
+            refuted=tuple(sorted(value for value, tally in self._runs().items() if tally.refutes)),
         )
 
     # What to run next
@@ -197,9 +212,9 @@ class Search:
             rungs = [self.max_value]
         else:
             beyond = [
-                self._grid(self._grid(int(self.predicted / (1 - m))) + self.resolution) for m in MARGINS
+                self._grid(self._grid(int(self.predicted / (1 - m))) + self.resolution) for m in self.margins
             ]
-            below = [self._grid(int(self.predicted / (1 + margin))) for margin in MARGINS]
+            below = [self._grid(int(self.predicted / (1 + margin))) for margin in self.margins]
             rungs = [*beyond, *below]
         within = [rung for rung in rungs if low < rung and (high is None or rung < high)]
         if high is not None:
@@ -247,8 +262,9 @@ class Search:
 
     def _since_first_failure(self) -> tuple[int, int]:
         """The interval that was open when the first failure was observed, and how many values were tried since."""
-        order = list(dict.fromkeys(probe.value for probe in self._observed))
-        failed = next(value for value in order if not self._tallies()[value].passed)
+        tallies = self._tallies()
+        order = [value for value in dict.fromkeys(p.value for p in self._observed) if value in tallies]
+        failed = next(value for value in order if not tallies[value].passed)
         before = order[: order.index(failed)]
         return failed - max((value for value in before if value < failed), default=0), len(order) - len(
             before
@@ -296,10 +312,20 @@ class Search:
     # The evidence
 
     def _tallies(self) -> dict[int, _Tally]:
+        """The evidence at each value. A scout alone is none once another one was refuted."""
+        tallies = self._runs()
+        if any(tally.refutes for tally in tallies.values()):
+            return {value: tally for value, tally in tallies.items() if tally.passes or tally.fails}
+        return tallies
+
+    def _runs(self) -> dict[int, _Tally]:
+        """All that ran at each value."""
         tallies: dict[int, _Tally] = {}
         for probe, seen in self._observed.items():
             tally = tallies.setdefault(probe.value, _Tally())
-            if seen.passed:
+            if self.scouts and probe.confirmation == 0:
+                tally.scout = seen.passed
+            elif seen.passed:
                 tally.passes += 1
             else:
                 tally.fails += 1
@@ -341,7 +367,7 @@ class Search:
         return missing
 
     def _free_index(self, value: int) -> int:
-        index = 0
+        index = 1 if self.scouts and any(tally.refutes for tally in self._runs().values()) else 0
         while Probe(value, index) in self._observed or Probe(value, index) in self._pending:
             index += 1
         return index

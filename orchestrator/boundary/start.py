@@ -3,7 +3,7 @@
 import dataclasses
 
 from orchestrator.boundary.question import Question
-from orchestrator.boundary.search import Search
+from orchestrator.boundary.search import MARGINS, Search
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.memory import UnknownWeightsError, bytes_per_token, largest_fitting
 from orchestrator.predict.shape import ModelShape
@@ -61,6 +61,8 @@ def search_for(question: Question, predicted: int | None) -> Search:
     """`predicted`: from `predicted`; where the weights are unknown, hand in `question.resolution`: it
     climbs.
     """
+    # Of the engine that takes no noise, a synthetic search trusts the prediction to the token, then confirms it.
+    exactly = question.reach == "synthetic" and not question.scouts
     floor = question.resolution
     if predicted is not None:
         floor = max(floor, min(predicted, question.max_value) // _FLOOR)
@@ -70,4 +72,6 @@ def search_for(question: Question, predicted: int | None) -> Search:
         resolution=question.resolution,
         max_value=question.max_value,
         confirm=question.confirm,
+        scouts=question.scouts,
+        margins=(0.0, *MARGINS) if exactly else MARGINS,
     )

@@ -66,9 +66,12 @@ def _pass_s(cell: Cell, shape: ModelShape, device: DeviceProfile, tokens: int) -
 
 
 def _prompt_s(cell: Cell, shape: ModelShape, device: DeviceProfile) -> float:
-    passes = 1 if cell.prefill_chunk is None else -(-cell.prompt_tokens // cell.prefill_chunk)
+    tokens = cell.prompt_tokens
+    if cell.synthetic and cell.prefill_chunk is not None:
+        tokens = min(tokens, 2 * cell.prefill_chunk)
+    passes = 1 if cell.prefill_chunk is None else -(-tokens // cell.prefill_chunk)
     return passes * _pass_s(cell, shape, device, cell.prompt_tokens // 2) + _matrix_s(
-        cell, shape, device, cell.prompt_tokens
+        cell, shape, device, tokens
     )
 
 

@@ -42,7 +42,8 @@ class BoundaryRow:
     Units of `last_ok`, `first_oom`, `predicted`, `resolution`: tokens, or sequences on the axis `batch_size`.
     `searched`: by probes of a `boundary:` section; else read off the measured cells, where `first_oom` is the
     shortest length asked that ran out, `first_oom_index` the earliest token at which one did, and
-    `resolution` their distance. `non_monotone`: values that contradict the bracket. `prefill_reach`: the last
+    `resolution` their distance. `non_monotone`: values that contradict the bracket. `refuted`: values whose
+    synthetic probe ended otherwise than the real ones. `prefill_reach`: the last
     position was read by chunked prefill, not token by token; then `first_oom_index` is that of the measured
     cells, which go token by token.
     `predicted_by`: None where nothing was predicted. `device_seconds`: of the `probes`, from lease to the end of the process.
@@ -74,6 +75,7 @@ class BoundaryRow:
     probes: int
     first_oom_index: int | None
     non_monotone: tuple[int, ...]
+    refuted: tuple[int, ...]
     prefill_reach: bool
     device_total_bytes: int
     max_positions: int | None
@@ -221,7 +223,7 @@ def _answer(
         error_pct=bracket_error_pct(row.predicted, bracket.last_ok, bracket.first_oom),
         axis=question.axis,
         searched=True,
-        prefill_reach=question.reach == "prefill",
+        prefill_reach=question.by_prompt,
     )
 
 
@@ -326,6 +328,7 @@ def _row(
         probes=len(attempts),
         first_oom_index=first_index,
         non_monotone=bracket.non_monotone,
+        refuted=bracket.refuted,
         prefill_reach=False,
         device_total_bytes=device.total_bytes,
         max_positions=None if shapes.target is None else shapes.target.max_positions,

@@ -104,6 +104,14 @@ def boundaries(settings: Sequence[Setting]) -> Section | None:
         ])
         for row in odd
     ]  # fmt: skip
+    blocks += [
+        Paragraph([
+            f"Synthetic probes of {row.mode} on {formats.card(row.budget_bytes)} ended otherwise than real runs at "
+            f"{formats.listing([f'{value:,}' for value in row.refuted])}; the bracket is of real runs alone."
+        ])
+        for _, row in rows
+        if row.refuted
+    ]  # fmt: skip
     return Section("Where memory ends", blocks)
 
 

@@ -87,13 +87,13 @@ def test_the_batch_axis_asks_once_per_length_by_single_sequences() -> None:
     value=st.integers(1, 10**6),
     confirmation=st.integers(0, 5),
     phase=st.sampled_from(PHASES),
-    reach=st.sampled_from(["decode", "prefill"]),
+    reach=st.sampled_from(["decode", "prefill", "synthetic"]),
     axis=st.sampled_from(["length", "batch_size"]),
 )
 def test_a_probe_is_told_from_its_cell(
     value: int, confirmation: int, phase: str, reach: str, axis: str
 ) -> None:
-    question = only(phases=[phase], reach=reach, axis=axis, lengths=[50])
+    question = only(phases=[phase], reach=reach, axis=axis, lengths=[50], engines=["graph"])
     cell = question.probe(value, confirmation)
     assert cell.purpose == "probe"
     assert question.match(cell) == Probe(value, confirmation)
@@ -101,6 +101,26 @@ def test_a_probe_is_told_from_its_cell(
     assert question.match(dataclasses.replace(cell, purpose="measure")) is None
     other = only(phases=[phase], reach=reach, axis=axis, lengths=[50], budgets=["1GiB"])
     assert other.match(cell) is None
+
+
+def test_a_synthetic_probe_is_the_first_of_its_value_and_like_the_others() -> None:
+    """The eager engine's caches depend on how they grew: no noise there, but the prediction to the token, then real runs."""
+    graph = only(reach="synthetic", engines=["graph"])
+    first, second = graph.probe(5000, 0), graph.probe(5000, 1)
+    assert (first.synthetic, second.synthetic) == (True, False)
+    assert dataclasses.replace(first, synthetic=False, repeat=1) == second
+    assert second == only(reach="prefill", engines=["graph"]).probe(5000, 1)
+    assert search_for(graph, 5000).scouts
+    for phase in ("prefill", "prefill_chunked"):
+        assert not only(reach="synthetic", engines=["graph"], phases=[phase]).probe(5000, 0).synthetic
+    eager = only(reach="synthetic")
+    assert not eager.probe(5000, 0).synthetic
+    search = search_for(eager, 5000)
+    assert not search.scouts
+    for passed in (True, False, True):  # the floor, then the two ends that the prediction names
+        (probe,) = search.next_probes(1)
+        search.observe(probe, passed)
+    assert (search.bracket.last_ok, search.bracket.first_oom) == (4992, 5056)
 
 
 def test_what_each_phase_asks() -> None:

@@ -35,6 +35,10 @@ class CacheByWindow:
         for part in self.parts:
             part.reserve(tokens)
 
+    def fill(self, first: int, end: int) -> None:
+        for part in self.parts:
+            part.fill(first, end)
+
     def attend(
         self,
         kernels: AttentionKernels,

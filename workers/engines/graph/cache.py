@@ -38,6 +38,9 @@ class GraphCache(Protocol):
     def reserve(self, tokens: int) -> None:
         """Allocate what is missing for `tokens` tokens. Raises torch.OutOfMemoryError, the cache still usable."""
 
+    def fill(self, first: int, end: int) -> None:
+        """Hold finite noise for the positions `first .. end`, as if they had been read. They are reserved."""
+
     def attend(
         self,
         kernels: AttentionKernels,

@@ -38,6 +38,13 @@ class FullCache:
             self.table[len(self.blocks) : len(self.blocks) + 1].fill_(block.data_ptr())
             self.blocks.append(block)
 
+    def fill(self, first: int, end: int) -> None:
+        """Hold finite noise for the positions `first .. end`, as if they had been read. They are reserved."""
+        for block in self.blocks[
+            -(-first // BLOCK) : -(-end // BLOCK)
+        ]:  # one that is begun holds zeros behind
+            block.normal_()
+
     def attend(
         self,
         kernels: AttentionKernels,

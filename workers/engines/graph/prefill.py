@@ -14,6 +14,9 @@ class Prefill:
 
     `readers`: the models that read it, the target last. A draft reads each chunk beside the target, so that both caches
     tell how far a prompt came.
+
+    `synthetic`: only the first chunk and the last are read; caches hold noise for those between. Memory is the same: it
+    depends on blocks and on the largest pass. What is generated then means nothing.
     """
 
     readers: tuple[CachedModel, ...]
@@ -21,6 +24,7 @@ class Prefill:
     chunk: int
     start: torch.Tensor
     last_BE: torch.Tensor
+    synthetic: bool
 
     def read(self, prompt_BT: torch.Tensor, note: Callable[[int], None] = lambda read: None) -> None:
         """`prompt_BT`: int64 on the device. Full caches grow chunk by chunk. `note`: is told how many tokens have been
@@ -29,20 +33,27 @@ class Prefill:
         tokens = prompt_BT.shape[1]
         note(0)
         for first, end in chunks(tokens, self.chunk):
-            self.start.fill_(first)
             for reader in self.readers:
                 reader.cache.reserve(end)
+            if self.synthetic and 0 < first and end < tokens:
+                for reader in self.readers:
+                    reader.cache.fill(first, end)
+                note(end)
+                continue
+            self.start.fill_(first)
             for reader in self.readers:
                 x_BME = reader.prefill(prompt_BT[:, first:end], self.start, alone=end - first == tokens)
             note(end)
         self.last_BE.copy_(x_BME[:, -1])
 
 
-def new_prefill(readers: tuple[CachedModel, ...], batch: int, prompt_tokens: int, chunk: int) -> Prefill:
+def new_prefill(
+    readers: tuple[CachedModel, ...], batch: int, prompt_tokens: int, chunk: int, *, synthetic: bool
+) -> Prefill:
     weights = readers[-1].weights
     start = torch.tensor(0, device=weights.device)
     last_BE = torch.empty(batch, weights.embedding_VE.shape[1], dtype=weights.dtype, device=weights.device)
-    return Prefill(readers, prompt_tokens, chunk, start, last_BE)
+    return Prefill(readers, prompt_tokens, chunk, start, last_BE, synthetic)
 
 
 def chunks(tokens: int, chunk: int) -> Iterator[tuple[int, int]]:

@@ -40,6 +40,11 @@ class RingCache:
     def reserve(self, tokens: int) -> None:
         """Room for any number of tokens is there from the start."""
 
+    def fill(self, first: int, end: int) -> None:
+        """Hold finite noise for the positions `first .. end`, as if they had been read, in every slot of the ring."""
+        for cache in (self.k_LBKCD, self.v_LBKCD):
+            cache[:, :, :, self.ring.sinks :].normal_()
+
     def attend(
         self,
         kernels: AttentionKernels,

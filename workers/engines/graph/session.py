@@ -119,6 +119,7 @@ class GraphSession:
             batch,
             prompt_tokens,
             graph_chunk(self._cell, prompt_tokens, grows=target.cache.grows),
+            synthetic=self._cell.synthetic,
         )
         run = Execution(target, draft, prefill, state, rules, round_, stages)
         if self._kernels is not PLAIN:

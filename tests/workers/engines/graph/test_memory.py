@@ -84,13 +84,16 @@ def test_out_of_memory_in_the_prompt(host: DeviceHost, model: str) -> None:
 
 
 def test_a_prompt_in_chunks_tells_what_was_read(host: DeviceHost, model: str) -> None:
-    """In blocks of 64 tokens: the chunk that failed ends in the first block that did not fit."""
+    """In blocks of 64 tokens: the chunk that failed ends in the first block that did not fit. With noise for
+    what is not read it is the same one."""
     attempt = run(host, model, prompt_tokens=6000, budget=20 * MiB, prefill_chunk=64)
     assert (attempt.outcome, attempt.phase) == (Outcome.OOM_PREFILL, Phase.PREFILL)
     read = attempt.failure.oom_prompt_tokens
     assert read > 1000
     assert attempt.measured.kv_cache_bytes > 0
-    assert (
-        run(host, model, prompt_tokens=read - 64, length=1, budget=20 * MiB, prefill_chunk=64).outcome
-        is Outcome.OK
-    )
+    probes = {"length": 1, "budget": 20 * MiB, "prefill_chunk": 64, "purpose": "probe"}
+    for synthetic in (False, True):
+        passed = run(host, model, prompt_tokens=read - 64, synthetic=synthetic, **probes)
+        assert passed.outcome is Outcome.OK
+    failed = run(host, model, prompt_tokens=read + 64, synthetic=True, **probes)
+    assert (failed.outcome, failed.failure.oom_prompt_tokens) == (Outcome.OOM_PREFILL, read)
