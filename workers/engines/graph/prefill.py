@@ -35,7 +35,7 @@ class Prefill:
         for first, end in chunks(tokens, self.chunk):
             for reader in self.readers:
                 reader.cache.reserve(end)
-            if self.synthetic and 0 < first and end < tokens:
+            if self.synthetic and first > 0 and end < tokens:
                 for reader in self.readers:
                     reader.cache.fill(first, end)
                 note(end)
