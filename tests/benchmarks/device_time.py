@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from workers.engines.graph.weights import Weights
+from workers.engines.graph.weights import Experts, Weights
 
 #: Bytes per second by the vendor's datasheet, by what a device's name contains.
 DATASHEET = {"H200": 4.8e12, "H100 80GB HBM3": 3.35e12, "A100": 2.04e12}
@@ -64,11 +64,15 @@ def bandwidth(device: torch.device) -> Bandwidth:
 
 
 def matrices(weights: Weights) -> list[torch.Tensor]:
-    """Every matrix that a token reads, in their order; the head last."""
+    """Every matrix that a token reads, in their order; the head last. Of experts, as many as a token chooses."""
     found = []
     for layer in weights.layers:
-        parts = (*layer.qkv, layer.out, layer.mlp.gate, layer.mlp.up, layer.mlp.down)
-        found += [part.weight_OI for part in parts if part is not None]
+        found += [part.weight_OI for part in (*layer.qkv, layer.out)]
+        mlp = layer.mlp
+        if isinstance(mlp, Experts):
+            found += [mlp.router.weight_OI, *mlp.gate_up_XOE[: mlp.top], *mlp.down_XEI[: mlp.top]]
+        else:
+            found += [part.weight_OI for part in (mlp.gate, mlp.up, mlp.down) if part is not None]
     return [*found, weights.head.weight_OI]
 
 

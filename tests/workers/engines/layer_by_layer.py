@@ -39,7 +39,7 @@ def build(family: str, *, dtype: torch.dtype = torch.float64, windowed: bool = F
     return model.to(dtype)
 
 
-def cell(mode: str, engine: str, *, gamma: int = 3) -> Cell:
+def cell(mode: str, engine: str, *, gamma: int = 3, chunk: int | None = None) -> Cell:
     asked = MODES[mode]
     return Cell(
         model=ModelRef(target="tiny", draft="tiny"),
@@ -47,6 +47,7 @@ def cell(mode: str, engine: str, *, gamma: int = 3) -> Cell:
         engine=engine,  # type: ignore[arg-type]
         prompt_tokens=7,
         length=40,
+        prefill_chunk=chunk,
         streaming=Streaming(sinks=SINKS, window=WINDOW) if asked.policy.parameters is Streaming else None,
         speculation=Speculation(gamma=gamma) if asked.decoder.parameters is Speculation else None,
     )
@@ -60,11 +61,19 @@ def logits(model: Any, mode: str, engine: str, ids_T: torch.Tensor) -> torch.Ten
     return open_session(cell(mode, engine), loaded(model), None).logits(ids_T)
 
 
-def generates(target: Any, draft: Any, mode: str, engine: str, prompt_1T: torch.Tensor, heard: Any) -> Any:
-    """40 tokens."""
+def generates(
+    target: Any,
+    draft: Any,
+    mode: str,
+    engine: str,
+    prompt_1T: torch.Tensor,
+    heard: Any,
+    chunk: int | None = None,
+) -> Any:
+    """40 tokens. `chunk`: tokens of the prompt that a pass reads."""
     both: list[LoadedModel | None] = [model and loaded(model, (END,)) for model in (target, draft)]
     assert both[0] is not None
-    return open_session(cell(mode, engine), both[0], both[1]).generate(prompt_1T, 40, heard)
+    return open_session(cell(mode, engine, chunk=chunk), both[0], both[1]).generate(prompt_1T, 40, heard)
 
 
 def gap(found: torch.Tensor, expected: torch.Tensor) -> float:

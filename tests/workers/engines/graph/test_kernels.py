@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -48,23 +49,31 @@ def test_bf16_speculation_is_bit_exact_on_a_gpu(family: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("family", FAMILY_TABLE)
 def test_every_family_on_a_gpu(family: str) -> None:
-    """Float32 logits against the plain twins in float64; in bfloat16 speculation changes no token."""
+    """Float32 against the plain twins in float64: logits, and tokens behind a prompt in one pass and in chunks; in bfloat16
+    speculation changes no token."""
+    prompt_1T = layer_by_layer.text(200)[None]
     for windowed in {False, family in layer_by_layer.WINDOWED}:
         ids_T = layer_by_layer.text(70)
         exact = layer_by_layer.build(family, windowed=windowed)
-        single = layer_by_layer.build(family, dtype=torch.float32, windowed=windowed).to("cuda")
+        single, target, draft = (
+            layer_by_layer.build(family, dtype=dtype, windowed=windowed, seed=seed).to("cuda")
+            for dtype, seed in ((torch.float32, 0), (torch.bfloat16, 0), (torch.bfloat16, 1))
+        )
         for mode in ("baseline",) if windowed else ("baseline", "streaming"):
             expected = layer_by_layer.logits(exact, mode, "graph", ids_T)
             found = layer_by_layer.logits(single, mode, "graph", ids_T)
             assert layer_by_layer.gap(found, expected) < 1e-4
-            target, draft = (
-                layer_by_layer.build(family, dtype=torch.bfloat16, windowed=windowed, seed=seed).to("cuda")
-                for seed in (0, 1)
-            )
-            prompt_1T = layer_by_layer.text(200)[None]
-            plain = layer_by_layer.generates(target, None, mode, "graph", prompt_1T, Heard())
-            spec = layer_by_layer.generates(target, draft, f"{mode}+spec", "graph", prompt_1T, Heard())
-            assert torch.equal(spec.ids_BT, plain.ids_BT)
+            exact_BT = layer_by_layer.generates(exact, None, mode, "graph", prompt_1T, Heard()).ids_BT
+            for chunk in (None, 48):
+
+                def run(model: Any, other: Any, mode: str, chunk: int | None = chunk) -> torch.Tensor:
+                    return layer_by_layer.generates(
+                        model, other, mode, "graph", prompt_1T, Heard(), chunk
+                    ).ids_BT
+
+                assert torch.equal(run(single, None, mode), exact_BT), chunk
+                plain_BT = run(target, None, mode)
+                assert torch.equal(run(target, draft, f"{mode}+spec"), plain_BT), chunk
 
 
 @pytest.mark.gpu

@@ -36,10 +36,18 @@ def experts_plain(
     activation: str,
     normed: Callable[[torch.Tensor, Norm], torch.Tensor] = norm_plain,
 ) -> Residual:
-    """The new residual stream, rounded once. Expert after expert, each with the rows that chose it."""
-    dtype, router = x.x_NE.dtype, experts.router
-    normed_NE = normed(x.x_NE, norm)
-    expert_NS, share_NS = chosen(functional.linear(normed_NE, router.weight_OI, router.bias_O), experts)
+    """The new residual stream, rounded once."""
+    normed_NE, router = normed(x.x_NE, norm), experts.router
+    scores_NX = functional.linear(normed_NE, router.weight_OI, router.bias_O)
+    return mix_plain(x, normed_NE, experts, activation, scores_NX)
+
+
+def mix_plain(
+    x: Residual, normed_NE: torch.Tensor, experts: Experts, activation: str, scores_NX: torch.Tensor
+) -> Residual:
+    """Expert after expert, each with the rows that chose it."""
+    dtype = x.x_NE.dtype
+    expert_NS, share_NS = chosen(scores_NX, experts)
     pair_P = expert_NS.flatten().argsort(stable=True)
     counts = expert_NS.flatten().bincount(minlength=len(experts.down_XEI)).tolist()
     total_NE = x.x_NE.to(working(dtype), copy=True)
@@ -193,23 +201,17 @@ UP_TILE = Tile(outputs=64, depth=64, warps=4, stages=4)
 DOWN_TILE = Tile(outputs=WIDTH, depth=64, warps=4, stages=5)
 
 
-def experts(
-    x: Residual,
-    norm: Norm,
-    experts: Experts,
-    activation: str,
-    up_tile: Tile = UP_TILE,
-    down_tile: Tile = DOWN_TILE,
-) -> Residual:
+def experts(x: Residual, norm: Norm, experts: Experts, activation: str) -> Residual:
     """`experts_plain` in three launches; the moments of the new residual stream beside it."""
     (scores_NX,) = linear(x, (Job(norm, experts.router),))
-    fed_PI = _launch_gate_up(x, norm, experts, activation, scores_NX, up_tile)
-    return _launch_down(x, experts, scores_NX, fed_PI, down_tile)
+    fed_PI = gate_up(x, norm, experts, activation, scores_NX)
+    return down(x, experts, scores_NX, fed_PI)
 
 
-def _launch_gate_up(
-    x: Residual, norm: Norm, experts: Experts, activation: str, scores_NX: torch.Tensor, tile: Tile
+def gate_up(
+    x: Residual, norm: Norm, experts: Experts, activation: str, scores_NX: torch.Tensor, tile: Tile = UP_TILE
 ) -> torch.Tensor:
+    """[P, I]: what goes into the down projections of the chosen experts, token by token."""
     (N, E), (X, both, _), w_XOE = x.x_NE.shape, experts.gate_up_XOE.shape, experts.gate_up_XOE
     fed_PI = x.x_NE.new_empty(N * experts.top, both // 2)
     bias, (alpha, limit) = experts.gate_up_bias_XO, experts.clamp or (0.0, 0.0)
@@ -225,9 +227,10 @@ def _launch_gate_up(
     return fed_PI
 
 
-def _launch_down(
-    x: Residual, experts: Experts, scores_NX: torch.Tensor, fed_PI: torch.Tensor, tile: Tile
+def down(
+    x: Residual, experts: Experts, scores_NX: torch.Tensor, fed_PI: torch.Tensor, tile: Tile = DOWN_TILE
 ) -> Residual:
+    """The new residual stream, with its moments."""
     (N, E), (X, _, IN), w_XEI, device = x.x_NE.shape, experts.down_XEI.shape, experts.down_XEI, x.x_NE.device
     depth = min(tile.depth, max(16, power_of_two(IN)))
     tiles, steps = ceil_div(E, tile.outputs), ceil_div(IN, depth)
