@@ -89,6 +89,8 @@ class PassFamily:
         if position in self._samples:
             return self._samples[position]
         piece = self.piece(position)
+        if not piece.first.is_like(piece.last):
+            return self._sample(position)
         return replace(piece.first, sizes=tuple(piece.sizes(position)))
 
     def piece(self, position: int) -> Piece:

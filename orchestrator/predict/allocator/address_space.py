@@ -25,6 +25,13 @@ class AddressSpace:
         self._free: dict[int, list[Range]] = {}  # mappings with room -> where
         self._mapping_of: dict[int, int] = {}  # segment -> mapping
 
+    def copy(self) -> "AddressSpace":
+        other = AddressSpace()
+        other._gaps, other._ends = list(self._gaps), dict(self._ends)
+        other._free = {mapping: list(ranges) for mapping, ranges in self._free.items()}
+        other._mapping_of = dict(self._mapping_of)
+        return other
+
     def take(self, size: int) -> int:
         """The address of a new segment of `size` bytes."""
         places = [

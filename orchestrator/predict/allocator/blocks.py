@@ -1,6 +1,7 @@
 """Pieces of segments, and the free ones in the order in which the allocator searches them."""
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping
 
 #: A free block's place in its pool: size, then address. Addresses stay below this.
 ADDRESSES = 2**46
@@ -67,3 +68,26 @@ class Pool:
     def free(self) -> list[Block]:
         """By size, then address."""
         return [self.blocks[key] for key in self.keys]
+
+
+def copied(blocks: Iterable[Block], pools: Mapping[Pool, Pool]) -> dict[Block, Block]:
+    """Of each of `blocks`, and of all that share segments with them, a copy in the copy of its pool, linked alike."""
+    copies: dict[Block, Block] = {}
+    waiting = list(blocks)
+    while waiting:
+        block = waiting.pop()
+        if block in copies:
+            continue
+        other = Block(pools[block.pool], block.address, block.size, block.base)
+        other.is_free, other.is_mapped, other.since = block.is_free, block.is_mapped, block.since
+        copies[block] = other
+        waiting += [near for near in (block.previous, block.following) if near is not None]
+    for block, other in copies.items():
+        other.previous = None if block.previous is None else copies[block.previous]
+        other.following = None if block.following is None else copies[block.following]
+    for pool, copy in pools.items():
+        copy.keys = list(pool.keys)
+        copy.blocks = {key: copies[block] for key, block in pool.blocks.items()}
+        copy.unmapped = [copies[block] for block in pool.unmapped]
+        copy.searches = pool.searches
+    return copies

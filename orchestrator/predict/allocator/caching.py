@@ -14,10 +14,12 @@ The rules are those of c10/cuda/CUDACachingAllocator.cpp in torch 2.11 to 2.13, 
 Which of two equally large free blocks is lower is `address_space`'s to say.
 """
 
+import copy
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 
 from orchestrator.predict.allocator.address_space import AddressSpace
-from orchestrator.predict.allocator.blocks import ADDRESSES, Block, Pool
+from orchestrator.predict.allocator.blocks import ADDRESSES, Block, Pool, copied
 from orchestrator.predict.allocator.settings import AllocatorSettings, MiB
 
 _UNIT = 512
@@ -51,7 +53,9 @@ class CachingAllocator:
 
     `device_bytes`: what the device has for it beside contexts and other processes, None: at least what is allowed.
     Both may change between requests. `allocated`, `reserved`, `peak_reserved`: bytes, by block and segment. On one
-    stream no freed block waits for an event, so that active bytes are the allocated ones.
+    stream no freed block waits for an event, so that active bytes are the allocated ones. `demand`: the most that was
+    reserved, or would have been after a request: with at least so much allowed, and on the device, the requests up to
+    now do what they did (where no garbage is collected, which hangs on what is allowed).
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class CachingAllocator:
         self.reserved = 0
         self.peak_allocated = 0
         self.peak_reserved = 0
+        self.demand = 0
         self.retries = 0
         self._expandable = settings.expandable_segments
         self._max_split = settings.max_split_bytes if settings.max_split_bytes is not None else _RANGE
@@ -120,6 +125,15 @@ class CachingAllocator:
                     self._unmap(block)
                 elif not block.is_split:
                     self._release(block)
+
+    def copy(self, held: Iterable[Block]) -> tuple["CachingAllocator", dict[Block, Block]]:
+        """Another allocator in the same state, and the copy of each block that can still be freed: `held` are those."""
+        other = copy.copy(self)
+        other._space = self._space.copy()
+        other._small, other._large = (Pool(pool.is_small, pool.page) for pool in (self._small, self._large))
+        pools = {self._small: other._small, self._large: other._large}
+        known = [block for pool in pools for block in (*pool.blocks.values(), *pool.unmapped)]
+        return other, copied([*held, *known], pools)
 
     def rounded(self, requested: int) -> int:
         """Bytes that a request of `requested` bytes counts as."""
@@ -177,6 +191,7 @@ class CachingAllocator:
 
     def _new(self, pool: Pool, size: int, wanted: int) -> Block | None:
         # The check is the same for expandable segments, which may need less, or a page more.
+        self.demand = max(self.demand, self.reserved + wanted)
         if self.allowed_bytes is not None and self.reserved + wanted > self.allowed_bytes:
             return None
         if self._expandable:
@@ -191,6 +206,7 @@ class CachingAllocator:
         self.reserved += size
         if self.reserved > self.peak_reserved:
             self.peak_reserved = self.reserved
+            self.demand = max(self.demand, self.reserved)
         return True
 
     def _release(self, block: Block) -> None:

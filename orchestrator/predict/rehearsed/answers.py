@@ -14,7 +14,8 @@ from orchestrator.predict.allocator.settings import AllocatorSettings
 from orchestrator.predict.caches import kept_tokens
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.rehearsed.passes import RehearsedPasses
-from orchestrator.predict.rehearsed.run import RehearsedRun
+from orchestrator.predict.rehearsed.prefix import Prefix
+from orchestrator.predict.rehearsed.run import RehearsedRun, ids_bytes
 from orchestrator.predict.rehearsed.store import answered
 from workers.allocator import DEFAULT, settings_text
 from workers.cell import Cell, ModelRef, to_json
@@ -24,6 +25,8 @@ from workers.rehearsal.passes import ModeRefused, NotRehearsable
 
 #: No text is longer.
 _FAR = 2**31
+#: The prompt whose ids stand for all where a prompt's end is first looked for.
+_TYPICAL_PROMPT = 2**16
 #: A prompt's or a batch's end is found to this share of it.
 _SHARE = 1 / 2048
 #: A cache that evicts is filled in passes of no fewer tokens: each is rehearsed.
@@ -98,8 +101,10 @@ def largest_fitting(
             return [_longest(one, device, room)]
         first, chunk = guess or 1, eager_chunk(one)
         if chunk is not None and one.batch_size == two.batch_size:
-            first = _read_until_full(at, first, device, room)
-        step = max(1, min(first // 32, chunk or first))
+            first = _longest_prompt(at, first, device, room)
+            step = max(1, int(first * _SHARE))
+        else:
+            step = max(1, first // 32)
         return [_bisected(lambda value: _fits(at(value), device, room), first, step)]
 
     found: int | None = answered(question, find)[0]
@@ -153,13 +158,26 @@ def _longest(one: Cell, device: DeviceProfile, room: int) -> int | None:
     return run.failure.tokens - one.length + 1 if run.failure.phase == "decode" else 0
 
 
-def _read_until_full(at: Callable[[int], Cell], guess: int, device: DeviceProfile, room: int) -> int:
-    """About how much of a prompt is read when memory ends: found in one run, as a longer prompt begins like it."""
+def _longest_prompt(at: Callable[[int], Cell], guess: int, device: DeviceProfile, room: int) -> int:
+    """About the largest value that fits: prompts of all lengths share their first passes here, and with them ids of one
+    length.
+    """
+
+    def run(value: int, ids_of: int) -> RehearsedRun:
+        cell, chunk = _normal(at(value))
+        emulated = cell.budget is not None
+        return _live_run(cell, chunk, max(room, 0), emulated, device.runtime_bytes, ids_of)
+
+    def fits(value: int) -> bool:
+        return run(value, end).to(at(value).length).failure is None
+
     value = 2 * guess
     while value < _FAR:
-        run = _run(at(value), device, room).to(1)
-        if run.failure is not None:
-            return max(1, run.failure.tokens - (at(value).prompt_tokens - value))
+        failure = run(value, _TYPICAL_PROMPT).to(1).failure
+        if failure is not None:
+            end = max(1, failure.tokens)
+            first = max(1, end - (at(value).prompt_tokens - value))
+            return _bisected(fits, first, max(1, first // 32)) or 1
         value *= 2
     return value
 
@@ -214,12 +232,37 @@ def _normal(cell: Cell) -> tuple[Cell, int | None]:
 
 @functools.lru_cache(maxsize=64)
 def _live_run(
-    cell: Cell, chunk: int | None, room: int | None, emulated: bool, library_bytes: int
+    cell: Cell,
+    chunk: int | None,
+    room: int | None,
+    emulated: bool,
+    library_bytes: int,
+    ids_of: int | None = None,
 ) -> RehearsedRun:
+    """`ids_of`: a prompt whose ids are as long; None: its own."""
+    settings = AllocatorSettings.parse(settings_text(cell.allocator))
     limit = {"allowed_bytes" if emulated else "device_bytes": room}
+    allocator = CachingAllocator(settings, **limit)
+    if chunk is None or cell.prompt_tokens <= chunk or settings.garbage_collection_threshold:
+        return _new_run(cell, chunk, allocator, library_bytes)
+    if ids_of is None:
+        # Ids that take blocks of one size are alike.
+        block = allocator.rounded(ids_bytes(cell.batch_size, cell.prompt_tokens))
+        ids_of = 1 + block // ids_bytes(cell.batch_size, 2)
+    shared = dataclasses.replace(cell, prompt_tokens=ids_of)
+    return _prefix(shared, chunk, emulated, library_bytes).of(cell.prompt_tokens, room)
+
+
+@functools.lru_cache(maxsize=4)
+def _prefix(cell: Cell, chunk: int, emulated: bool, library_bytes: int) -> Prefix:
+    allocator = CachingAllocator(AllocatorSettings.parse(settings_text(cell.allocator)))
+    return Prefix(_new_run(cell, chunk, allocator, library_bytes), chunk, emulated=emulated)
+
+
+def _new_run(cell: Cell, chunk: int | None, allocator: CachingAllocator, library_bytes: int) -> RehearsedRun:
     return RehearsedRun(
         _passes(cell, chunk),
-        CachingAllocator(AllocatorSettings.parse(settings_text(cell.allocator)), **limit),
+        allocator,
         (library_bytes,),
         prompt_tokens=cell.prompt_tokens,
         chunk=chunk,

@@ -6,6 +6,8 @@ from workers.rehearsal.passes import Generation, PassFamily, PassTrace, Piece
 
 #: A generation's steps are rehearsed at multiples of this many tokens.
 _STEPS = 64
+#: Prompts up to here are each rehearsed at their own length.
+_SHORT = 1024
 #: Beyond every text.
 _FAR = 2**40
 
@@ -38,6 +40,10 @@ class RehearsedPasses:
         self._starts: dict[int, PassTrace] = {}
         self._generations: dict[int, Generation] = {}
         self._grows = grows
+        # Behind a prompt that is in the caches already, passes follow a law as those of later steps do.
+        self._has_law = grows and chunk is not None
+        self._start_family = PassFamily(lambda tokens: self._generation(tokens).start, 1, _STEPS)
+        self._first_family = PassFamily(lambda tokens: self._generation(tokens).first, 1, _STEPS)
         self._steps = PassFamily(self._step, 1, _STEPS)
 
     @property
@@ -54,11 +60,15 @@ class RehearsedPasses:
         return self._chunks[position, tokens]
 
     def start(self, prompt_tokens: int) -> PassTrace:
+        if self._has_law and prompt_tokens > _SHORT:
+            return self._start_family.at(prompt_tokens)
         if prompt_tokens not in self._starts:
             self._starts[prompt_tokens] = self._rehearsal.start(prompt_tokens, read=self._chunk is not None)
         return self._starts[prompt_tokens]
 
     def first(self, prompt_tokens: int) -> PassTrace:
+        if self._has_law and prompt_tokens > _SHORT:
+            return self._first_family.at(prompt_tokens)
         return self._generation(prompt_tokens).first
 
     def steps(self, prompt_tokens: int, step: int) -> Piece:
@@ -78,5 +88,7 @@ class RehearsedPasses:
         assert self._chunk is not None
         return self._rehearsal.chunk(position, self._chunk)
 
-    def _step(self, prompt_tokens: int) -> PassTrace:
-        return self._rehearsal.step(prompt_tokens)
+    def _step(self, position: int) -> PassTrace:
+        if self._has_law and position > _SHORT:
+            return self._generation(position).steady
+        return self._rehearsal.step(position)

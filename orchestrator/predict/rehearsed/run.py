@@ -1,6 +1,9 @@
 """A whole run through the allocator model: weights, the prompt's passes, the generation's, until it is done or full."""
 
+import contextlib
+import copy
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -14,6 +17,11 @@ _SMALL, _SHARED, _UNIT = 2**20, 10 * 2**20, 512
 _STRIDE, _MOST_FINE = 1 / 1024, 30_000
 #: Every so many-th is replayed whole; of the others what is small and does not outlive its pass comes and goes alike.
 _WHOLE = 64
+
+
+def ids_bytes(batch_size: int, prompt_tokens: int) -> int:
+    """Of the prompt's ids on the card while it is read in chunks."""
+    return 8 * batch_size * (prompt_tokens - 1)
 
 
 class Rehearsal(Protocol):
@@ -43,13 +51,10 @@ class Point(NamedTuple):
 
 
 class RanOut(NamedTuple):
-    """Where memory ran out: load, prefill or decode, and the last `tokens` before. Bytes, of the allocator's account."""
+    """Where memory ran out: load, prefill or decode, and the last `tokens` before."""
 
     phase: str
     tokens: int
-    wanted: int
-    allocated: int
-    reserved: int
 
 
 class RehearsedRun:
@@ -72,30 +77,51 @@ class RehearsedRun:
         self.weights_bytes = 0
         self.failure: RanOut | None = None
         self.points: list[Point] = []
-        self._rehearsal, self._allocator, self._library_bytes = rehearsal, allocator, library_bytes
-        self._prompt, self._chunk, self._batch = prompt_tokens, chunk, batch_size
+        self.allocator = allocator
+        self._rehearsal, self._library_bytes = rehearsal, library_bytes
+        self.prompt_tokens = prompt_tokens
+        self._chunk, self._batch = chunk, batch_size
         self._held: dict[Label, Block] = {}
+        self._ids: Block | None = None
         self._phase, self._tokens = "load", 0
         self._played = 0
         self._steps: _Steps | None = None
 
     @property
-    def peak_reserved(self) -> int:
-        """So far, with the pass in which memory ended."""
-        return self._allocator.peak_reserved
+    def read_tokens(self) -> int:
+        """Of the prompt, while it is read."""
+        return self._tokens
+
+    def copy(self, prompt_tokens: int) -> "RehearsedRun":
+        """This run so far, for another prompt that is longer than what was read. It goes on by itself, as a run of that
+        prompt does where the ids of both prompts take blocks of one size.
+        """
+        other = copy.copy(self)
+        held = [*self._held.values(), *([] if self._ids is None else [self._ids])]
+        other.allocator, copies = self.allocator.copy(held)
+        other._held = {label: copies[block] for label, block in self._held.items()}
+        other._ids = None if self._ids is None else copies[self._ids]
+        other.points = list(self.points)
+        other.prompt_tokens = prompt_tokens
+        return other
+
+    def read(self, tokens: int) -> "RehearsedRun":
+        """Go on until `tokens` of the prompt were read, whole chunks, or memory ends. Raises `NotRehearsable`."""
+        if self.failure is None:
+            with self._ending():
+                self._read(tokens)
+        return self
 
     def to(self, new_tokens: int) -> "RehearsedRun":
         """Go on until `new_tokens` are known, or memory ends. Raises `NotRehearsable`."""
         if self.failure is not None or (self._phase == "decode" and self._tokens >= new_tokens):
             return self
-        try:
-            if self._phase == "load":
-                self._load()
-                self._read()
+        with self._ending():
+            if self._phase != "decode":
+                self._read(self.prompt_tokens - 1)
+                self._start()
             while self._tokens < new_tokens:
                 self._step(new_tokens)
-        except OutOfDeviceMemory as full:
-            self.failure = RanOut(self._phase, self._tokens, full.wanted, full.allocated, full.reserved)
         return self
 
     def fits(self, new_tokens: int) -> bool:
@@ -112,52 +138,65 @@ class RehearsedRun:
 
     def _load(self) -> None:
         for size in self._library_bytes:
-            self._allocator.allocate(size)
+            self.allocator.allocate(size)
         blocks: dict[int, Block] = {}
         for index, event in enumerate(self._rehearsal.weights):
             if event > 0:
-                blocks[index] = self._allocator.allocate(event)
+                blocks[index] = self.allocator.allocate(event)
             elif event < 0:
-                self._allocator.free(blocks.pop(~event))
+                self.allocator.free(blocks.pop(~event))
         self.weights_bytes = sum(block.size for block in blocks.values())
         self._note("load", 0)
 
-    def _read(self) -> None:
-        """The prompt, up to and with the pass that gives the first new token."""
-        self._phase = "prefill"
-        tokens = self._prompt - 1
-        if self._chunk is not None and tokens > 0:
-            ids = self._allocator.allocate(8 * self._batch * tokens)
-            for position in range(0, tokens, self._chunk):
-                count = min(self._chunk, tokens - position)
-                self._play(self._rehearsal.chunk(position, count))
-                self._note("prefill", position + count)
-            self._allocator.free(ids)
-        self._play(self._rehearsal.start(self._prompt))
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        try:
+            yield
+        except OutOfDeviceMemory:
+            self.failure = RanOut(self._phase, self._tokens)
+
+    def _read(self, tokens: int) -> None:
+        """Passes over the prompt, up to `tokens` of it."""
+        if self._phase == "load":
+            self._load()
+            self._phase = "prefill"
+            if self._chunk is not None and self.prompt_tokens > 1:
+                self._ids = self.allocator.allocate(ids_bytes(self._batch, self.prompt_tokens))
+        while self._chunk is not None and self._tokens < tokens:
+            count = min(self._chunk, tokens - self._tokens)
+            self._play(self._rehearsal.chunk(self._tokens, count))
+            self._note("prefill", self._tokens + count)
+
+    def _start(self) -> None:
+        """The pass that gives the first new token."""
+        if self._ids is not None:
+            self.allocator.free(self._ids)
+            self._ids = None
+        self._play(self._rehearsal.start(self.prompt_tokens))
         self._note("decode", 1)
 
     def _step(self, last: int) -> None:
         """The i-th pass behind the first one gives new token i + 1."""
         if self._tokens == 1:
-            self._play(self._rehearsal.first(self._prompt))
+            self._play(self._rehearsal.first(self.prompt_tokens))
             self._note("decode", 2)
             return
         step = min(self._tokens - 1 + self._stride(), last - 1)
-        position = self._prompt + step - 2
+        position = self.prompt_tokens + step - 2
         if self._steps is None or position >= self._steps.piece.end:
-            piece = self._rehearsal.steps(self._prompt, step)
-            self._steps = _Steps(piece, self._allocator.settings.expandable_segments)
+            piece = self._rehearsal.steps(self.prompt_tokens, step)
+            self._steps = _Steps(piece, self.allocator.settings.expandable_segments)
         if self._played % _WHOLE == 0:
             piece = self._steps.piece
             self._play(replace(piece.first, sizes=tuple(piece.sizes(position))))
         else:
-            self._steps.play(position, self._allocator, self._held)
+            self._steps.play(position, self.allocator, self._held)
         self._played += 1
         self._note("decode", step + 1)
 
     def _stride(self) -> int:
         """Steps to the next one that is worth a replay."""
-        tokens = self._prompt + self._tokens
+        tokens = self.prompt_tokens + self._tokens
         if self._steps is None:
             return 1
         if not self._steps.grows:
@@ -170,11 +209,11 @@ class RehearsedRun:
         """One pass, whole."""
         events = trace.events
         kept = [own for own, _ in trace.leaves]
-        _play(trace, events, list(trace.sizes), kept, self._allocator, self._held)
+        _play(trace, events, list(trace.sizes), kept, self.allocator, self._held)
 
     def _note(self, phase: str, tokens: int) -> None:
         self._phase, self._tokens = phase, tokens
-        allocator = self._allocator
+        allocator = self.allocator
         kv_bytes = sum(block.size for label, block in self._held.items() if label.startswith("cache"))
         self.points.append(Point(phase, tokens, allocator.peak_reserved, allocator.peak_allocated, kv_bytes))
 

@@ -49,7 +49,7 @@ def _line(key: str, asked: Recorded, run: dict[str, Any], passes: RehearsedPasse
     came_to = mine.failure.tokens if mine.failure else asked.prompt_tokens
     seen = run["nvml_process_peak"]
     error = (came_to - read) / max(read, 1)
-    peak = (context + mine.peak_reserved) / seen - 1 if seen else float("nan")
+    peak = (context + allocator.peak_reserved) / seen - 1 if seen else float("nan")
     print(
         f"{key:46} {read:>8,} {came_to:>9,} {error:>+7.1%} {(seen or 0) / 2**30:>7.2f} {peak:>+8.2%}",
         flush=True,
