@@ -1,4 +1,4 @@
-"""`oomline`: plan, fit, run, status, report, compare, logits, models, init, schema, doctor. `python -m jobs` is the same.
+"""`oomline`: plan, fit, run, status, report, compare, logits, models, init, schema, export, doctor. `python -m jobs` is the same.
 
 Exit status: 0 nothing is left and nothing failed; 1 something is left, and the same command does it; 2 the sweep file or the
 arguments are wrong; 3 nothing is left, but a cell is quarantined, or a model could not be loaded for any cell.
@@ -208,13 +208,37 @@ def report(folder: RunFolderArg, as_json: AsJson = False) -> None:
 @app.command()
 def compare(
     folders: Annotated[list[str], typer.Argument(metavar="DIR DIR ...", help="Two or more run folders.")],
+    as_json: AsJson = False,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="QUANTITY:PERCENT%,...",
+            help="Exit status 1 where a later run is worse, e.g. boundary:2%,speed:5%,memory:1%.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write compare.html and pictures there.")
+    ] = None,
 ) -> None:
     """Runs side by side: boundaries, speed, memory, and which differences exceed the noise."""
-    from orchestrator.report import compare as compare_runs
+    from jobs.compare_view import compare_command
 
     if len(folders) < 2:
         raise SpecError(f"compare {folders[0]}: give at least two run folders")
-    typer.echo(compare_runs(folders))
+    raise typer.Exit(compare_command(folders, as_json=as_json, fail_on=fail_on, out=out))
+
+
+@app.command()
+def export(
+    folder: RunFolderArg,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="An empty folder, or one to make.")],
+    form: Annotated[str, typer.Option("--format", help="csv, jsonl or mlflow.")] = "csv",
+) -> None:
+    """The tables as CSV or JSON lines, or the run in the layout of an MLflow file store."""
+    from jobs.export import export_run
+
+    for path in export_run(folder, out, form):
+        typer.echo(path)
 
 
 @app.command()

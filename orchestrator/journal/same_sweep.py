@@ -19,10 +19,11 @@ LIMITS = (
 )
 
 
-def differences(old: SweepSpec, new: SweepSpec) -> list[str]:
-    """Return what differs, one text for each key: `key: value there, value now`. Lists show only what differs."""
+def differences(old: SweepSpec, new: SweepSpec, words: tuple[str, str] = ("there", "now")) -> list[str]:
+    """Return what differs, one text for each key: `key: value there, value now`. Lists show only what differs. `words`:
+    what the two are called."""
     before, now = _written(old), _written(new)
-    return [_difference(key, before[key], now[key]) for key in before if before[key] != now[key]]
+    return [_difference(key, before[key], now[key], words) for key in before if before[key] != now[key]]
 
 
 def is_extension(old: SweepSpec, new: SweepSpec) -> bool:
@@ -46,16 +47,18 @@ def _has_all(before: Any, now: Any) -> bool:
     return bool(now >= before)
 
 
-def _difference(key: str, before: Any, now: Any) -> str:
+def _difference(key: str, before: Any, now: Any, words: tuple[str, str]) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [name for name in before if before[name] != now.get(name)]
-        return ", ".join(_difference(f"{key}.{name}", before[name], now.get(name)) for name in keys)
+        return ", ".join(_difference(f"{key}.{name}", before[name], now.get(name), words) for name in keys)
     if isinstance(before, list) and isinstance(now, list):
         gone, new = _without(before, now), _without(now, before)
-        found = [f"{_text(items)} only {when}" for items, when in ((gone, "there"), (new, "now")) if items]
+        found = [
+            f"{_text(items)} only {when}" for items, when in zip((gone, new), words, strict=True) if items
+        ]
         if found:
             return f"{key}: {', '.join(found)}"
-    return f"{key}: {_text(before)} there, {_text(now)} now"
+    return f"{key}: {_text(before)} {words[0]}, {_text(now)} {words[1]}"
 
 
 def _without(items: Sequence[Any], others: Sequence[Any]) -> list[Any]:

@@ -9,6 +9,7 @@
 Importing it loads neither Ray nor torch.
 """
 
+from jobs.api import events
 from jobs.api.fitted import FitResult, fit
 from jobs.api.planned import Plan, plan
 from jobs.api.recorded import Run
@@ -33,6 +34,7 @@ __all__ = [
     "SweepEvent",
     "SweepSpec",
     "__version__",
+    "events",
     "fit",
     "load_spec",
     "open_run",

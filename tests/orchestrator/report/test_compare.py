@@ -1,10 +1,16 @@
 import dataclasses
+import json
 from pathlib import Path
 
+import pytest
+
+from jobs.compare_view import compare_command
 from orchestrator.journal.folder import open_run
 from orchestrator.journal.record import Record
 from orchestrator.report import compare
-from tests.orchestrator.fake_run import demo_attempts, demo_spec
+from orchestrator.spec import SpeculationSpec
+from orchestrator.spec_error import SpecError
+from tests.orchestrator.fake_run import MiB, demo_attempts, demo_spec
 from workers.attempt import Attempt
 
 
@@ -61,3 +67,81 @@ def test_one_repeat_cannot_tell(tmp_path: Path) -> None:
     assert _row(text, "Speed", "pocket baseline, eager, 64 MiB, 64 + 500").endswith(
         "| cannot tell (1.00×): one repeat |"
     )
+
+
+def test_what_differs_in_the_setup_comes_first_and_nothing_is_left_out_in_silence(tmp_path: Path) -> None:
+    """Another gamma is another mode: its boundary is not held against the first one's."""
+    for name, gamma, budgets in (("a", 4, [64 * MiB]), ("b", 2, [64 * MiB, 48 * MiB])):
+        spec = demo_spec(lengths=[500], speculation=SpeculationSpec(gamma=gamma), budgets=budgets)
+        with open_run(tmp_path / name, spec) as run:
+            run.journal.append([Record(run.run_id, attempt) for attempt in demo_attempts(spec)])
+    text = compare([tmp_path / "a", tmp_path / "b"])
+    setup, _, rest = text.partition("## Boundaries")
+    assert "sweep file: speculation.gamma: 4 in A, 2 in B" in setup
+    assert "sweep file: budgets:" in setup
+    assert "only in B" in setup
+    boundaries = rest.split("## Speed")[0]
+    assert "| pocket baseline+spec" not in boundaries
+    for label in ("A", "B"):
+        assert f"only in {label}: pocket baseline+spec" in boundaries
+    assert "only in B: pocket baseline, eager, 48 MiB, decode" in boundaries
+
+
+def test_equal_setups_are_said_to_be_equal(tmp_path: Path) -> None:
+    attempts = demo_attempts(demo_spec(repeats=3, lengths=[500, 4000]))
+    text = compare([_write(tmp_path / "a", attempts), _write(tmp_path / "b", attempts)])
+    assert "Nothing: the same sweep file, device and versions." in text
+
+
+@pytest.mark.parametrize(
+    ("limits", "failed"),
+    [
+        ("speed:5%", {"speed"}),
+        ("memory:1%", {"memory"}),
+        ("speed:60%,memory:50%", set()),
+        ("boundary:0%", set()),
+        ("boundary:2%,speed:5%,memory:1%", {"speed", "memory"}),
+    ],
+)
+def test_only_what_is_worse_beyond_limit_and_noise_fails(
+    tmp_path: Path, limits: str, failed: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempts = demo_attempts(demo_spec(repeats=3, lengths=[500, 4000]))
+    slower = [
+        _faster(a, 0.6, 1.2) if a.cell.mode == "streaming" else _faster(a, 0.999, 1.0005) for a in attempts
+    ]
+    folders = [str(_write(tmp_path / "a", attempts)), str(_write(tmp_path / "b", slower))]
+    status = compare_command(folders, as_json=True, fail_on=limits, out=None)
+    told = json.loads(capsys.readouterr().out)
+    assert status == int(bool(failed))
+    assert {words.partition(" ")[0] for words in told["worse"]} == failed
+    assert all("streaming" in words for words in told["worse"])
+    # The other way round everything became better.
+    assert compare_command(folders[::-1], as_json=True, fail_on=limits, out=None) == 0
+
+
+def test_one_repeat_and_a_wrong_limit_fail_nothing(tmp_path: Path) -> None:
+    attempts = [a for a in demo_attempts(demo_spec(repeats=3, lengths=[500, 4000])) if a.cell.repeat == 0]
+    slower = [_faster(a, 0.5, 1.0) for a in attempts]
+    folders = [str(_write(tmp_path / "a", attempts)), str(_write(tmp_path / "b", slower))]
+    assert compare_command(folders, as_json=True, fail_on="speed:5%", out=None) == 0
+    with pytest.raises(SpecError, match="'speed:5' is not QUANTITY:PERCENT%"):
+        compare_command(folders, as_json=True, fail_on="speed:5", out=None)
+
+
+def test_a_lost_boundary_is_worse(tmp_path: Path) -> None:
+    spec = demo_spec(repeats=3, lengths=[500, 4000])
+    attempts = demo_attempts(spec)
+    roomy = demo_attempts(demo_spec(repeats=3, lengths=[500, 4000], budgets=[None]))
+    passed = [
+        dataclasses.replace(wide, cell=narrow.cell, lease_id=narrow.lease_id)
+        for wide, narrow in zip(roomy, attempts, strict=True)
+    ]
+    folders = [str(_write(tmp_path / "a", passed)), str(_write(tmp_path / "b", attempts))]
+    assert compare_command(folders, as_json=False, fail_on="boundary:2%", out=tmp_path / "pages") == 1
+    page = (tmp_path / "pages/compare.html").read_text()
+    assert "Worse than allowed" in page
+    assert page.count("<figure") == 2
+    assert {path.name for path in (tmp_path / "pages/plots").iterdir()} == {
+        *("compare-boundaries.svg", "compare-boundaries.png", "compare-speed.svg", "compare-speed.png")
+    }

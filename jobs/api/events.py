@@ -1,4 +1,4 @@
-"""The events that `oomline.run(..., on_event=...)` hands on, each a frozen dataclass."""
+"""The events that `run(..., on_event=...)` hands on, each a frozen dataclass."""
 
 from orchestrator.watch import (
     CellFinished,
