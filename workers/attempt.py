@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from workers.cell import Cell
+from workers.machine_state import MachineState
 from workers.outcome import Outcome
 
 
@@ -36,6 +37,7 @@ class Device:
     memory_source: str | None = (
         None  # where device bytes are read: nvml | nvml_v1 | host | process (a CPU slot)
     )
+    idle_power_w: float | None = None  # before any cell, without a context
     allocators_left_out: str | None = None  # those that LD_PRELOAD names there: cells run without them
 
 
@@ -94,6 +96,9 @@ class Measured:
     weights_bytes: int | None = None
     step_weights_bytes: int | None = None  # read by one step of decoding, or by one round of speculation
     copy_bandwidth_bytes_per_s: float | None = None  # of the device, read plus written, at the child's start
+    copy_bandwidth_after_bytes_per_s: float | None = None  # the same at the end, after the run
+    matmul_flops_per_s: float | None = None  # of a fixed product on a CPU slot, at the child's start
+    matmul_after_flops_per_s: float | None = None  # the same at the end
     roofline_fraction: float | None = None  # see workers.meters.roofline
     kv_cache_bytes: int | None = None
     peak_allocated_bytes: int | None = None
@@ -141,6 +146,7 @@ class Attempt:
     started_at: float  # seconds since the epoch, the device host's clock
     duration_s: float
     measured: Measured = field(default_factory=Measured)
+    machine: MachineState | None = None  # None: it did not come to its prefill
     failure: Failure | None = None
     # Of the run, from prefill on. Above the idle device; a CPU slot: growth of the data segment.
     peak_device_bytes: int | None = None

@@ -17,6 +17,7 @@ from orchestrator.journal.columns import column_type, columns_of
 from orchestrator.journal.storable import storable, unicode
 from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, Step
 from workers.cell import Cell, from_json, to_json
+from workers.machine_state import MachineState
 from workers.modes import WORKLOADS
 from workers.outcome import Outcome
 
@@ -53,6 +54,7 @@ _ATTEMPT_COLUMNS = columns_of(Attempt)
 _DEVICE_COLUMNS = {column: columns_of(Device)[name] for column, name in _DEVICE_FIELDS.items()}
 _MEASURED_COLUMNS = columns_of(Measured)
 _EFFECT_COLUMNS = {column: columns_of(InEffect)[name] for column, name in _EFFECT_FIELDS.items()}
+_MACHINE_COLUMNS = columns_of(MachineState)
 _FAILURE_COLUMNS = columns_of(Failure)
 #: Series of an attempt: prefix of its columns, type of its items.
 _SERIES: dict[str, tuple[str, type]] = {
@@ -73,6 +75,7 @@ LIGHT_SCHEMA = pl.Schema(
         **_DEVICE_COLUMNS,
         **_MEASURED_COLUMNS,
         **_EFFECT_COLUMNS,
+        **_MACHINE_COLUMNS,
         **{name: dtype for name, dtype in _FAILURE_COLUMNS.items() if name != "memory_snapshot"},
         "predicted_peak_bytes": pl.Int64,
         "predicted_by": pl.String,
@@ -135,6 +138,8 @@ def _row(record: Record) -> dict[str, Any]:
     if attempt.measured.in_effect is not None:
         effect = attempt.measured.in_effect
         row |= {column: getattr(effect, name) for column, name in _EFFECT_FIELDS.items()}
+    if attempt.machine is not None:
+        row |= {name: getattr(attempt.machine, name) for name in _MACHINE_COLUMNS}
     if attempt.failure is not None:
         row |= {name: getattr(attempt.failure, name) for name in _FAILURE_COLUMNS}
     row["output_ids"] = attempt.output_ids
@@ -176,6 +181,9 @@ def to_attempts(frame: pl.DataFrame) -> list[Attempt]:
     }
     if "error_type" in there:
         parts["failure"] = _built(Failure, frame, {name: name for name in _FAILURE_COLUMNS if name in there})
+    if "host_cores" in there:
+        machine = {name: name for name in _MACHINE_COLUMNS if name in there}
+        parts["machine"] = _built(MachineState, frame, machine, "host_cores")
     if "output_ids" in there:
         parts["output_ids"] = [tuple(ids or ()) for ids in frame["output_ids"].to_list()]
         parts |= {name: _series(frame, *about) for name, about in _SERIES.items()}

@@ -7,6 +7,7 @@ from orchestrator.axes import Role
 from orchestrator.journal.journal import View
 from orchestrator.journal.record import SAMPLE_COLUMNS, STEP_COLUMNS
 from orchestrator.tables.divergence import divergence
+from orchestrator.tables.noise import with_noise
 
 #: What a reader looks for first: the attempt, its cell by every axis, its device, what came of it.
 _FIRST = (
@@ -29,7 +30,7 @@ def attempts(view: View) -> pl.DataFrame:
     """One row per attempt, columns as in docs/tables.md: everything that the journal knows of it but its series.
 
     `final`: the last attempt of its cell on its kind of device, the one that
-    counts. `started_at`: UTC. `first_divergence` and its company: see `divergence`.
+    counts. `started_at`: UTC. `first_divergence` and its company: see `divergence`; `noisy` and its: see `with_noise`.
     """
     known = pl.col("device_kind").is_not_null()
     last = pl.col("attempt") == pl.col("attempt").max().over("cell_id", "device_kind")
@@ -44,6 +45,7 @@ def attempts(view: View) -> pl.DataFrame:
                 pl.col("peak_reserved_bytes") - pl.col("peak_allocated_bytes"),
             ),
         )
+        .pipe(with_noise)
         .select(*_FIRST, pl.exclude(*_FIRST))
     )
 

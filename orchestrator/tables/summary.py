@@ -41,7 +41,7 @@ _MEDIANS = (
         for name in (
             *("tokens_per_s", "tokens_per_step", "acceptance_rate", "duration_s", "ttft_s", "decode_s"),
             *("tpot_p50_s", "tpot_p95_s", "tpot_p99_s", "draft_step_s", "verify_step_s"),
-            "roofline_fraction",
+            *("roofline_fraction", "energy_per_token_j", "power_mean_w"),
         )
     ),
     (pl.col("prefill_s") + pl.col("decode_s")).filter(_OK).median().alias("generation_s_median"),
@@ -62,6 +62,9 @@ _EXTREMES = (
     pl.col("first_divergence_plain").min().alias("first_divergence_plain_min"),
     pl.col("compared_tokens_plain").max().alias("compared_tokens_plain_max"),
     pl.col("max_positions").max(),
+    pl.col("noise_pct").filter(_OK & pl.col("noisy")).max().alias("noise_pct_max"),
+    pl.col("noisy").filter(_OK).any(ignore_nulls=False),
+    (_OK & pl.col("noisy")).sum().alias("n_noisy"),
 )
 
 
@@ -71,7 +74,8 @@ def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
     `generation_s`: prompt and decoding, without load, capture and warm-up.
     `n`: attempts that count, `n_ok` of them ok; speeds are of those. `tokens_per_s_ci_low`, `_ci_high`: 95 %, by
     Student's t from the raw values (with three repeats an order-statistic interval of the median would cover 75 %
-    at most), null for one. `speedup`: against the baseline of the same engine and conditions, null where that
+    at most), null for one; widened on both sides by `noise_pct_max` where the row is noisy. `noisy`: any of the repeats
+    that ended ok is, `n_noisy` how many (`orchestrator.tables.noise`). `speedup`: against the baseline of the same engine and conditions, null where that
     did not pass; `speedup_eager`: against the eager baseline. `outcome`: ok, or the most frequent other one.
     """
     measured = pl.col("final") & (pl.col("purpose") == "measure") & measures_speed()
@@ -103,7 +107,8 @@ def _interval(speeds: str) -> tuple[pl.Expr, pl.Expr]:
     t = freedom.replace_strict(
         list(range(1, len(_T95) + 1)), list(_T95), default=pl.lit(_NORMAL95), return_dtype=pl.Float64
     )
-    half = pl.when(freedom >= 1).then(t * values.std() / values.len().cast(pl.Float64).sqrt())
+    noise = values.mean() * pl.col("noise_pct_max").fill_null(0.0) / 100
+    half = pl.when(freedom >= 1).then(t * values.std() / values.len().cast(pl.Float64).sqrt() + noise)
     return (
         (values.mean() - half).alias("tokens_per_s_ci_low"),
         (values.mean() + half).alias("tokens_per_s_ci_high"),

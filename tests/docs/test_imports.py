@@ -18,7 +18,7 @@ ABOVE = {
 }
 ROOMS = {
     "ray": Path("orchestrator/fleet"),
-    "pynvml": Path("workers/meters/nvml.py"),
+    "pynvml": Path("workers/meters/nvml"),
     "triton": Path("workers/engines/graph/kernels"),
 }
 

@@ -9,11 +9,19 @@ from workers.host.devices import Slot
 from workers.host.supervisor import Observations
 from workers.meters.roofline import roofline_fraction
 from workers.meters.sampler import Sampler, Window
+from workers.meters.state_sampler import StateSampler
 from workers.outcome import Outcome
 
 
 def build_attempt(
-    lease: Lease, slot: Slot, seen: Observations, sampler: Sampler, *, received_s: float, started_at: float
+    lease: Lease,
+    slot: Slot,
+    seen: Observations,
+    sampler: Sampler,
+    state: StateSampler,
+    *,
+    received_s: float,
+    started_at: float,
 ) -> Attempt:
     """Build the attempt of `lease` from what was observed of its child, which has ended.
 
@@ -36,6 +44,7 @@ def build_attempt(
         measured=_with_roofline(finished.measured, seen, lease)
         if finished is not None
         else _measured_so_far(seen),
+        machine=state.state(seen.produced * lease.cell.batch_size),
         failure=failure,
         peak_device_bytes=peak_device_bytes,
         peak_process_bytes=peak_process_bytes,

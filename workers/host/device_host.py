@@ -21,6 +21,7 @@ from workers.host.forkserver import ForkServer, ForkServerError
 from workers.host.supervisor import Supervisor
 from workers.meters.host_memory import kernel_oom_kills, limit_below_ray
 from workers.meters.sampler import Sampler
+from workers.meters.state_sampler import StateSampler
 from workers.modes import implementations
 from workers.outcome import Outcome
 from workers.progress import Progress
@@ -66,6 +67,7 @@ class DeviceHost:
         self._lingering: int | None = None
         self._server = self._start_server()
         self._sampler = Sampler(self._slot.meter)
+        self._state = StateSampler(self._slot.state_meter)
 
     def describe(self) -> Device:
         """Return the device, once it can take a lease. Raises `ForkServerError`, `DeviceDirty`."""
@@ -104,6 +106,7 @@ class DeviceHost:
         """End the fork server and whatever runs under it."""
         self._server.close()
         self._sampler.close()
+        self._state.close()
         self._slot.leave()
 
     def _start_server(self) -> ForkServer:
@@ -139,10 +142,12 @@ class DeviceHost:
                 events.close_write()
                 output.close_write()
                 self._slot.follow(pid)
+                self._state.begin(pid)
                 supervisor = Supervisor(
                     lease,
                     self._slot,
                     self._sampler,
+                    self._state,
                     self._server,
                     pid,
                     started_s,
@@ -150,6 +155,7 @@ class DeviceHost:
                     report,
                 )
                 seen = supervisor.until_ended(events.read, output.read, dump)
+                self._state.mark(Phase.DONE)
         finally:
             self._slot.leave()
             dump.close()
@@ -158,7 +164,7 @@ class DeviceHost:
             self._server.close()
         seen.kernel_oom_kill = kernel_oom_kills() > kills_before
         return build_attempt(
-            lease, self._slot, seen, self._sampler, received_s=received_s, started_at=started_at
+            lease, self._slot, seen, self._sampler, self._state, received_s=received_s, started_at=started_at
         )
 
     def _request(self, lease: Lease, started_s: float) -> bytes:

@@ -14,8 +14,11 @@ from typing import Protocol
 from workers.attempt import Device
 from workers.host.preloaded import preloaded_allocators
 from workers.meters import Meter
+from workers.meters.cpu_state import CpuState
 from workers.meters.nvml import Card, MemorySource, NoDevice
+from workers.meters.nvml.state import CardState
 from workers.meters.process import ProcessMeter
+from workers.meters.state import StateMeter
 from workers.units import size_text
 
 #: Device memory that may stay behind without a process: the driver's own, coming and going.
@@ -40,6 +43,9 @@ class Slot(Protocol):
 
     @property
     def meter(self) -> Meter: ...
+
+    @property
+    def state_meter(self) -> StateMeter: ...
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -83,6 +89,7 @@ class CpuSlot:
             allocators_left_out=_allocators_left_out(),
         )
         self.meter = ProcessMeter()
+        self.state_meter = CpuState()
         self.environ: Mapping[str, str] = {
             "CUDA_VISIBLE_DEVICES": "",
             "HF_DEACTIVATE_ASYNC_LOAD": "1",  # mapped files need no threads, and their stacks would be kept
@@ -118,6 +125,7 @@ class CardSlot:
         if left := _wait_clean(self._foreign_processes):
             raise DeviceDirty(left)
         memory = card.memory()
+        self.state_meter = CardState(card.uuid)
         self.idle_bytes = memory.used_bytes
         self.device = Device(
             kind=card.kind,
@@ -128,6 +136,7 @@ class CardSlot:
             driver_version=card.driver_version,
             per_process_memory_visible=_sees_pids(),
             memory_source=card.memory_source,
+            idle_power_w=self.state_meter.read().power_w,
             allocators_left_out=_allocators_left_out(),
         )
 

@@ -31,7 +31,7 @@ from workers.host.preloaded import refuse_foreign_allocator
 from workers.meters.host_memory import CELL_NAME
 
 _MAX_REQUEST = 2**18
-_WAITING_NAME = "oomline-next"
+_NAME, _WAITING_NAME = "oomline-server", "oomline-next"
 
 
 def main() -> NoReturn:
@@ -41,6 +41,7 @@ def main() -> NoReturn:
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: _end(control))
+    processes.set_name(_NAME)
     processes.adopt_orphans()
     processes.die_with(int(sys.argv[2]), signal.SIGTERM)
     try:

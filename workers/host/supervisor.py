@@ -27,6 +27,7 @@ from workers.host.forkserver import Ended, ForkServer, ForkServerError
 from workers.meters.host_memory import host_memory, is_largest_cell
 from workers.meters.process import unshared_resident_bytes
 from workers.meters.sampler import GRAIN_BYTES, Sampler
+from workers.meters.state_sampler import StateSampler
 from workers.outcome import Outcome
 from workers.progress import Progress
 from workers.units import duration_text, size_text
@@ -84,13 +85,15 @@ class Supervisor:
         lease: Lease,
         slot: Slot,
         sampler: Sampler,
+        state: StateSampler,
         server: ForkServer,
         pid: int,
         started_s: float,
         host_memory_limit: float,
         report: Callable[[Progress], None],
     ) -> None:
-        self._lease, self._slot, self._sampler, self._server = lease, slot, sampler, server
+        self._lease, self._slot, self._server = lease, slot, server
+        self._sampler, self._state = sampler, state
         self._pid, self._started_s = pid, started_s
         self._host_memory_limit = host_memory_limit
         self._report = report
@@ -158,6 +161,7 @@ class Supervisor:
         match event:
             case Entered(phase, at_s):
                 seen.phase = phase
+                self._state.mark(phase)
                 if phase is Phase.PREFILL:
                     seen.prefill_s = at_s
             case Opened(at_s):

@@ -1,6 +1,8 @@
-"""Measures how fast a device copies memory: the reference that a decode's speed is held against.
+"""Measures how fast a device copies memory, and a processor multiplies: the rulers that a run's speed is held against.
 
-A copy reads and writes each byte once; both count. `workers.meters.roofline` says what a decode has to read.
+A copy reads and writes each byte once; both count. `workers.meters.roofline` says what a decode has to read. A cell
+whose rulers differ from those of its run's other cells ran on another machine, so to speak
+(`orchestrator.tables.noise`).
 """
 
 import mmap
@@ -11,6 +13,8 @@ import torch
 #: Of one buffer. On a card larger than any last-level cache; on a CPU as large as fits into a few milliseconds.
 _CUDA_BYTES, _CPU_BYTES = 256 * 2**20, 32 * 2**20
 _ROUNDS = 5
+#: The product that every CPU child has computed before (`workers.host.child.cpu`): it takes no new memory in libraries.
+_SIDE, _PRODUCTS = 256, 4
 
 
 def copy_bandwidth(device: torch.device) -> float | None:
@@ -59,6 +63,24 @@ def _on_cpu() -> float:
             times.append(time.perf_counter() - began)
         del source, sink
     return 2 * _CPU_BYTES / _median(times)
+
+
+def matmul_flops() -> float:
+    """Return floating-point operations per second of a product of two 256 x 256 float32 matrices: the median of five
+    rounds of four, with as many threads as torch has now. For a CPU; 2 to 10 ms. Nothing is held afterwards."""
+    size = 4 * _SIDE * _SIDE
+    with mmap.mmap(-1, 3 * size) as room:
+        a, b, out = torch.frombuffer(room, dtype=torch.float32).view(3, _SIDE, _SIDE).unbind()
+        a.fill_(1.0)
+        b.fill_(0.5)
+        times = []
+        for _ in range(_ROUNDS):
+            began = time.perf_counter()
+            for _ in range(_PRODUCTS):
+                torch.mm(a, b, out=out)
+            times.append(time.perf_counter() - began)
+        del a, b, out
+    return 2 * _SIDE**3 * _PRODUCTS / _median(times)
 
 
 def _median(times: list[float]) -> float:

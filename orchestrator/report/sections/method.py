@@ -9,6 +9,7 @@ from orchestrator.journal.folder import RecordedRun
 from orchestrator.journal.manifest import Manifest
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Code, Folded, Section, Span, Table, Verbatim
+from orchestrator.report.noisy_machine import noisy_machine
 from orchestrator.spec import SweepSpec, dump_spec
 from orchestrator.status import count_cells
 from orchestrator.tables.write import Tables
@@ -35,7 +36,7 @@ def method(run: RecordedRun, tables: Tables) -> Section:
 
 def warnings(run: RecordedRun, tables: Tables) -> list[str]:
     """What a reader must know first."""
-    found = []
+    found = [text] if (text := noisy_machine(tables.attempts)) is not None else []
     random = sorted({model for model in tables.attempts["model"] if model.startswith("random:")})
     if random:
         found.append(

@@ -20,6 +20,7 @@ from orchestrator.journal.record import (
 )
 from tests.orchestrator.fake_run import demo_attempts
 from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, Step
+from workers.machine_state import MachineState
 from workers.modes import ScoreBucket
 from workers.outcome import Outcome
 
@@ -70,6 +71,7 @@ def _attempts(by_type: dict[type, st.SearchStrategy] = _TYPED) -> st.SearchStrat
         "phase": st.sampled_from(Phase),
         "device": st.none() | _filled(Device, by_type),
         "measured": measured,
+        "machine": st.none() | _filled(MachineState, by_type),
         "failure": st.none() | _filled(Failure, by_type),
         "output_ids": st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple),
         **{name: st.lists(_filled(kind, by_type), max_size=3).map(tuple) for name, kind in many.items()},

@@ -32,7 +32,7 @@ from workers.host.child.outputs import ids_sha256
 from workers.host.child.recorder import RunRecorder
 from workers.host.child.token_ids import reading_ids
 from workers.host.events import ContextReady, Event, Finished, Limited, Opened, Produced, Request, encode
-from workers.meters.bandwidth import copy_bandwidth
+from workers.meters.bandwidth import copy_bandwidth, matmul_flops
 from workers.models import LoadError
 from workers.models.load import LoadedModel, load_model
 from workers.models.read_weights import step_weights_bytes
@@ -65,6 +65,7 @@ def run_cell(request: Request, events_fd: int, device: ChildDevice) -> None:
     else:
         ended_s = recorder.entered_s(Phase.DONE) or time.monotonic()
         outcome, failure = check_length(produced, length)
+        _measure_rulers_after(run)
     send(
         Finished(
             outcome=outcome,
@@ -95,15 +96,30 @@ def _run(run: CellRun) -> int:
 def _set_up(run: CellRun) -> None:
     """Everything that precedes the first weight: threads, limits, context."""
     torch.set_num_threads(run.request.threads)
-    cell, device = run.cell, run.device
-    is_timed = cell.purpose == "measure" and cell.workload_spec.measures_speed
+    device = run.device
+    is_timed = _is_timed(run)
     if is_timed and device.is_cpu:
-        run.note(copy_bandwidth_bytes_per_s=copy_bandwidth(device.torch_device))
+        run.note(
+            copy_bandwidth_bytes_per_s=copy_bandwidth(device.torch_device), matmul_flops_per_s=matmul_flops()
+        )
     held_bytes = device.set_limits(run.request)
     run.send(Limited(time.monotonic(), held_bytes))
     run.send(ContextReady(device.create_context()))
     if is_timed and not device.is_cpu:
         run.note(copy_bandwidth_bytes_per_s=copy_bandwidth(device.torch_device))
+
+
+def _is_timed(run: CellRun) -> bool:
+    return run.cell.purpose == "measure" and run.cell.workload_spec.measures_speed
+
+
+def _measure_rulers_after(run: CellRun) -> None:
+    """Once more at the end: what disturbed the run may not have been there at its start."""
+    if not _is_timed(run):
+        return
+    run.note(copy_bandwidth_after_bytes_per_s=copy_bandwidth(run.device.torch_device))
+    if run.device.is_cpu:
+        run.note(matmul_after_flops_per_s=matmul_flops())
 
 
 def _load(run: CellRun) -> tuple[LoadedModel, LoadedModel | None]:
