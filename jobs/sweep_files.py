@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.spec import DTYPE_NAMES, SweepSpec
 from orchestrator.spec_error import SpecError
 from workers.modes import MODES, WORKLOADS
+from workers.retrieval.tasks import TASKS
 
 _HERE = Path(__file__).parent
 _SWEEPS, _TEMPLATE = _HERE / "sweeps", _HERE / "template.yaml"
@@ -48,7 +49,8 @@ def schema() -> dict[str, Any]:
     properties["models"]["items"] = {"anyOf": [{"type": "string"}, properties["models"]["items"]]}
     properties["modes"]["items"] = {"enum": list(MODES)}
     properties["workload"] = {"enum": list(WORKLOADS), "default": properties["workload"]["default"]}
-    for keys in (properties, definitions["BoundarySpec"]["properties"]):
+    definitions["RetrieveSpec"]["properties"]["tasks"]["items"] = {"enum": list(TASKS)}
+    for keys in (properties, *(definitions[name]["properties"] for name in ("BoundarySpec", "RetrieveSpec"))):
         for name, value in keys.items():
             if value.get("type") == "array":
                 keys[name] = {

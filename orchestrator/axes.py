@@ -119,6 +119,13 @@ AXES: tuple[Axis, ...] = (
         usual=False,
         words=lambda _: "the model's own code",
     ),
+    Axis(
+        name="task",
+        hint=str | None,
+        role=Role.CONDITION,
+        read=lambda cell: cell.retrieve.task if cell.retrieve else None,
+        words=lambda name: f"task {name}",
+    ),
     _field("length", int, Role.LENGTH),
     _field("mode", str, Role.MODE, usual=BASELINE),
     Axis(
@@ -165,6 +172,18 @@ AXES: tuple[Axis, ...] = (
         role=Role.DECODER,
         read=_injected,
         words=lambda rate: f"injected {rate:.2g}",
+    ),
+    Axis(
+        name="needle_depths",
+        hint=int | None,
+        role=Role.REPEAT,
+        read=lambda cell: cell.retrieve.depths if cell.retrieve else None,
+    ),
+    Axis(
+        name="needle_samples",
+        hint=int | None,
+        role=Role.REPEAT,
+        read=lambda cell: cell.retrieve.samples if cell.retrieve else None,
     ),
     _field("repeat", int, Role.REPEAT, usual=0),
     _field("seed", int, Role.REPEAT, usual=0),

@@ -9,7 +9,7 @@ from itertools import product
 from orchestrator.spec import ModelSpec, SweepSpec
 from workers.allocator import DEFAULT
 from workers.cell import Cell, Engine, ModelRef
-from workers.modes import MODES, WORKLOADS, Speculation, Streaming
+from workers.modes import MODES, WORKLOADS, Retrieve, Speculation, Streaming, Workload
 
 
 def build_cell(
@@ -24,19 +24,21 @@ def build_cell(
     budget: int | None = None,
     allocator: str = DEFAULT,
     repetition_penalty: float | None = None,
+    task: str | None = None,
     repeat: int = 0,
 ) -> Cell:
     """One cell of the sweep, normalised. Callers vary it further with `dataclasses.replace`."""
     mode = MODES[mode_name]
     ref = model_ref(model, draft=mode.decoder.needs_draft)
-    has_prompt = WORKLOADS[spec.workload].has_prompt
+    workload = WORKLOADS[spec.workload]
+    has_prompt = workload.has_prompt
     penalty = spec.repetition_penalty[0] if repetition_penalty is None else repetition_penalty
     return Cell(
         model=ref,
         mode=mode_name,
         engine=engine,
         workload=spec.workload,
-        prompt_tokens=prompt_tokens if has_prompt else 0,
+        prompt_tokens=_prompt(workload, prompt_tokens, length),
         length=length,
         batch_size=batch_size,
         prefill_chunk=spec.prefill_chunk,
@@ -50,9 +52,20 @@ def build_cell(
         corpus=spec.corpus,
         budget=budget,
         allocator=allocator,
+        retrieve=Retrieve(
+            task=task or spec.retrieve.tasks[0], depths=spec.retrieve.depths, samples=spec.retrieve.samples
+        )
+        if workload.parameters is Retrieve
+        else None,
         repeat=repeat,
         seed=spec.seed,
     )
+
+
+def _prompt(workload: Workload, prompt_tokens: int, length: int) -> int:
+    if workload.prompt_is_length:
+        return length
+    return prompt_tokens if workload.has_prompt else 0
 
 
 def expand(spec: SweepSpec) -> list[Cell]:
@@ -62,7 +75,7 @@ def expand(spec: SweepSpec) -> list[Cell]:
         range(spec.repeats),
         spec.budgets,
         spec.allocator,
-        spec.models,
+        list(product(spec.models, _tasks(spec))),
         spec.repetition_penalty,
         spec.prompt_tokens,
         spec.batch_sizes,
@@ -70,7 +83,8 @@ def expand(spec: SweepSpec) -> list[Cell]:
         spec.engines,
         spec.modes,
     )
-    for repeat, budget, allocator, model, penalty, prompt_tokens, batch_size, length, engine, mode in axes:
+    for repeat, budget, allocator, asked, penalty, prompt_tokens, batch_size, length, engine, mode in axes:
+        model, task = asked
         if MODES[mode].decoder.needs_draft and model.draft is None:
             continue
         cell = build_cell(
@@ -84,10 +98,15 @@ def expand(spec: SweepSpec) -> list[Cell]:
             budget=budget,
             allocator=allocator,
             repetition_penalty=penalty,
+            task=task,
             repeat=repeat,
         )
         cells[cell] = None
     return list(cells)
+
+
+def _tasks(spec: SweepSpec) -> list[str | None]:
+    return [*spec.retrieve.tasks] if WORKLOADS[spec.workload].parameters is Retrieve else [None]
 
 
 def model_ref(model: ModelSpec, *, draft: bool = True) -> ModelRef:

@@ -31,6 +31,7 @@ from orchestrator.spec_overrides import apply_overrides
 from orchestrator.strict_yaml import Surprise
 from workers.allocator import DEFAULT, settings_text
 from workers.modes import GENERATE, MODES, WORKLOADS
+from workers.retrieval.tasks import TASKS
 from workers.units import GiB
 
 _UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": GiB, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -127,6 +128,12 @@ def _known_workload(name: str) -> str:
     return name
 
 
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(nearest(name, TASKS))
+    return name
+
+
 def _known_allocator(text: str) -> str:
     try:
         AllocatorSettings.parse(settings_text(text))
@@ -219,6 +226,16 @@ class BoundarySpec(_Strict):
     reach: Literal["decode", "prefill", "synthetic"] = "decode"
 
 
+class RetrieveSpec(_Strict):
+    """`tasks`: of `workers.retrieval.tasks`. `depths`: places of the needle. `samples`: questions at each place."""
+
+    tasks: Annotated[list[Annotated[str, AfterValidator(_known_task)]], Field(min_length=1), OneOrMore] = [
+        "single"
+    ]
+    depths: Annotated[int, Field(ge=1, le=100, strict=True)] = 5
+    samples: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 20
+
+
 class SweepSpec(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     models: Annotated[list[ModelSpec], Field(min_length=1), BeforeValidator(_as_models)]
@@ -231,6 +248,7 @@ class SweepSpec(_Strict):
     streaming: StreamingSpec = StreamingSpec()
     speculation: SpeculationSpec = SpeculationSpec()
     workload: Annotated[str, AfterValidator(_known_workload)] = GENERATE.name
+    retrieve: RetrieveSpec = RetrieveSpec()
     repetition_penalty: Annotated[list[Penalty], Field(min_length=1), OneOrMore] = [1.0]
     corpus: Annotated[str, Field(min_length=1, max_length=4096)] = "builtin"
     budgets: Annotated[list[Size], Field(min_length=1), OneOrMore] = [None]
@@ -331,5 +349,6 @@ _GROUPS = {
     "models": tuple(ModelSpec.model_fields),
     "streaming": tuple(StreamingSpec.model_fields),
     "speculation": tuple(SpeculationSpec.model_fields),
+    "retrieve": tuple(RetrieveSpec.model_fields),
     "boundary": tuple(BoundarySpec.model_fields),
 }

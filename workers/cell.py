@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from workers.allocator import DEFAULT as DEFAULT_ALLOCATOR
-from workers.modes import GENERATE, MODES, WORKLOADS, Mode, Speculation, Streaming, Workload
+from workers.modes import GENERATE, MODES, WORKLOADS, Mode, Retrieve, Speculation, Streaming, Workload
 
 #: A measured cell is warmed up at its own shape and may be repeated; a probe of the boundary search gets no
 #: warm-up (it would change fragmentation) and its speed enters no table.
@@ -48,7 +48,7 @@ class Cell:
     """One run of one model in one mode at one length on one (possibly emulated) card.
 
     Fields that a mode does not read are None, so that equal work has an equal `cell_id` everywhere.
-    `length`: new tokens (generate) or scored tokens (score). `budget`: bytes of the emulated card, None = the
+    `length`: new tokens (generate), scored tokens (score) or tokens of the prompt (retrieve). `budget`: bytes of the emulated card, None = the
     whole device. `prefill_chunk`: tokens per prefill pass, None = the whole prompt in one pass.
     `allocator`: settings of torch's CUDA allocator (`workers.allocator`). `synthetic`: only the first and the last pass over
     the prompt are made, the caches hold noise for what lies between (graph engine).
@@ -70,6 +70,7 @@ class Cell:
     budget: int | None = None
     allocator: str = later(DEFAULT_ALLOCATOR)
     synthetic: bool = later(False)
+    retrieve: Retrieve | None = later(None)  # noqa: RUF009
     repeat: int = 0
     seed: int = 0
 
@@ -128,6 +129,8 @@ def from_json(value: dict[str, Any]) -> Cell:
         if isinstance(speculation["acceptance"], list):
             speculation["acceptance"] = tuple(speculation["acceptance"])
         fields["speculation"] = Speculation(**speculation)
+    if fields.get("retrieve") is not None:
+        fields["retrieve"] = Retrieve(**fields["retrieve"])
     return Cell(**fields)
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerBase
 
 from jobs.training.retrieval_text import STAGES, Lessons
-from workers.retrieval.prompts import PromptWriter, frame_of, questions, write_all
+from workers.retrieval.prompts import PromptWriter, frame_of, trials, write_all
 from workers.text import builtin
 
 CONTEXT, SEED = STAGES[-1].length, 0
@@ -104,7 +104,7 @@ def evaluate(
         for length in lengths:
             writer = PromptWriter(frame_of(tokenizer), length, corpus)
             prompts, _ = write_all(writer, task, DEPTHS, SAMPLES, seed)
-            asked = questions(task, DEPTHS, SAMPLES, seed)
+            asked = trials(task, DEPTHS, SAMPLES, seed)
             correct = [0] * DEPTHS
             for ids, question in zip(prompts, asked, strict=True):
                 answer = tokenizer(" " + question.expected[0], add_special_tokens=False)["input_ids"]

@@ -28,11 +28,13 @@ def predict_seconds(
     draft = draft_shape if cell.mode_spec.decoder.needs_draft else None
     load_rate = device.bandwidth_bytes_per_s / 20  # from a disk or the page cache, over the bus
     load = sum(_bytes(part, cell) for part in (shape, draft) if part is not None) / load_rate
-    seconds = _START_S[cell.engine] + load + _prompt_s(cell, shape, device) + _generate_s(cell, shape, device)
+    running = _prompt_s(cell, shape, device) + _generate_s(cell, shape, device)
     if draft is not None:
         assert cell.speculation is not None
         drafting = cell.speculation.gamma * _generate_s(cell, draft, device)
-        seconds += _prompt_s(cell, draft, device) + drafting
+        running += _prompt_s(cell, draft, device) + drafting
+    texts = -(-cell.workload_spec.texts(cell) // cell.batch_size)
+    seconds = _START_S[cell.engine] + load + texts * running
     return seconds * (2 if cell.purpose == "measure" else 1)  # warmed up once at its own shape
 
 
@@ -48,7 +50,8 @@ def predict_step_seconds(
 
 def _generate_s(cell: Cell, shape: ModelShape, device: DeviceProfile) -> float:
     """The mean pass is the one halfway, as its cost is linear in the tokens cached."""
-    return cell.length * _pass_s(cell, shape, device, cell.prompt_tokens + cell.length // 2)
+    new_tokens = cell.workload_spec.new_tokens(cell)
+    return new_tokens * _pass_s(cell, shape, device, cell.prompt_tokens + new_tokens // 2)
 
 
 def _pass_s(cell: Cell, shape: ModelShape, device: DeviceProfile, tokens: int) -> float:

@@ -17,6 +17,7 @@ from orchestrator.report.sections import (
     growth,
     method,
     quality,
+    retrieval,
     speculation,
     speed,
 )
@@ -51,6 +52,7 @@ def render(folder: str | Path) -> str:
             quality.text_sanity(
                 found, comparable_runs(found, tables.view), is_scored=tables.quality.height > 0
             ),
+            retrieval.retrieval(tables.retrieval, tables.effective_length, names),
             speculation.speculation(tables.summary, names),
             growth.growth(found, runs),
             fragmentation.fragmentation(

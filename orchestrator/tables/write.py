@@ -15,9 +15,10 @@ from orchestrator.tables.attempts import attempts, duplicates, samples, steps
 from orchestrator.tables.boundaries import boundary_frame
 from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
 from orchestrator.tables.quality import quality
+from orchestrator.tables.retrieval import effective_length, retrieval
 from orchestrator.tables.speed_rows import measures_speed
 from orchestrator.tables.summary import summary
-from workers.modes import SCORE
+from workers.modes import RETRIEVE, SCORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Tables:
     attempts: pl.DataFrame
     summary: pl.DataFrame
     quality: pl.DataFrame
+    retrieval: pl.DataFrame
+    effective_length: pl.DataFrame
     boundaries: list[BoundaryRow]
     view: View
 
@@ -36,11 +39,14 @@ def derive(run: RecordedRun) -> Iterator[Tables]:
     """The short tables of a run, in memory. Nothing is written. Raises `SchemaTooNew`."""
     with run.journal.view() as view:
         table = attempts(view)
-        scored = (table["workload"] == SCORE.name).any()
+        scored, asked = ((table["workload"] == name).any() for name in (SCORE.name, RETRIEVE.name))
+        found = retrieval(view.rows if asked else view.rows.limit(0)).collect()
         yield Tables(
             attempts=table,
             summary=summary(table.lazy()).collect(),
             quality=quality(view.rows if scored else view.rows.limit(0)).collect(),
+            retrieval=found,
+            effective_length=effective_length(found),
             boundaries=_boundaries(run.spec, view.light),
             view=view,
         )
@@ -54,6 +60,8 @@ def write_tables(run: RecordedRun) -> Iterator[Tables]:
             "attempts": tables.attempts.drop("row"),
             "summary": tables.summary,
             "quality": tables.quality,
+            "retrieval": tables.retrieval,
+            "effective_length": tables.effective_length,
             "boundaries": boundary_frame(tables.boundaries),
             "duplicates": duplicates(tables.view),
         }

@@ -48,7 +48,18 @@ def test_every_table_is_documented(tables: dict[str, pl.Schema]) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", ["attempts", "samples", "steps", "summary", "boundaries", "quality", "duplicates"]
+    "table",
+    [
+        "attempts",
+        "samples",
+        "steps",
+        "summary",
+        "boundaries",
+        "quality",
+        "retrieval",
+        "effective_length",
+        "duplicates",
+    ],
 )
 def test_every_column_is_documented_with_its_type(tables: dict[str, pl.Schema], table: str) -> None:
     documented = {spans(row["column"])[0]: row["type"] for row in rows(TABLES, f"`{table}`", "column")}

@@ -11,7 +11,15 @@ import yaml
 
 from jobs.cli import main
 from jobs.sweep_files import built_in, find, schema
-from orchestrator.spec import BoundarySpec, ModelSpec, SpeculationSpec, StreamingSpec, SweepSpec, load_spec
+from orchestrator.spec import (
+    BoundarySpec,
+    ModelSpec,
+    RetrieveSpec,
+    SpeculationSpec,
+    StreamingSpec,
+    SweepSpec,
+    load_spec,
+)
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -59,7 +67,7 @@ def test_the_first_sweep_file_is_valid_and_names_every_key(oomline: Call, tmp_pa
     text = (tmp_path / "my.yaml").read_text()
     load_spec(text)
     bare = [line.strip().removeprefix("# ") for line in text.splitlines()]
-    for kind in (SweepSpec, ModelSpec, StreamingSpec, SpeculationSpec, BoundarySpec):
+    for kind in (SweepSpec, ModelSpec, StreamingSpec, SpeculationSpec, BoundarySpec, RetrieveSpec):
         for key in kind.model_fields:
             assert any(f"{key}:" in line for line in bare), key
     status, _, said = oomline("init", "my.yaml")

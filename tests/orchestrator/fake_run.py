@@ -12,8 +12,9 @@ from orchestrator.plan import expand
 from orchestrator.spec import ModelSpec, SpeculationSpec, StreamingSpec, SweepSpec
 from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, Step
 from workers.cell import Cell
-from workers.modes import ScoreBucket
+from workers.modes import RetrievalAnswer, ScoreBucket
 from workers.outcome import Outcome
+from workers.retrieval.prompts import trials
 
 MiB = 2**20
 CPU = Device(kind="cpu", uuid="cpu-0-of-2", node="laptop", total_bytes=12 * 2**30)
@@ -45,6 +46,8 @@ def attempt_of(cell: Cell, number: int, *, device: Device = CPU, started_at: flo
     """What a device of `device.kind` makes of `cell`."""
     if cell.workload == "score":
         return _scored(cell, number, device, started_at)
+    if cell.workload == "retrieve":
+        return _asked(cell, number, device, started_at)
     last, requested = _oom_index(cell)
     produced = cell.length if last is None else last
     rate = _rate(cell) * random.Random(cell.cell_id).uniform(0.985, 1.015)
@@ -215,6 +218,34 @@ def _scored(cell: Cell, number: int, device: Device, started_at: float) -> Attem
             tokens_per_s=20.0 if cell.mode == "recompute" else 800.0,
         ),
         results=scores,
+    )
+
+
+def _asked(cell: Cell, number: int, device: Device, started_at: float) -> Attempt:
+    """Right where the needle is in sight, and one time in ten wrong beyond the trained context."""
+    asked = cell.retrieve
+    assert asked is not None
+    answers = []
+    for index, trial in enumerate(trials(asked.task, asked.depths, asked.samples, cell.seed)):
+        at = None if trial.place is None else round(trial.place * (cell.length - 40))
+        seen = cell.streaming is None or at is None or at >= cell.length - cell.streaming.window
+        correct = seen and not (cell.length > CONTEXT and index % 10 == 0)
+        expected = " ".join(trial.expected)
+        answers.append(
+            RetrievalAnswer(
+                depth=trial.place,
+                needle_at=at,
+                answer=f" {expected}." if correct else " 00000 <script>alert(1)</script>",
+                expected=expected,
+                correct=correct,
+                chat=False,
+            )
+        )
+    return replace(
+        _done(cell, number, device, started_at),
+        duration_s=8.0,
+        measured=Measured(new_tokens=cell.length, max_positions=CONTEXT),
+        results=tuple(answers),
     )
 
 

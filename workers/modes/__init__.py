@@ -8,10 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from workers.modes.decoders import DECODERS, PLAIN, Decoder
-from workers.modes.parameters import Speculation, Streaming
+from workers.modes.parameters import Retrieve, Speculation, Streaming
 from workers.modes.policies import FULL, POLICIES
 from workers.modes.policy import CachePolicy, Context, Dash, Layout
-from workers.modes.workloads import GENERATE, SCORE, WORKLOADS, ScoreBucket, Workload
+from workers.modes.workloads import (
+    GENERATE,
+    RETRIEVE,
+    SCORE,
+    WORKLOADS,
+    RetrievalAnswer,
+    ScoreBucket,
+    Workload,
+)
 
 __all__ = [
     "BASELINE",
@@ -20,6 +28,7 @@ __all__ = [
     "MODES",
     "PLAIN",
     "POLICIES",
+    "RETRIEVE",
     "SCORE",
     "WORKLOADS",
     "CachePolicy",
@@ -28,6 +37,8 @@ __all__ = [
     "Decoder",
     "Layout",
     "Mode",
+    "RetrievalAnswer",
+    "Retrieve",
     "ScoreBucket",
     "Speculation",
     "Streaming",

@@ -1,4 +1,4 @@
-"""The parameters of policies and decoders, as a cell carries them."""
+"""The parameters of policies, decoders and workloads, as a cell carries them."""
 
 from dataclasses import dataclass
 
@@ -27,3 +27,13 @@ class Speculation:
         """For each draft position, the chance that the oracle is right there. Only where `acceptance` is given."""
         assert self.acceptance is not None
         return self.acceptance if isinstance(self.acceptance, tuple) else (self.acceptance,) * self.gamma
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieve:
+    """One task of `workers.retrieval.tasks`: `samples` questions at each of `depths` places, evenly from the beginning to the
+    end of the text. A task without a place asks `samples` questions."""
+
+    task: str
+    depths: int
+    samples: int

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from itertools import cycle
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from workers.retrieval.tasks import TASKS, Haystack, RetrievalSample, places, sample
 from workers.retrieval.words import NOISE
+from workers.text import CorpusError
+from workers.text.corpus import beginning
 
 #: Stands for the text in a chat template while it is taken apart.
 _MARK = "MARKEDTEXT"
 
 
-class PromptTooShort(Exception):
+class PromptTooShort(CorpusError):
     """A task's own words do not fit into a prompt of the length that is asked for. One line."""
 
 
@@ -39,21 +42,19 @@ class Prompt:
     needle_at: int | None
 
 
-def frame_of(tokenizer: object) -> Frame:
-    """Take a tokenizer's chat template apart; without one, the marks that it puts before a text."""
+def frame_of(tokenizer: PreTrainedTokenizerBase) -> Frame:
+    """Take a tokenizer's chat template apart; without one, the marks that it puts before a text. Raises `CorpusError`."""
 
     def encode(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])  # type: ignore[operator]
+        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    if getattr(tokenizer, "chat_template", None):
-        said = tokenizer.apply_chat_template(  # type: ignore[attr-defined]
-            [{"role": "user", "content": _MARK}], tokenize=False, add_generation_prompt=True
-        )
-        before, after = said.split(_MARK)
-        return Frame(encode, tuple(encode(before)), tuple(encode(after)), is_chat=True)
-    marked = list(tokenizer("a")["input_ids"])  # type: ignore[operator]
-    bare = encode("a")
-    return Frame(encode, tuple(marked[: marked.index(bare[0])]) if bare and bare[0] in marked else ())
+    if not tokenizer.chat_template:
+        return Frame(encode, tuple(beginning(tokenizer)))
+    said = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _MARK}], tokenize=False, add_generation_prompt=True
+    )
+    before, after = str(said).split(_MARK)
+    return Frame(encode, tuple(encode(before)), tuple(encode(after)), is_chat=True)
 
 
 class PromptWriter:
@@ -152,7 +153,7 @@ class Trial:
     expected: tuple[str, ...]
 
 
-def questions(task: str, depths: int, samples: int, seed: int) -> list[Trial]:
+def trials(task: str, depths: int, samples: int, seed: int) -> list[Trial]:
     """All samples of a cell, depth by depth. The deepest come first: they share most of their text."""
     return [
         Trial(place, index, sample(task, seed, place, index).expected)
@@ -166,11 +167,11 @@ def write_all(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the prompts, int32 [N, length], and where their needles are, int32 [N], -1 without a depth.
 
-    In the order of `questions`. Raises `PromptTooShort`.
+    In the order of `trials`. Raises `PromptTooShort`.
     """
     prompts = [
         writer.write(task, question.place, sample(task, seed, question.place, question.index))
-        for question in questions(task, depths, samples, seed)
+        for question in trials(task, depths, samples, seed)
     ]
     at = [-1 if prompt.needle_at is None else prompt.needle_at for prompt in prompts]
     return np.array([prompt.ids for prompt in prompts], dtype=np.int32), np.array(at, dtype=np.int32)

@@ -14,7 +14,7 @@ from workers.models.tokenizer import load_tokenizer, tokenizer_key
 from workers.text import CorpusError, builtin, sources
 from workers.text.files import Skipped
 
-__all__ = ["CorpusError", "KeptIds", "decode", "held_out_tokens", "kept_ids", "token_ids"]
+__all__ = ["CorpusError", "KeptIds", "beginning", "decode", "held_out_tokens", "kept_ids", "token_ids"]
 
 #: The smallest cached prefix of a corpus, in tokens; longer ones double.
 _PREFIX = 2**20
@@ -88,7 +88,7 @@ def held_out_tokens(tokenizer_of: str, ref: ModelRef) -> int:
     """How many tokens at the start of `builtin` the pocket pair was not trained on."""
     tokenizer = load_tokenizer(tokenizer_of, ref)
     documents = builtin.held_out_documents()
-    special = len(_beginning(tokenizer)) + len(documents) * (tokenizer.eos_token_id is not None)
+    special = len(beginning(tokenizer)) + len(documents) * (tokenizer.eos_token_id is not None)
     return special + sum(len(ids) for ids in _encode(tokenizer, documents))
 
 
@@ -115,7 +115,7 @@ def _tokenise(
 ) -> np.ndarray:
     tokenizer = load_tokenizer(tokenizer_of, ref)
     separator = [] if source.lines or tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    parts = [np.array(_beginning(tokenizer), dtype=np.int32)]
+    parts = [np.array(beginning(tokenizer), dtype=np.int32)]
     total = len(parts[0])
     for ids in _encode(tokenizer, sources.documents(corpus, source, skipped)):
         parts.append(np.array(ids + separator, dtype=np.int32))
@@ -125,7 +125,7 @@ def _tokenise(
     return np.concatenate(parts)[:capacity]
 
 
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What the tokenizer puts before a text, and not what it may put behind one."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     marked = tokenizer("a", add_special_tokens=True)["input_ids"]

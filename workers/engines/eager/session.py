@@ -81,8 +81,9 @@ class CachedSession:
             chunk = eager_chunk(self._cell) or 1
             self.score(prompt_BT[0, : 2 * chunk + 1], Unmeasured())
             return
-        self._oracle(prompt_BT, self._cell.length, Unmeasured())
-        self.generate(prompt_BT, min(self._cell.length, _WARM_UP_TOKENS), Unmeasured())
+        new_tokens = self._cell.workload_spec.new_tokens(self._cell)
+        self._oracle(prompt_BT, new_tokens, Unmeasured())
+        self.generate(prompt_BT, min(new_tokens, _WARM_UP_TOKENS), Unmeasured())
 
     @torch.no_grad()
     def generate(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Generated:

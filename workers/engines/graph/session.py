@@ -64,7 +64,7 @@ class GraphSession:
         if not self._cell.workload_spec.decodes:
             self.score(prompt_BT[0], Unmeasured())
             return
-        run = self._prepared(prompt_BT, self._cell.length, Unmeasured())
+        run = self._prepared(prompt_BT, self._cell.workload_spec.new_tokens(self._cell), Unmeasured())
         read_BT = prompt_BT if run.target.cache.grows else prompt_BT[:, : run.prefill.chunk]
         run.begin(read_BT.to(self._target.device))
         run.clear()

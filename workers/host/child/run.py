@@ -152,7 +152,7 @@ def _run_loaded(run: CellRun, target: LoadedModel, draft: LoadedModel | None, id
     in_effect = session.in_effect()
     run.note(in_effect=in_effect)
     check_in_effect(cell, in_effect)
-    prompt_BT = ids_T.repeat(cell.batch_size, 1)
+    prompt_BT = ids_T[: cell.workload_spec.text_tokens(cell)].repeat(cell.batch_size, 1)
     run.send(Opened(time.monotonic()))
     if cell.purpose == "measure":
         _warm_up(session, prompt_BT)

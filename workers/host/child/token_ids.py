@@ -10,6 +10,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterator
+from pkgutil import resolve_name
 from typing import NoReturn
 
 import numpy as np
@@ -29,7 +30,7 @@ def reading_ids(
     cell: Cell, beat: Callable[[], None]
 ) -> contextlib.AbstractContextManager[Callable[[], torch.Tensor]]:
     """Start the reader if one is needed. The context gives a function that returns the ids, int64 [tokens]: the
-    prompt, or for a score its tokens and the one before them. Enter it before a limit is set and a thread is started.
+    prompt, or for a score its tokens and the one before them; of a workload that writes its own texts, these. Enter it before a limit is set and a thread is started.
 
     The function calls `beat` about once a second while it waits. It raises `CorpusError` and `LoadError`.
     """
@@ -42,7 +43,7 @@ def reading_ids(
 
 def _kept(cell: Cell, count: int) -> KeptIds | None:
     """Return the ids if everything that they need is on this node. Errors are left for the reader to report."""
-    if not is_here(cell.model.target):
+    if not is_here(cell.model.target) or cell.workload_spec.ids is not None:
         return None
     try:
         return kept_ids(cell.corpus, cell.model.target, cell.model, count)
@@ -107,7 +108,12 @@ def _fetch(cell: Cell, count: int, write_fd: int) -> NoReturn:
     try:
         with open(write_fd, "wb") as pipe:
             try:
-                ids = token_ids(cell.corpus, cell.model.target, cell.model, 0, count)
+                own = cell.workload_spec.ids
+                ids = (
+                    token_ids(cell.corpus, cell.model.target, cell.model, 0, count)
+                    if own is None
+                    else resolve_name(own)(cell)
+                )
                 pipe.write(np.ascontiguousarray(ids, dtype=np.int32).tobytes())
                 status = 0
             except Exception as error:

@@ -1,0 +1,123 @@
+"""Does the model still find what it read? Accuracy by length and depth."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from orchestrator import axes
+from orchestrator.axes import Role
+from orchestrator.names import Names
+from orchestrator.report import formats
+from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table, Verbatim
+from orchestrator.report.pictures.heat_map import HeatMap, draw_heat_maps
+from orchestrator.report.pictures.theme import picture
+from orchestrator.report.setting import equal_rows
+from orchestrator.tables.retrieval import KEY, PEERS, SHARE
+from workers.modes import MODES, Streaming
+from workers.retrieval.tasks import TASKS
+
+#: Wrong answers that are shown for each map.
+_EXAMPLES = 2
+
+
+def retrieval(table: pl.DataFrame, effective: pl.DataFrame, names: Names) -> Section | None:
+    """Of the `retrieval` and `effective_length` tables; None without such runs."""
+    if table.is_empty():
+        return None
+    peers: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in effective.iter_rows(named=True):
+        peers.setdefault(tuple(row[name] for name in PEERS), []).append(row)
+    blocks: list[Block] = [_picture(rows, table, names) for rows in peers.values()]
+    columns = ["model", "mode", "engine", "task", "effective length", "accuracy there", "shortest to longest"]
+    lines = [
+        [
+            ", ".join([names.row(row), *_others(row)]), row["mode"], row["engine"], row["task"], length_words(row),
+            _accuracy(row), f"{row['shortest']:,} to {row['longest']:,}",
+        ]
+        for rows in peers.values() for row in rows
+    ]  # fmt: skip
+    blocks.append(
+        Table(columns, lines, "The fourth boundary: where retrieval falls apart", frozenset(columns[4:]))
+    )
+    forms = (
+        "the tokenizer's chat template" if table["chat"].any() else "a plain text that the model completes"
+    )
+    blocks.append(
+        Paragraph([
+            f"What was hidden in a text is asked for at its end; the same samples for every mode, greedy decoding, "
+            f"prompts in {forms}, each exactly of its length in the model's own tokens. An answer is right where "
+            "all that was asked for is among its words. Effective length: the last length up to which accuracy, all "
+            f"depths together, stays at or above {SHARE:.0%} of that at the shortest; intervals are Wilson's, 95 %."
+        ])
+    )  # fmt: skip
+    wrong = [block for rows in peers.values() for row in rows for block in _examples(row, table, names)]
+    if wrong:
+        blocks.append(Folded("Some of the wrong answers", wrong))
+    return Section("Does the model still find it? Retrieval by length and depth", blocks)
+
+
+def length_words(row: dict[str, Any]) -> str:
+    """An effective length as a person reads it. `row`: of the `effective_length` table."""
+    if row["effective_length"] is None:
+        return f"none: nothing found at {row['shortest']:,}"
+    return f"{'≥ ' if row['censored'] else ''}{row['effective_length']:,}"
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    if row["accuracy"] is None:
+        return formats.NOTHING
+    return f"{row['accuracy']:.0%} ({row['ci_low']:.0%} to {row['ci_high']:.0%})"
+
+
+def _others(row: dict[str, Any]) -> list[str]:
+    return axes.unusual(row, Role.CONDITION, but=["prompt_tokens", "task"])
+
+
+def _picture(rows: Sequence[dict[str, Any]], table: pl.DataFrame, names: Names) -> Picture:
+    """The maps of one model, engine, task and condition, a map for each mode."""
+    first = rows[0]
+    maps = [HeatMap(_title(row, rows), _of(row, table), _window(row), row["max_positions"]) for row in rows]
+    model, engine, task = names.row(first), first["engine"], first["task"]
+    about = ", ".join([model, f"{engine} engine", *_others(first)])
+    return picture(
+        "-".join(["retrieval", task, model, engine, *_others(first)]), draw_heat_maps(maps),
+        f"{about}: task {task} ({TASKS[task].what}). Per cent of right answers. Tick: above it the needle has left the "
+        "window. Dashed: the trained context ends.",
+        f"Retrieval by length and depth for {model}, task {task}",
+    )  # fmt: skip
+
+
+def _title(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """The mode, and its window where another map of the picture has the same mode."""
+    alike = sum(other["mode"] == row["mode"] for other in rows) > 1
+    return (
+        f"{row['mode']}, window {row['window']}" if alike and row["window"] is not None else str(row["mode"])
+    )
+
+
+def _window(row: dict[str, Any]) -> int | None:
+    policy = MODES[row["mode"]].policy
+    if policy.parameters is not Streaming or row["sinks"] is None or row["window"] is None:
+        return None
+    context = policy.context(Streaming(sinks=row["sinks"], window=row["window"]))
+    return None if context is None else context.window
+
+
+def _of(row: dict[str, Any], table: pl.DataFrame) -> pl.DataFrame:
+    return equal_rows(table, {name: row[name] for name in KEY})
+
+
+def _examples(row: dict[str, Any], table: pl.DataFrame, names: Names) -> list[Block]:
+    blocks: list[Block] = []
+    missed = _of(row, table).filter(pl.col("correct") < pl.col("samples")).head(_EXAMPLES)
+    for found in missed.iter_rows(named=True):
+        where = "" if found["depth"] is None else f", depth {found['depth']:.0%}"
+        blocks.append(
+            Paragraph([
+                f"{names.row(row)}, {row['mode']}, {row['engine']} engine, task {row['task']}, {found['length']:,} tokens"
+                f"{where}: asked for {found['example_expected']}, answered:"
+            ])
+        )  # fmt: skip
+        blocks.append(Verbatim(found["example_answer"]))
+    return blocks
