@@ -6,6 +6,7 @@ allocated after the capture, and running out of memory is a matter of need, not 
 
 import torch
 
+from workers.engines.graph.block_pool import BlockPool
 from workers.engines.graph.cache import AttentionKernels
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention, Weights
@@ -22,7 +23,7 @@ class FullCache:
     def __init__(self, weights: Weights, batch: int, most_tokens: int, layers: int) -> None:
         """Of `layers` of the model. `most_tokens`: what the run can need at most; sizes the table of addresses only, 8 bytes per block."""
         self.shape = (layers, 2, batch, weights.kv_heads, BLOCK, weights.head_dim)
-        self.dtype, self.device = weights.dtype, weights.device
+        self.dtype, self.pool = weights.dtype, BlockPool(weights.device)
         self.blocks: list[torch.Tensor] = []
         self.most_tokens = most_tokens
         self.table = torch.zeros(-(-most_tokens // BLOCK) + 1, dtype=torch.int64, device=weights.device)
@@ -34,15 +35,14 @@ class FullCache:
     def reserve(self, tokens: int) -> None:
         """Allocate what is missing for `tokens` tokens. Raises torch.OutOfMemoryError, the cache still usable."""
         while len(self.blocks) * BLOCK < min(tokens, self.most_tokens):
-            block = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+            block = self.pool.zeros(*self.shape, dtype=self.dtype)
             self.table[len(self.blocks) : len(self.blocks) + 1].fill_(block.data_ptr())
             self.blocks.append(block)
 
     def fill(self, first: int, end: int) -> None:
         """Hold finite noise for the positions `first .. end`, as if they had been read. They are reserved."""
-        for block in self.blocks[
-            -(-first // BLOCK) : -(-end // BLOCK)
-        ]:  # one that is begun holds zeros behind
+        whole = slice(-(-first // BLOCK), -(-end // BLOCK))  # one that is begun holds zeros behind
+        for block in self.blocks[whole]:
             block.normal_()
 
     def attend(
