@@ -12,6 +12,7 @@ import torch
 
 from tests.workers.engines.eager.tiny import loaded
 from tests.workers.models.families import VOCAB, tiny_model
+from tests.workers.models.families import WINDOW as WINDOW_OF_ITS_OWN
 from workers.cell import Cell, ModelRef
 from workers.engines import open_session
 from workers.models.load import LoadedModel
@@ -20,15 +21,15 @@ from workers.modes import MODES, Speculation, Streaming
 SINKS, WINDOW = 3, 10
 #: Ends a text.
 END = 5
-#: Where each layer has a window unless the config says otherwise.
+#: Where each layer has a window, if the config says so.
 WINDOWED = ("mistral", "mixtral", "phi3", "starcoder2")
 _OUTPUTS = ("o_proj", "dense", "out_proj", "wo")
 
 
 def build(family: str, *, dtype: torch.dtype = torch.float64, windowed: bool = False, seed: int = 0) -> Any:
     """Its own kinds of layers, with weights large enough that greedy output does not repeat one token."""
-    unwindowed = family in WINDOWED and not windowed
-    model = tiny_model(family, **({"sliding_window": None} if unwindowed else {}))
+    window = {"sliding_window": WINDOW_OF_ITS_OWN if windowed else None} if family in WINDOWED else {}
+    model = tiny_model(family, **window)
     model.config._experts_implementation = "eager"  # the grouped product knows no float64
     draw = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():

@@ -16,6 +16,16 @@ VOCAB = 320
 WINDOW = 16
 _DEPTH = 4
 
+#: Where a config has none by default, none is set.
+_WINDOWS = (
+    *(
+        "sliding_window",
+        "sliding_window_size",
+        "attention_window_size",
+        "attention_chunk_size",
+        "window_size",
+    ),
+)
 #: Sizes by the names that configs give them. A name that a config lacks is left out.
 _SIZES: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCAB),
@@ -30,8 +40,7 @@ _SIZES: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 256),
-    **dict.fromkeys(("sliding_window", "sliding_window_size", "attention_window_size"), WINDOW),
-    **dict.fromkeys(("attention_chunk_size", "window_size"), WINDOW),
+    **dict.fromkeys(_WINDOWS, WINDOW),
     # experts
     **dict.fromkeys(("expert_ffn_hidden_size", "moe_intermediate_size", "shared_intermediate_size"), 32),
     **dict.fromkeys(("shared_expert_intermediate_size", "shared_experts_intermediate_size"), 32),
@@ -138,6 +147,15 @@ _DETAILS: dict[str, dict[str, Any]] = {
     "llama4_text": {"moe_layers": [1, 3], "no_rope_layers": [1, 0, 1, 0]},
     "longcat_flash": {"head_dim": 8, "num_key_value_heads": 4},
     "mamba2": {"num_heads": 8, "head_dim": 16},
+    "ministral3": {  # so that queries are scaled within a short text
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 8,
+            "llama_4_scaling_beta": 0.1,
+        }
+    },
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 8},
@@ -157,8 +175,6 @@ _DETAILS: dict[str, dict[str, Any]] = {
             *("qwen2_5_omni_text", "hunyuan_vl_text"),
         )
     },
-    # Their attention sees everything, with whatever window a config says.
-    **{family: {"sliding_window": None} for family in ("qwen3_vl_moe_text", "qwen3_omni_moe_text")},
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": (16, 48), "axial_pos_shape": (16, 16)},
     "xlm": {"causal": True, "emb_dim": 64},
     "xmod": {"is_decoder": True, "languages": ["en_XX"], "default_language": "en_XX"},
@@ -210,7 +226,11 @@ def _defaults(family: str) -> dict[str, Any]:
 
 def _shrunken(family: str, content: dict[str, Any]) -> dict[str, Any]:
     """Every size that `content` names, also of configs within; each kind of layer at least once."""
-    fields = {name: size for name, size in _SIZES.items() if name in content}
+    fields = {
+        name: size
+        for name, size in _SIZES.items()
+        if name in content and not (name in _WINDOWS and content[name] is None)
+    }
     if content.get("kv_lora_rank"):
         fields |= _LATENT
     for name in ("layer_types", "mlp_layer_types", "layers_block_type"):

@@ -5,7 +5,7 @@ frequency, and nowhere else; that frequencies stay when the text grows; and that
 it, does the rest. Pairs may be any (half-split, interleaved, a part of each head), layers may differ, and rotate nothing.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,38 +13,27 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-from workers.engines.eager.probe import HeardLayer, listen
+from workers.engines.eager.probe import LayerRule, listen
 from workers.engines.eager.rerouted import Rotation, rotary_of
-from workers.engines.eager.rope import Rope, half_split
+from workers.engines.eager.rope import half_split
 from workers.engines.session import ModeUnsupported
 from workers.engines.shared.refusals import NOTHING_TO_DROP
 
 
 @dataclass(frozen=True, slots=True)
-class LayerRule:
-    """How one layer of attention streams.
-
-    `window`: its own, in tokens with the query's; None: the cache policy decides. `rope`: None where nothing is rotated.
-    `rotary`: which of the model's angles it is given, as further arguments of its rotary embedding.
-    """
-
-    window: int | None
-    rope: Rope | None
-    rotary: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Admission:
-    """`layers`: None for one that attends to nothing, and whose state is of a constant size. `columns`, `movers`: of the
-    model's own rotation (`probe.Listened`)."""
+    """`layers`: None for one that attends to nothing, and whose state is of a constant size. `columns`, `movers`,
+    `is_complex`: of the model's own rotation (`probe.Listened`)."""
 
     layers: tuple[LayerRule | None, ...]
     columns: dict[tuple[Any, ...], int] = field(default_factory=dict)
     movers: frozenset[Rotation] = frozenset()
+    is_complex: bool = False
 
 
 _ATTENDING = ("full_attention", "sliding_attention")
-_CONSTANT = ("linear_attention", "conv", "mamba", "dummy")
+_NOTHING = "dummy"
+_CONSTANT = ("linear_attention", "conv", "mamba", _NOTHING)
 _known: "WeakKeyDictionary[PreTrainedModel, Admission]" = WeakKeyDictionary()
 
 
@@ -80,19 +69,21 @@ def _kinds(model: PreTrainedModel) -> list[tuple[str, int | None]]:
 
 def _probed(model: PreTrainedModel, kinds: list[tuple[str, int | None]]) -> Admission:
     listened = listen(model)
+    if any(name == _NOTHING and layer in listened.layers for layer, (name, _) in enumerate(kinds)):
+        raise ModeUnsupported("some of its layers attend to the keys of another layer")
     layers = tuple(
         None if name in _CONSTANT else _rule(listened.layers.get(layer), window)
         for layer, (name, window) in enumerate(kinds)
     )
-    return Admission(layers, listened.columns, listened.movers)
+    return Admission(layers, listened.columns, listened.movers, listened.is_complex)
 
 
-def _rule(heard: HeardLayer | None, window: int | None) -> LayerRule:
+def _rule(heard: LayerRule | None, window: int | None) -> LayerRule:
     if heard is None:
         raise ModeUnsupported("not every layer attends through transformers' attention interface")
     if heard.window is not None and heard.window != window:
         raise ModeUnsupported(f"a layer attends to a window of {heard.window} and keeps one of {window}")
-    return LayerRule(window, heard.rope, heard.rotary)
+    return replace(heard, window=window)
 
 
 def _assumed(model: PreTrainedModel, kinds: list[tuple[str, int | None]]) -> Admission:

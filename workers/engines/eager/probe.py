@@ -6,6 +6,7 @@ R rows of the probe, V numbers: of each query and key head of each token, D of t
 """
 
 import copy
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from workers.engines.eager.first_passes import blames_the_code
-from workers.engines.eager.rerouted import Rotation, rerouted, rotary_of
+from workers.engines.eager.rerouted import Rotation, rerouted, rotary_of, turned_at_once
 from workers.engines.eager.rope import Rope
 from workers.engines.eager.weigh import weigh
 from workers.engines.session import ModeUnsupported
@@ -33,12 +34,18 @@ _POSITIONS = (0, 1, 2, 5, 17, 50)
 
 
 @dataclass(frozen=True, slots=True)
-class HeardLayer:
-    """Of one layer. `rotary`: which of the model's angles it was given. `window`: the one that it attends with."""
+class LayerRule:
+    """How one layer of attention streams.
+
+    `window`: its own, in tokens with the query's; None: the cache policy decides. `rope`: None where nothing is rotated.
+    `rotary`: which of the model's angles it is given, as further arguments of its rotary embedding. `scaled`: the model
+    multiplies its queries by a number that depends on their position, here the one relative to the cache.
+    """
 
     window: int | None
     rope: Rope | None
     rotary: tuple[Any, ...]
+    scaled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +63,13 @@ class _Call:
 @dataclass(frozen=True, slots=True)
 class Listened:
     """`layers`: those that attend. `columns`: of each kind of angles the size of cos. `movers`: the model's functions of
-    rotation that also put the numbers of a head into another order (interleaved pairs, side by side)."""
+    rotation that also put the numbers of a head into another order (interleaved pairs, side by side). `is_complex`: its
+    angles are complex numbers."""
 
-    layers: dict[int, HeardLayer]
+    layers: dict[int, LayerRule]
     columns: dict[tuple[Any, ...], int]
     movers: frozenset[Rotation]
+    is_complex: bool
 
 
 class _Angles(nn.Module):
@@ -74,9 +83,12 @@ class _Angles(nn.Module):
         self.columns: dict[tuple[Any, ...], int] = {}
         self.calls: dict[int, _Call] = {}
         self.movers: set[Rotation] = set()
+        self.is_complex = False
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, *which: Any, **named: Any) -> Any:
-        like, _ = self.own(x, position_ids[:1] * 0, *which, **named)
+        found = self.own(x, position_ids[:1] * 0, *which, **named)
+        self.is_complex = isinstance(found, torch.Tensor)
+        like, _ = _cos_sin(found)
         which = (*which, *named.values())
         size = like.shape[-1]
         self.columns[which] = size
@@ -86,21 +98,36 @@ class _Angles(nn.Module):
         sin_RC = torch.stack([one_C if row == _SINE else 0 * one_C for row in range(5)])
         at_B = self.row_B.to(like.device)
         cos: Any = cos_RC[at_B][:, None].to(like.dtype)
-        cos.which = which
-        return cos, sin_RC[at_B][:, None].to(like.dtype)
+        sin = sin_RC[at_B][:, None].to(like.dtype)
+        if not self.is_complex:
+            cos.which = which
+            return cos, sin
+        angles: Any = torch.complex(cos, sin)
+        angles.which = which
+        return angles
 
     def noting(self, own: Rotation) -> Rotation:
-        def rotate(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, *rest: Any, **named: Any) -> Any:
-            self.turned = getattr(cos, "which", None)
+        count = turned_at_once(own)
+        bind = inspect.signature(own).bind
+
+        def rotate(*arguments: Any, **named: Any) -> Any:
+            given = list(bind(*arguments, **named).arguments.values())
+            self.turned = getattr(given[count], "which", None)
             if self.turned is None:
                 raise ModeUnsupported("its angles are changed on their way to the rotation")
-            turned = own(q, k, cos, *rest, **named)
-            here_B = self.row_B.to(q.device) == _HERE
-            if not torch.equal(turned[0][here_B], q[here_B]):
+            turned = own(*arguments, **named)
+            first = turned if count == 1 else turned[0]
+            here_B = self.row_B.to(first.device) == _HERE
+            if not torch.equal(first[here_B], given[0][here_B]):
                 self.movers.add(own)
             return turned
 
         return rotate
+
+
+def _cos_sin(angles: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a rotary embedding gives: cos and sin, or complex numbers of both."""
+    return (angles.real, angles.imag) if isinstance(angles, torch.Tensor) else angles
 
 
 def _listening(
@@ -146,20 +173,32 @@ def listen(model: PreTrainedModel) -> Listened:
         raise ModeUnsupported("its rotary embedding is never asked")
     columns = {which: _columns(own, which, size) for which, size in probe.columns.items()}
     layers = {layer: _heard(call, columns) for layer, call in probe.calls.items()}
-    return Listened(layers, probe.columns, frozenset(probe.movers))
+    return Listened(layers, probe.columns, frozenset(probe.movers), probe.is_complex)
 
 
-def _heard(call: _Call, columns: "dict[tuple[Any, ...], _Columns]") -> HeardLayer:
+def _heard(call: _Call, columns: "dict[tuple[Any, ...], _Columns]") -> LayerRule:
     here_VD = call.rows_RVD[_HERE]
-    if not _same(call.rows_RVD[_FAR_AWAY], here_VD).all():
+    scaled = not _same(call.rows_RVD[_FAR_AWAY], here_VD).all()
+    if scaled and not _is_scaled(call):
         raise ModeUnsupported("its queries or keys depend on their position beside the rotation")
     _check_attention(call)
     window = call.arguments.get("sliding_window")
     if call.rotary is None:
         if not all(_same(row_VD, here_VD).all() for row_VD in call.rows_RVD):
             raise ModeUnsupported("it rotates in a way of its own")
-        return HeardLayer(window, None, next(iter(columns)))
-    return HeardLayer(window, _rope(call.rows_RVD, columns[call.rotary]), call.rotary)
+        return LayerRule(window, None, next(iter(columns)), scaled)
+    return LayerRule(window, _rope(call.rows_RVD, columns[call.rotary]), call.rotary, scaled)
+
+
+def _is_scaled(call: _Call) -> bool:
+    """Whether all queries far away are those here times one number, and keys are the same."""
+    here_VD, away_VD = call.rows_RVD[_HERE], call.rows_RVD[_FAR_AWAY]
+    heads, kv_heads = call.heads
+    is_query_V = torch.arange(len(here_VD), device=here_VD.device) % (heads + kv_heads) < heads
+    here_QD, away_QD = here_VD[is_query_V], away_VD[is_query_V]
+    factor = (here_QD * away_QD).sum() / here_QD.square().sum()
+    keys_alike = _same(away_VD[~is_query_V], here_VD[~is_query_V]).all()
+    return bool(keys_alike and _same(away_QD, here_QD * factor).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +221,7 @@ def _columns(own: Any, which: tuple[Any, ...], size: int) -> _Columns:
     column_C = torch.arange(size, device=frequency_F.device)
     position_P = torch.tensor(_POSITIONS, device=frequency_F.device)
     x = torch.zeros(1, 1, 1, dtype=torch.float32, device=frequency_F.device)
-    found = [table[0] for table in rotary(x, position_P[None], *which)]
+    found = [table[0] for table in _cos_sin(rotary(x, position_P[None], *which))]
     for frequency_C in (
         frequency_F[column_C % len(frequency_F)],
         frequency_F[column_C * len(frequency_F) // size],
@@ -193,7 +232,7 @@ def _columns(own: Any, which: tuple[Any, ...], size: int) -> _Columns:
             break
     else:
         raise ModeUnsupported("its angles are not position times frequency")
-    longer = rotary(x, torch.cat([position_P, position_P.new_tensor([_FAR])])[None], *which)
+    longer = _cos_sin(rotary(x, torch.cat([position_P, position_P.new_tensor([_FAR])])[None], *which))
     if not all(torch.allclose(a, b[0, :-1], atol=1e-3) for a, b in zip(found, longer, strict=True)):
         raise ModeUnsupported("a key is rotated once, but its frequencies change with the length of the text")
     return _Columns(frequency_C, scaling)

@@ -1,19 +1,26 @@
 """A transformers model whose rotation and attention are ours for a while."""
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from workers.engines.session import ModeUnsupported
 
-#: (queries, keys, cos, sin, ...) -> both, rotated
-Rotation = Callable[..., tuple[torch.Tensor, torch.Tensor]]
-_ROTATION = "apply_rotary_pos_emb"
+#: (queries, keys, cos, sin, ...) -> both, rotated; of some models one of the two at a time, or with complex angles
+Rotation = Callable[..., Any]
+_ROTATION = ("apply_rotary_pos_emb", "apply_rotary_emb")
+_ANGLES = ("cos", "freqs")
+
+
+def turned_at_once(rotation: Rotation) -> int:
+    """How many of its first arguments a rotation turns: queries and keys, or one of them. The angles follow."""
+    names = inspect.signature(rotation).parameters
+    return next((at for at, name in enumerate(names) if name.startswith(_ANGLES)), 2)
 
 
 def attentions_of(model: PreTrainedModel) -> list[Any]:

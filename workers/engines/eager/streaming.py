@@ -23,7 +23,7 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from workers.engines.eager.admission import Admission, LayerRule, rules_of
-from workers.engines.eager.rerouted import Rotation, rerouted
+from workers.engines.eager.rerouted import Rotation, attentions_of, rerouted, turned_at_once
 from workers.engines.eager.ring import RingLayer, StreamingCache, constant_layer
 from workers.engines.eager.weigh import weigh
 from workers.engines.shared.rope import working
@@ -85,17 +85,24 @@ class PassBegins(nn.Module):
             if shared.rotary == asked:
                 shared.begin(seen, position_ids.shape[-1], x.device)
         if not self.rules.movers:
-            return x, x
+            return x if self.rules.is_complex else (x, x)
         nothing = x.new_zeros(1, 1, self.rules.columns[asked])
-        return nothing + 1, nothing
+        return torch.complex(nothing + 1, nothing) if self.rules.is_complex else (nothing + 1, nothing)
 
     def unrotated(self, own: Rotation) -> Rotation:
         """Instead of a model's own rotation. One that also moves numbers is called, with angles of zero."""
 
-        def same(q: torch.Tensor, k: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        def same(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            return x
+
+        def both_same(
+            q: torch.Tensor, k: torch.Tensor, *_: Any, **__: Any
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             return q, k
 
-        return own if own in self.rules.movers else same
+        if own in self.rules.movers:
+            return own
+        return same if turned_at_once(own) == 1 else both_same
 
 
 def attend(
@@ -168,8 +175,28 @@ def streams(model: PreTrainedModel, slots: RingSlots) -> Iterator[StreamingCache
     ]
     cache = StreamingCache(slots, layers)
     begins = PassBegins(cache, shared, rules)
-    with rerouted(model, begins, begins.unrotated, ATTENTION, begins):
+    with rerouted(model, begins, begins.unrotated, ATTENTION, begins), _near_positions(model, rules, slots):
         yield cache
+
+
+@contextmanager
+def _near_positions(model: PreTrainedModel, rules: Admission, slots: RingSlots) -> Iterator[None]:
+    """Within the context, layers that scale their queries by position, and have no window, are told the position relative to
+    the cache."""
+
+    def clamped(_: Any, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return arguments, {**named, "position_ids": named["position_ids"].clamp(max=slots.far_limit)}
+
+    hooks = [
+        module.register_forward_pre_hook(clamped, with_kwargs=True)
+        for module in attentions_of(model)
+        if (rule := rules.layers[module.layer_idx]) is not None and rule.scaled and rule.window is None
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _shared(

@@ -25,12 +25,22 @@ from workers.engines.eager.admission import rules_of
 from workers.engines.session import ModeUnsupported
 
 #: Half-split pairs of all of a head, of a part, behind a norm; interleaved pairs; pairs behind what is not rotated (MLA);
-#: layers that rotate nothing; windows; soft caps; learned sinks; experts; states beside attention.
+#: layers that rotate nothing; windows; soft caps; learned sinks; experts; states beside attention; complex angles; queries
+#: turned apart from keys; queries scaled by position.
 ADMITTED = (
     *("llama", "qwen2", "olmo", "olmo2", "granite", "arcee", "seed_oss", "nemotron", "apertus", "exaone4"),
     *("gpt_neox", "phi", "stablelm", "glm4", "glm4_moe", "cohere", "cohere2", "helium", "ernie4_5"),
     *("qwen3", "smollm3", "olmo3", "gemma", "gemma2", "gemma3_text", "qwen3_moe", "minimax_m2", "gpt_oss"),
-    *("deepseek_v3", "glm4_moe_lite", "qwen3_next", "lfm2", "afmoe"),
+    *(
+        "deepseek_v2",
+        "deepseek_v3",
+        "glm4_moe_lite",
+        "qwen3_next",
+        "lfm2",
+        "afmoe",
+        "gemma4_text",
+        "ministral3",
+    ),
 )
 
 
@@ -95,9 +105,16 @@ def test_frequencies_that_follow_the_length_are_refused() -> None:
         rules_of(llama(rope_parameters=rope))
 
 
-def test_queries_that_grow_with_the_position_are_refused() -> None:
+def test_queries_that_change_with_the_position_otherwise_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each number by a factor of its own."""
+    from transformers.models.ministral3 import modeling_ministral3
+
+    def by_number(positions: torch.Tensor, *_: Any) -> torch.Tensor:
+        return 1 + positions[:, None, :, None] * torch.linspace(0, 1, 16)
+
+    monkeypatch.setattr(modeling_ministral3, "get_llama_4_attn_scale", by_number)
     with pytest.raises(ModeUnsupported, match="depend on their position beside the rotation"):
-        rules_of(tiny_model("ministral3", sliding_window=None))
+        rules_of(tiny_model("ministral3"))
 
 
 def test_an_attention_that_is_no_softmax_of_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
