@@ -108,8 +108,9 @@ class Lessons(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         questions: list[int] = []
         weights: list[float] = []
         for question, value in asked:
-            questions += [*question, *value]
-            weights += [0.0] * len(question) + [1.0] * len(value)
+            answer = [*value, *self._stop]  # or it would not learn where a number ends
+            questions += [*question, *answer]
+            weights += [0.0] * len(question) + [1.0] * len(answer)
         room = length + 1 - len(questions) - sum(map(len, needles))
         if room < 0:
             return self._lesson(drawn, length)

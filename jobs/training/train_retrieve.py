@@ -107,7 +107,7 @@ def evaluate(
             asked = trials(task, DEPTHS, SAMPLES, seed)
             correct = [0] * DEPTHS
             for ids, question in zip(prompts, asked, strict=True):
-                answer = tokenizer(" " + question.expected[0], add_special_tokens=False)["input_ids"]
+                answer = tokenizer(f" {question.expected[0]}.", add_special_tokens=False)["input_ids"]
                 whole = torch.tensor([[*ids.tolist(), *answer]], device=device)
                 said = model(whole[:, :-1], use_cache=False).logits[0, -len(answer) :].argmax(-1)
                 assert question.place is not None
