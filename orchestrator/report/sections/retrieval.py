@@ -47,7 +47,7 @@ def retrieval(table: pl.DataFrame, effective: pl.DataFrame, names: Names) -> Sec
         Paragraph([
             f"What was hidden in a text is asked for at its end; the same samples for every mode, greedy decoding, "
             f"prompts in {forms}, each exactly of its length in the model's own tokens. An answer is right where "
-            "all that was asked for is among its words. Effective length: the last length up to which accuracy, all "
+            "it contains all that was asked for, as RULER counts. Effective length: the last length up to which accuracy, all "
             f"depths together, stays at or above {SHARE:.0%} of that at the shortest; intervals are Wilson's, 95 %."
         ])
     )  # fmt: skip
