@@ -1,6 +1,7 @@
-"""What sampling memory 200 times a second costs the run that is measured: `python -m tests.benchmarks.sampling`.
+"""What all meters cost the run that is measured, memory 200 times a second and state twenty times:
+`python -m tests.benchmarks.sampling`.
 
-One long streaming run (its cost per token is constant); meanwhile the sampler is held and released in turns. Each
+One long streaming run (its cost per token is constant); meanwhile both samplers are held and released in turns. Each
 pair of neighbouring turns gives one ratio of throughput, sampled over not sampled, so that drift cancels. Two
 ratios: tokens per second, which on a machine shared with others is mostly the others; and tokens per second of the
 run's own processor time, which others cannot touch. `host_cpu_fraction`: of one core, all that the watching process
@@ -25,6 +26,7 @@ from workers.cell import Cell, Lease, ModelRef
 from workers.host import processes
 from workers.host.device_host import DeviceHost
 from workers.meters import Meter, MeterReading
+from workers.meters.state import Counters, StateMeter, StateReading
 from workers.modes import Streaming
 from workers.outcome import Outcome
 
@@ -44,6 +46,24 @@ class HeldMeter:
         return self._meter.read()
 
 
+class HeldStateMeter:
+    """Blocks the thread of the state sampler while held; never the host's own, which reads at the edges of phases."""
+
+    def __init__(self, meter: StateMeter, released: threading.Event) -> None:
+        self._meter = meter
+        self._released = released
+        self.energy_source, self.energy_period_s = meter.energy_source, meter.energy_period_s
+        self.not_offered = meter.not_offered
+
+    def read(self) -> StateReading:
+        if threading.current_thread() is not threading.main_thread():
+            self._released.wait()
+        return self._meter.read()
+
+    def counters(self) -> Counters:
+        return self._meter.counters()
+
+
 @dataclass(frozen=True, slots=True)
 class Edge:
     """Between two turns. `cpu_s`: processor time of the run so far; None while there is no run."""
@@ -53,12 +73,13 @@ class Edge:
 
 
 class Turns:
-    """Holds and releases the sampler of `host` in turns while a lease runs."""
+    """Holds and releases the samplers of `host` in turns while a lease runs."""
 
     def __init__(self, host: DeviceHost, turn_s: float) -> None:
         self._server = host._server.pid
         self._turn_s = turn_s
         self._meter = host._sampler._meter = HeldMeter(host._sampler._meter)
+        host._state._meter = HeldStateMeter(host._state._meter, self._meter.released)
         self._over = threading.Event()
         self.edges: list[Edge] = []  # even turns are sampled
 
