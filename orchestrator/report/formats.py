@@ -37,6 +37,15 @@ def duration(seconds: float | None) -> str:
     return NOTHING if seconds is None else duration_text(seconds)
 
 
+def energy(joules_per_token: float | None) -> str:
+    """Of a million tokens."""
+    if joules_per_token is None:
+        return NOTHING
+    joules = 1e6 * joules_per_token
+    unit, name = next(((u, n) for u, n in ((1e6, "MJ"), (1e3, "kJ")) if joules >= u), (1.0, "J"))
+    return f"{joules / unit:,.3g} {name}"
+
+
 def listing(words: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -8,6 +8,7 @@ from orchestrator.report.document import Document, files, with_files_of_their_ow
 from orchestrator.report.html import to_html
 from orchestrator.report.longest_runs import comparable_runs, longest_runs
 from orchestrator.report.markdown import to_markdown
+from orchestrator.report.noisy_machine import noisy_machine
 from orchestrator.report.pictures.runs import memory_by_tokens
 from orchestrator.report.sections import (
     answer,
@@ -42,7 +43,9 @@ def render(folder: str | Path) -> str:
             default=None,
         )
         first = None if telling is None else memory_by_tokens(found[telling], runs[telling], engines)
-        as_data = answer.as_data(found, quality_boundaries(tables.quality), names)
+        as_data = answer.as_data(
+            found, quality_boundaries(tables.quality), names, noisy_machine(tables.attempts)
+        )
         sections = [
             answer.answer(found, quality_boundaries(tables.quality), first, names),
             cards.boundaries(found),

@@ -7,6 +7,7 @@ import polars as pl
 
 from orchestrator import axes
 from orchestrator.axes import Role
+from orchestrator.report.speed_claims import is_carried, speed_of
 from orchestrator.spec import rate_for_mean_length
 from orchestrator.tables.summary import CONDITIONS
 from workers.modes import MODES
@@ -19,11 +20,12 @@ class Speculated:
     `speedup`: measured, against the plain twin of the same cache policy. `draft_cost` c: one draft step in units of a
     plain target step; `verify_cost` v: one verification in the same unit; `round_cost`: a whole round, measured as
     tokens per step / speed-up, so that `round_cost - gamma c - v` is the overhead o.
-    `repeats`: the fewer of its own and its twin's. `break_even`: the acceptance above which speculation pays at that round cost, None where no acceptance does.
+    `repeats`: the fewer of its own and its twin's. `carried`: the runs carry the speed-up. `break_even`: the acceptance above which speculation pays at that round cost, None where no acceptance does.
     """
 
     row: dict[str, Any]
     repeats: int
+    carried: bool
     acceptance: float | None
     tokens_per_step: float | None
     speedup: float | None
@@ -54,6 +56,7 @@ def _beside(row: dict[str, Any], twin: dict[str, Any] | None) -> Speculated:
     return Speculated(
         row=row,
         repeats=min(row["n_ok"], twin["n_ok"]) if twin else row["n_ok"],
+        carried=twin is None or is_carried(speed_of(row["mode"], row), speed_of(twin["mode"], twin)),
         acceptance=row["acceptance_rate_median"],
         tokens_per_step=gained,
         speedup=speedup,

@@ -14,7 +14,7 @@ _LIKE = 0.1
 @dataclass(frozen=True, slots=True)
 class Speed:
     """Tokens per second of one mode at one length: the median of `repeats` runs, its 95 % interval, and the fraction of
-    its roofline. None: not known.
+    its roofline. None: not known. `noisy`: one of them ran on a noisy machine, and the interval is wider by it.
     """
 
     name: str
@@ -23,6 +23,8 @@ class Speed:
     low: float | None = None
     high: float | None = None
     roofline: float | None = None
+    noisy: bool = False
+    joules_per_token: float | None = None
 
 
 def speed_of(name: str, row: Mapping[str, Any]) -> Speed:
@@ -34,18 +36,28 @@ def speed_of(name: str, row: Mapping[str, Any]) -> Speed:
         row["tokens_per_s_ci_low"],
         row["tokens_per_s_ci_high"],
         row["roofline_fraction_median"],
+        bool(row["noisy"]),
+        row["energy_per_token_j_median"],
     )
 
 
 def is_faster(one: Speed, other: Speed) -> bool:
     """Whether `one` is faster beyond the noise: apart by their intervals, or by half and more where a mode has fewer
-    than three repeats.
+    than three repeats, all of them on a quiet machine.
     """
     if one.tokens_per_s <= other.tokens_per_s:
         return False
     if min(one.repeats, other.repeats) < ENOUGH or one.low is None or other.high is None:
-        return one.tokens_per_s >= ONE_RUN * other.tokens_per_s
+        return not (one.noisy or other.noisy) and one.tokens_per_s >= ONE_RUN * other.tokens_per_s
     return one.low > other.high
+
+
+def is_carried(one: Speed, other: Speed) -> bool:
+    """Whether the ratio of the two may stand as a number: three repeats of each, or half and more; on a noisy machine
+    only where they are apart."""
+    if not (one.noisy or other.noisy) and min(one.repeats, other.repeats) >= ENOUGH:
+        return True
+    return one.tokens_per_s == other.tokens_per_s or is_faster(one, other) or is_faster(other, one)
 
 
 def is_untold(one: Speed, other: Speed) -> bool:
@@ -73,9 +85,11 @@ def claim(one: Speed, other: Speed) -> str:
         return ""
     ratio = one.tokens_per_s / other.tokens_per_s
     if is_untold(one, other):
-        return f"too few runs to tell whether it is faster than {other.name}: set “repeats: {ENOUGH}”"
+        where = " on a noisy machine" if one.noisy or other.noisy else ""
+        return f"too few runs{where} to tell whether it is faster than {other.name}: set “repeats: {ENOUGH}”"
     if not is_faster(one, other) and not is_faster(other, one):
-        return f"it is neither faster nor slower than {other.name} beyond the noise"
+        noise = "noise of this machine" if one.noisy or other.noisy else "noise"
+        return f"it is neither faster nor slower than {other.name} beyond the {noise}"
     said = f"it is {ratio:.2f}× as fast as {other.name}"
     if one.repeats == other.repeats == 1:
         said += ", one run of each"

@@ -88,7 +88,9 @@ def main() -> None:
         ]
     finally:
         host.close()
-    table = pl.DataFrame([row(attempt, device.idle_power_w) for attempt in attempts], infer_schema_length=None)
+    table = pl.DataFrame(
+        [row(attempt, device.idle_power_w) for attempt in attempts], infer_schema_length=None
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     table.write_parquet(options.out)
     with pl.Config(tbl_cols=-1, tbl_width_chars=320, fmt_str_lengths=60):

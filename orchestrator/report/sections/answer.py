@@ -14,7 +14,7 @@ from orchestrator.report.setting import Setting, variant_of
 from orchestrator.report.speed_claims import ENOUGH, Speed, claim, is_faster, is_untold, speed_of
 from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.quality import QualityBoundary
-from workers.modes import MODES, Layout, mode_rank
+from workers.modes import BASELINE, MODES, Layout, mode_rank
 
 #: A mode that drops tokens and is faster by less than this is no reason to give up attention to the whole text.
 _WORTH = 1.2
@@ -40,8 +40,10 @@ def answer(
     return Section("The answer", blocks)
 
 
-def as_data(settings: Sequence[Setting], understanding: Sequence[QualityBoundary], names: Names) -> RunAnswer:
-    """The same sentences as plain text, and a line for each mode whose end is known or looked for."""
+def as_data(
+    settings: Sequence[Setting], understanding: Sequence[QualityBoundary], names: Names, noise: str | None
+) -> RunAnswer:
+    """The same sentences as plain text behind `noise`, and a line for each mode whose end is known or looked for."""
     sentences = tuple(
         "".join(span if isinstance(span, str) else span.text for span in spans)
         for spans in _sentences(settings, understanding, names)
@@ -58,7 +60,7 @@ def as_data(settings: Sequence[Setting], understanding: Sequence[QualityBoundary
         for row in setting.boundaries
         if _is_length_of_decode(row) and setting.main.asks(row)
     )
-    return RunAnswer(sentences, lines)
+    return RunAnswer((noise, *sentences) if noise is not None else sentences, lines)
 
 
 def _speed_words(setting: Setting, row: BoundaryRow) -> str:
@@ -279,7 +281,22 @@ def _recommendation(setting: Setting, extents: Sequence[_Extent]) -> list[Span]:
     else:
         best = fastest
         why = f"it comes furthest, {furthest:,} tokens"
-    return ["Use ", Strong(best.name), f": {why}{_speculating(best, candidates)}.{_below(best, honest)}"]
+    return [
+        "Use ",
+        Strong(best.name),
+        f": {why}{_speculating(best, candidates)}.{_energy(best, candidates)}{_below(best, honest)}",
+    ]
+
+
+def _energy(best: _Extent, extents: Sequence[_Extent]) -> str:
+    """What a million tokens take, beside the plain mode of the full cache where that was metered."""
+    own = best.speed.joules_per_token
+    if own is None:
+        return ""
+    said = f" A million tokens take {formats.energy(own)}"
+    plain = next((e for e in extents if e.row.mode == BASELINE and e.row.engine == best.row.engine), None)
+    other = plain.speed.joules_per_token if plain is not None and plain is not best else None
+    return f"{said}, {own / other:.2f}× as much as with {BASELINE}." if other else f"{said}."
 
 
 def _is_worth(dropping: _Extent, seeing: Sequence[_Extent]) -> bool:

@@ -9,7 +9,7 @@ from orchestrator.report import formats
 from orchestrator.report.document import Block, Paragraph, Section, Table
 from orchestrator.report.setting import mode_words
 from orchestrator.report.speculation_costs import Speculated, speculated
-from orchestrator.report.speed_claims import ENOUGH, ONE_RUN
+from orchestrator.report.speed_claims import ENOUGH
 
 _COLUMNS = (
     *("on", "mode", "length", "gamma", "acceptance", "tokens/step", "speed-up", "c", "v", "round cost"),
@@ -26,8 +26,8 @@ def speculation(summary: pl.DataFrame, names: Names) -> Section | None:
             "Speed-up: measured, against the same cache policy without speculation. In units of one plain step of the "
             "target: c = a step of the draft, v = verifying gamma + 1 tokens, round cost = a whole round as measured "
             "(its excess over gamma·c + v is overhead). Above the break-even acceptance speculation pays; “never”: a "
-            "round costs more than it could ever yield; told from three repeats on. A speed-up in brackets: fewer runs do "
-            "not carry it. A v below 1, marked “noise”: verifying cannot be cheaper than a step. Same text: the output equals the plain twin's, token for token."
+            "round costs more than it could ever yield; told from three repeats on. A speed-up in brackets: fewer runs, or runs on a "
+            "noisy machine, do not carry it. A v below 1, marked “noise”: verifying cannot be cheaper than a step. Same text: the output equals the plain twin's, token for token."
         ]),
         Table(_COLUMNS, [_line(item, names) for item in found], "", frozenset(_COLUMNS[2:-1]), group="on"),
     ]  # fmt: skip
@@ -61,8 +61,7 @@ def _line(item: Speculated, names: Names) -> list[str]:
 
 def _speedup(item: Speculated) -> str:
     ratio = item.speedup
-    carried = ratio is None or item.repeats >= ENOUGH or max(ratio, 1 / ratio) >= ONE_RUN
-    return formats.times(ratio) if carried else f"({formats.times(ratio)})"
+    return formats.times(ratio) if ratio is None or item.carried else f"({formats.times(ratio)})"
 
 
 def _verify_cost(cost: float | None) -> str:
@@ -70,8 +69,8 @@ def _verify_cost(cost: float | None) -> str:
 
 
 def _break_even(item: Speculated) -> str:
-    """Nothing from one run or two, which would be a sentence about the noise."""
-    if item.repeats < ENOUGH:
+    """Nothing from one run or two, nor from a noisy machine: it would be a sentence about the noise."""
+    if item.repeats < ENOUGH or not item.carried:
         return formats.NOTHING
     if item.round_cost is not None and item.break_even is None:
         return "never"

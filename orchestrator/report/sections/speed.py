@@ -10,12 +10,12 @@ from orchestrator.report.document import Block, Folded, Paragraph, Picture, Sect
 from orchestrator.report.longest_runs import LongestRun
 from orchestrator.report.pictures.runs import memory_by_time, speed_along_the_run, speed_by_length
 from orchestrator.report.setting import Condition, Setting
-from orchestrator.report.speed_claims import ENOUGH, ONE_RUN, claim, is_engine, is_faster, speed_of
+from orchestrator.report.speed_claims import ENOUGH, claim, is_carried, is_engine, is_faster, speed_of
 from orchestrator.tables.baseline import is_baseline
 from workers.modes import BASELINE
 from workers.outcome import Outcome
 
-_MARK = "†"
+_MARK, _NOISY = "†", "‡"
 
 
 def lengths(settings: Sequence[Setting]) -> Section | None:
@@ -28,12 +28,12 @@ def lengths(settings: Sequence[Setting]) -> Section | None:
         Paragraph([
             "Medians over the repeats; ± is half of a 95 % confidence interval, for three repeats and more. Time: prompt and generation, without "
             "load, warm-up, capture and compilation. Speed-up: against the baseline of the same engine at the same "
-            "length, missing where that ran out of memory; in brackets where fewer than three repeats do not carry it. Of roofline: "
+            "length, missing where that ran out of memory; in brackets where the runs do not carry it. Of roofline: "
             "the time that the bytes of a step need at the bandwidth of a copy, over the time that it took."
         ])
     ]  # fmt: skip
-    if (marked := _trained_on(settings)) is not None:
-        blocks.append(Paragraph([marked]))
+    notes = [_trained_on(settings), _noisy(settings), _energy_of(settings)]
+    blocks += [Paragraph([note]) for note in notes if note is not None]
     for setting in measured:
         title = setting.words(engine=engines)
         blocks.append(_table(f"{title}, {setting.main.words()}", setting.main))
@@ -59,6 +59,9 @@ def _table(caption: str, condition: Condition) -> Table:
     ]
     if eager:
         columns.insert(6, "against eager")
+    metered = condition.summary["energy_per_token_j_median"].drop_nulls().len() > 0
+    if metered:
+        columns.insert(-2, "energy per million tokens")
     rows = []
     for length in sorted(set(condition.summary["length"])):
         mark = _MARK * _any_beyond(condition, length)
@@ -68,21 +71,31 @@ def _table(caption: str, condition: Condition) -> Table:
                 low, high = row["tokens_per_s_ci_low"], row["tokens_per_s_ci_high"]
                 line = [
                     f"{length:,} tokens{mark}", condition.name(variant), formats.duration(row["generation_s_median"]),
-                    formats.number(row["tokens_per_s_median"]), formats.number(None if low is None or row["n_ok"] < ENOUGH else (high - low) / 2),
-                    _speedup(row), formats.number(row["tokens_per_step_median"], 2),
+                    formats.number(row["tokens_per_s_median"]) + _NOISY * bool(row["noisy"]), formats.number(None if low is None or row["n_ok"] < ENOUGH else (high - low) / 2),
+                    _speedup(row, _baseline(condition, length)), formats.number(row["tokens_per_step_median"], 2),
                     formats.number(row["roofline_fraction_median"], 2), formats.size(_peak(row)), outcome(row),
                 ]  # fmt: skip
                 if eager:
                     line.insert(6, formats.times(row["speedup_eager"]))
+                if metered:
+                    line.insert(-2, formats.energy(row["energy_per_token_j_median"]))
                 rows.append(line)
     return Table(columns, rows, caption, frozenset(columns[2:-1]), group="length")
 
 
-def _speedup(row: dict[str, Any]) -> str:
-    """In brackets where one run, or two, carry no difference."""
-    ratio = row["speedup"]
-    carried = ratio is None or ratio == 1.0 or row["n_ok"] >= ENOUGH or max(ratio, 1 / ratio) >= ONE_RUN
-    return formats.times(ratio) if carried else f"({formats.times(ratio)})"
+def _speedup(row: dict[str, Any], baseline: dict[str, Any] | None) -> str:
+    """In brackets where the runs carry no difference."""
+    if row["speedup"] is None or baseline is None:
+        return formats.NOTHING
+    carried = is_carried(speed_of("", row), speed_of("", baseline))
+    return formats.times(row["speedup"]) if carried else f"({formats.times(row['speedup'])})"
+
+
+def _baseline(condition: Condition, length: int) -> dict[str, Any] | None:
+    """The baseline's row at this length, if it passed."""
+    found = condition.summary.filter(is_baseline() & (pl.col("length") == length))
+    found = found.drop_nulls("tokens_per_s_median")
+    return None if found.is_empty() else found.row(0, named=True)
 
 
 def unlike_engines(condition: Condition) -> list[str]:
@@ -92,11 +105,10 @@ def unlike_engines(condition: Condition) -> list[str]:
     for variant in condition.variants():
         rows = condition.of(variant, condition.summary).drop_nulls("tokens_per_s_median")
         for row in rows.sort("length", descending=True).iter_rows(named=True):
-            base = condition.summary.filter(is_baseline() & (pl.col("length") == row["length"]))
-            base = base.drop_nulls("tokens_per_s_median")
-            if variant.mode == BASELINE or base.is_empty():
+            base = _baseline(condition, row["length"])
+            if variant.mode == BASELINE or base is None:
                 continue
-            one, other = speed_of(condition.name(variant), row), speed_of(BASELINE, base.row(0, named=True))
+            one, other = speed_of(condition.name(variant), row), speed_of(BASELINE, base)
             if is_engine(one, other) and (is_faster(one, other) or is_faster(other, one)):
                 said = claim(one, other).removeprefix("it ")
                 sentences.append(f"At {row['length']:,} tokens {one.name} {said}.")
@@ -127,6 +139,27 @@ def _trained_on(settings: Sequence[Setting]) -> str | None:
         return None
     models = formats.listing([f"{model} ({context:,})" for model, context in contexts.items()])
     return f"{_MARK} longer than the positions that the model was trained on: {models}."
+
+
+def _rows(settings: Sequence[Setting]) -> list[dict[str, Any]]:
+    return [
+        row
+        for setting in settings
+        for condition in setting.conditions
+        for row in condition.summary.iter_rows(named=True)
+    ]
+
+
+def _noisy(settings: Sequence[Setting]) -> str | None:
+    if not any(row["noisy"] for row in _rows(settings)):
+        return None
+    return f"{_NOISY} measured on a noisy machine: the interval is wider by its noise (noise_reasons in the table of attempts)."
+
+
+def _energy_of(settings: Sequence[Setting]) -> str | None:
+    if all(row["energy_per_token_j_median"] is None for row in _rows(settings)):
+        return None
+    return "Energy: of the whole device while it generates, its idle power included, over the new tokens of all sequences."
 
 
 def _peak(row: dict[str, int | None]) -> int | None:
