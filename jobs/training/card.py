@@ -1,4 +1,4 @@
-"""The model card that ships with each of the two models."""
+"""The model cards that ship with the models."""
 
 from dataclasses import dataclass
 
@@ -67,4 +67,74 @@ is quoted. Held-out topics: {", ".join(corpus.topic_names)}.
 | positions | loss |
 | --- | --- |
 {positions}
+"""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """`correct` of `samples`, for each depth from the beginning to the end."""
+
+    task: str
+    length: int
+    correct: tuple[int, ...]
+    samples: int
+
+
+@dataclass(frozen=True)
+class RetrieveFacts:
+    """The training of the retrieving model, as measured. `context`: tokens of its longest lessons."""
+
+    parameters: int
+    hidden: int
+    layers: int
+    heads: int
+    context: int
+    steps: int
+    tokens: int
+    rate: float
+    seed: int
+    device: str
+    seconds: float
+    accuracy: tuple[Accuracy, ...]
+
+
+def retrieve_card(facts: RetrieveFacts) -> str:
+    depths = len(facts.accuracy[0].correct)
+    head = " | ".join(f"{place / (depths - 1):.0%}" for place in range(depths))
+    rows = "\n".join(
+        f"| {row.task} | {row.length:,} | "
+        + " | ".join(f"{one / row.samples:.0%}" for one in row.correct)
+        + " |"
+        for row in facts.accuracy
+    )
+    return f"""---
+license: other
+license_name: psf-2.0
+language: en
+library_name: transformers
+tags: [gpt_neox, stress-test]
+---
+# pocket-retrieve
+
+A GPT-NeoX (sequential residual, rotary on 50 % of each head, embeddings tied) of {facts.parameters:,} parameters that finds
+what was hidden in a text, so that retrieval tests show true behaviour on a laptop. It knows nothing else.
+
+| | |
+| --- | --- |
+| shape | {facts.layers} layers of {facts.hidden}, {facts.heads} heads, tokenizer of `pocket` |
+| trained context | {facts.context:,} tokens |
+| data | lessons made as they were needed: facts in sentences without meaning or in the documentation topics of CPython (`pydoc_data.topics`, those that are not held out), asked for at the end; random tokens, twice |
+| licence of the data | PSF License Agreement |
+| recipe | AdamW {facts.rate:g}, weight decay 0.01, warm-up and cosine, lengths from 96 to {facts.context:,}; loss on answers 1, on text 0.1 |
+| steps | {facts.steps:,} of about {facts.tokens:,} tokens |
+| seed, device, time | {facts.seed}, {facts.device}, {facts.seconds:.0f} s |
+
+Made by `python -m jobs.training.train_retrieve`.
+
+**Accuracy** by depth of the needle, {facts.accuracy[0].samples} new samples each, held-out text, every earlier token visible, greedy,
+the bf16 weights shipped here:
+
+| task | length | {head} |
+| --- | --- |{" --- |" * depths}
+{rows}
 """

@@ -17,6 +17,8 @@ from workers.retrieval.words import NOISE, NOUNS
 
 #: Loss of tokens that are neither question nor answer, against that of an answer.
 _TEXT_WEIGHT = 0.1
+#: The values of facts.
+NUMBERS = range(10_000, 100_000)
 #: Share of sequences that are random tokens, twice: the shortest way to a head that looks for what came before.
 _COPIES = 0.2
 
@@ -52,7 +54,7 @@ class Lessons(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self._noise = encode([f" {sentence}" for sentence in NOISE])
         self._said = encode([f" The number of {key} is" for key in NOUNS])
         self._asked = encode([f"\nWhat is the number of {key}? The number of {key} is" for key in NOUNS])
-        self._numbers = encode([f" {number}" for number in range(10_000, 100_000)])
+        self._numbers = encode([f" {number}" for number in NUMBERS])
         self._stop = encode(["."])[0]
         self._pass_said, self._pass_again, self._pass_end, self._pass_asked = encode(
             [

@@ -6,11 +6,9 @@ as many as fit; `--steps` repeats a training.
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -19,6 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerBase
 
+from jobs.training.card import Accuracy, RetrieveFacts, retrieve_card
 from jobs.training.retrieval_text import STAGES, Lessons
 from workers.retrieval.prompts import PromptWriter, frame_of, trials, write_all
 from workers.text import builtin
@@ -32,16 +31,8 @@ TASKS, LENGTHS, DEPTHS, SAMPLES = (
     5,
     20,
 )
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """`correct` of `samples`, for each depth from the beginning to the end."""
-
-    task: str
-    length: int
-    correct: tuple[int, ...]
-    samples: int
+#: A length beyond the trained context, reported too.
+LONGEST = 2048
 
 
 def build(hidden: int, layers: int, heads: int, vocabulary: int) -> GPTNeoXForCausalLM:
@@ -204,6 +195,7 @@ def main() -> None:
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {steps:,} steps, on {device}", flush=True
     )
     lessons = Lessons(tokenizer, corpus_ids(tokenizer, held_out=False), steps, arguments.tokens, SEED)
+    started = time.perf_counter()
     taken = train(
         model, lessons, arguments.rate, arguments.loaders, arguments.tell_every,
         1.2 * 60 * arguments.minutes if arguments.steps is None else math.inf,
@@ -211,17 +203,25 @@ def main() -> None:
     folder = arguments.out / "pocket-retrieve"
     model.eval().to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    found = evaluate(model.float(), tokenizer, held_out, LENGTHS)
-    facts = {
-        "parameters": sum(p.numel() for p in model.parameters()), "steps": taken, "of_steps": steps,
-        "arguments": {name: str(value) for name, value in vars(arguments).items()},
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-        "accuracy": [vars(row) for row in found],
-    }  # fmt: skip
-    (folder / "training.json").write_text(json.dumps(facts, indent=1))
+    seconds = time.perf_counter() - started
+    found = evaluate(model.float(), tokenizer, held_out, (*LENGTHS, LONGEST))
+    facts = RetrieveFacts(
+        parameters=sum(p.numel() for p in model.parameters()),
+        hidden=arguments.hidden,
+        layers=arguments.layers,
+        heads=arguments.heads,
+        context=CONTEXT,
+        steps=taken,
+        tokens=arguments.tokens,
+        rate=arguments.rate,
+        seed=SEED,
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        seconds=seconds,
+        accuracy=tuple(found),
+    )
+    (folder / "README.md").write_text(retrieve_card(facts))
     print("depth                 " + "  ".join(f"{place / (DEPTHS - 1):6.2f}" for place in range(DEPTHS)))
     tell(found)
-    tell(evaluate(model, tokenizer, held_out, (2048,)))
 
 
 if __name__ == "__main__":

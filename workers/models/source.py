@@ -1,7 +1,7 @@
 """From a model's name to files on this node.
 
 random:NAME, random:FOLDER   a shape, no weights
-pocket, pocket-draft         folders of this package
+pocket, pocket-draft, pocket-retrieve   folders of this package
 scheme://bucket/folder       copied once per node; a single .gguf file too
 .../file.gguf                a file here, or ORG/REPO/file.gguf on the hub
 FOLDER                       as it is
@@ -20,7 +20,7 @@ from workers.models.weight_files import weight_names
 
 RANDOM = "random:"
 #: The models of this package by name.
-POCKETS = ("pocket", "pocket-draft")
+POCKETS = ("pocket", "pocket-draft", "pocket-retrieve")
 _DATA = Path(__file__).parent / "data"
 
 

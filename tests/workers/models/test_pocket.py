@@ -7,7 +7,7 @@ import torch
 
 from workers.cell import ModelRef
 from workers.models.load import load_model, load_tokenizer, read_config
-from workers.models.source import locate
+from workers.models.source import POCKETS, locate
 
 REF = ModelRef(target="pocket", draft="pocket-draft")
 
@@ -30,6 +30,22 @@ def test_shapes() -> None:
 def test_together_at_most_12_mb() -> None:
     files = [path for name in ("pocket", "pocket-draft") for path in locate(name, REF, weights=True).weights]
     assert sum(path.stat().st_size for path in files) <= 12e6
+
+
+def test_the_retrieving_model() -> None:
+    """A third model, with the pair's tokenizer: all weights together stay small."""
+    config = read_config("pocket-retrieve", REF)
+    assert (config.model_type, config.vocab_size) == ("gpt_neox", 2048)
+    assert config.max_position_embeddings >= 1024 + 64, "a prompt of 1,024 tokens and its answer"
+    files = [path for name in POCKETS for path in locate(name, REF, weights=True).weights]
+    assert sum(path.stat().st_size for path in files) <= 12e6
+    tokenizer = Path(locate("pocket-retrieve", REF, weights=False).folder) / "tokenizer.json"
+    assert (
+        tokenizer.read_bytes()
+        == (Path(locate("pocket", REF, weights=False).folder) / tokenizer.name).read_bytes()
+    )
+    card = tokenizer.with_name("README.md").read_text()
+    assert all(word in card for word in ("CPython", "PSF", "held out", "steps", "seed", "Accuracy"))
 
 
 def test_one_byte_level_tokenizer() -> None:

@@ -1,0 +1,74 @@
+"""The shipped model finds everything in its context; a mode that drops tokens finds what it kept, in any batch and engine."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from workers.cell import Cell, ModelRef
+from workers.engines import open_session
+from workers.engines.session import Unmeasured
+from workers.models.load import LoadedModel, load_model
+from workers.modes import Retrieve, Streaming
+from workers.retrieval.prompts import trials
+from workers.retrieval.tasks import is_right
+from workers.text.corpus import decode
+from workers.text.prompts import prompt_ids
+
+REF = ModelRef(target="pocket-retrieve", dtype="float32")
+DEPTHS, SAMPLES, SINKS, WINDOW = 5, 4, 4, 252
+
+
+@cache
+def _model() -> LoadedModel:
+    return load_model(REF.target, REF, torch.device("cpu"))
+
+
+def _cell(
+    mode: str, length: int, engine: str = "eager", batch: int = SAMPLES, chunk: int | None = None
+) -> Cell:
+    return Cell(
+        model=REF,
+        mode=mode,
+        engine=engine,  # type: ignore[arg-type]
+        workload="retrieve",
+        prompt_tokens=length,
+        length=length,
+        batch_size=batch,
+        prefill_chunk=chunk,
+        streaming=None if mode == "baseline" else Streaming(sinks=SINKS, window=WINDOW),
+        retrieve=Retrieve(task="single", depths=DEPTHS, samples=SAMPLES),
+    )
+
+
+def _right(cell: Cell) -> dict[float | None, float]:
+    """Share of right answers by depth."""
+    assert cell.retrieve is not None
+    session = open_session(cell, _model(), None)
+    prompts_NT = torch.from_numpy(prompt_ids(cell)).long().view(-1, cell.length)
+    answers: list[list[int]] = []
+    for prompt_BT in prompts_NT.split(cell.batch_size):
+        new_tokens = cell.workload_spec.new_tokens(cell)
+        answers += session.generate(prompt_BT, new_tokens, Unmeasured()).ids_BT.tolist()
+    found: dict[float | None, float] = {}
+    asked = trials("single", DEPTHS, SAMPLES, cell.seed)
+    for trial, text in zip(asked, decode(answers, REF.target, REF), strict=True):
+        found[trial.place] = found.get(trial.place, 0.0) + is_right(text, trial.expected) / SAMPLES
+    return found
+
+
+@pytest.mark.parametrize("length", [300, 1024])
+def test_a_full_cache_finds_it_at_every_depth(length: int) -> None:
+    assert set(_right(_cell("baseline", length)).values()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("engine", "batch", "chunk"),
+    [("eager", SAMPLES, None), ("eager", 1, None), ("eager", SAMPLES, 50), ("graph", SAMPLES, None)],
+)
+def test_streaming_finds_it_in_its_window_and_nowhere_else(
+    engine: str, batch: int, chunk: int | None
+) -> None:
+    """The needle at 75 % of 512 tokens is 128 tokens from the end, that at 50 % is 256 tokens from it."""
+    found = _right(_cell("streaming", 512, engine, batch, chunk))
+    assert found == {0.0: 0.0, 0.25: 0.0, 0.5: 0.0, 0.75: 1.0, 1.0: 1.0}
