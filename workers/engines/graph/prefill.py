@@ -43,8 +43,9 @@ class Prefill:
             self.start.fill_(first)
             for reader in self.readers:
                 x_BME = reader.prefill(prompt_BT[:, first:end], self.start, alone=end - first == tokens)
+            self.last_BE.copy_(x_BME[:, -1])
+            del x_BME  # held on to, it keeps a segment of the allocator from becoming the next block
             note(end)
-        self.last_BE.copy_(x_BME[:, -1])
 
 
 def new_prefill(
