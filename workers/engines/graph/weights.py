@@ -48,6 +48,11 @@ class Norm:
     eps: float
     kind: NormKind
 
+    @property
+    def shift_E(self) -> torch.Tensor:  # noqa: N802  (a shape, as of the fields)
+        """The bias; where there is none, a tensor that a kernel may point at and does not add."""
+        return self.weight_E if self.bias_E is None else self.bias_E
+
 
 @dataclass(frozen=True, slots=True)
 class Rotary:

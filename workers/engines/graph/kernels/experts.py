@@ -215,9 +215,9 @@ def gate_up(
     (N, E), (X, both, _), w_XOE = x.x_NE.shape, experts.gate_up_XOE.shape, experts.gate_up_XOE
     fed_PI = x.x_NE.new_empty(N * experts.top, both // 2)
     bias, (alpha, limit) = experts.gate_up_bias_XO, experts.clamp or (0.0, 0.0)
-    depth = min(tile.depth, max(16, power_of_two(E)))
+    depth = tile.fitted(E)
     _gate_up[(ceil_div(both, tile.outputs), N * experts.top)](
-        x.x_NE, x.moments_N2T, norm.weight_E, norm.weight_E if norm.bias_E is None else norm.bias_E, norm.eps, scores_NX,
+        x.x_NE, x.moments_N2T, norm.weight_E, norm.shift_E, norm.eps, scores_NX,
         w_XOE, w_XOE.stride(0), fed_PI if bias is None else bias, fed_PI, alpha, limit,
         E, both // 2, X, experts.top, w_XOE.stride(1), w_XOE.stride(2),
         bias is not None, experts.interleaved, experts.clamp is not None, activation, norm.kind,
@@ -232,7 +232,7 @@ def down(
 ) -> Residual:
     """The new residual stream, with its moments."""
     (N, E), (X, _, IN), w_XEI, device = x.x_NE.shape, experts.down_XEI.shape, experts.down_XEI, x.x_NE.device
-    depth = min(tile.depth, max(16, power_of_two(IN)))
+    depth = tile.fitted(IN)
     tiles, steps = ceil_div(E, tile.outputs), ceil_div(IN, depth)
     parts = max(1, min(AT_ONCE * multiprocessors(device) // (tiles * experts.top), steps // STEPS))
     splits = experts.top * parts

@@ -72,10 +72,9 @@ def gated_mlp(
     (N, E), OUT = x.x_NE.shape, up.weight_OI.shape[0]
     tile = tile or tile_of(2 * OUT, x.x_NE.device)
     y_NO = x.x_NE.new_empty(N, OUT)
-    shift = norm.weight_E if norm.bias_E is None else norm.bias_E
-    depth = min(tile.depth, max(16, power_of_two(E)))
+    depth = tile.fitted(E)
     _gated_mlp[(ceil_div(2 * OUT, tile.outputs), ceil_div(N, tile.rows))](
-        x.x_NE, x.moments_N2T, norm.weight_E, shift, norm.eps, gate.weight_OI,
+        x.x_NE, x.moments_N2T, norm.weight_E, norm.shift_E, norm.eps, gate.weight_OI,
         y_NO if gate.bias_O is None else gate.bias_O, up.weight_OI, y_NO if up.bias_O is None else up.bias_O, y_NO, OUT, N,
         E, gate.bias_O is not None, up.bias_O is not None, activation, norm.kind, E % depth == 0,
         WIDTH, power_of_two(ceil_div(E, WIDTH)), tile.outputs, *tile.options(x.x_NE, depth),

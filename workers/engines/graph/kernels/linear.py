@@ -77,6 +77,10 @@ class Tile:
     rows: int = 16
     ahead: int = 512
 
+    def fitted(self, depth: int) -> int:
+        """Columns at a time, of a matrix of `depth` columns."""
+        return min(self.depth, max(16, power_of_two(depth)))
+
     def options(self, x: torch.Tensor, depth: int) -> tuple[int, ...]:
         """Constants of a kernel: columns at a time, tokens, columns ahead."""
         ahead = max(depth, self.ahead // x.element_size() // depth * depth)
@@ -233,20 +237,19 @@ def _launch(x: Residual, jobs: tuple[Job, ...], outs: tuple[torch.Tensor, ...], 
     for index in range(3):
         job, out = (jobs[index], outs[index]) if index < len(jobs) else (jobs[0], outs[0])
         bias, norm = job.linear.bias_O, job.norm
-        shift = norm.weight_E if norm.bias_E is None else norm.bias_E
         args += [
             job.linear.weight_OI,
             out if bias is None else bias,
             out,
             out.shape[1],
             norm.weight_E,
-            shift,
+            norm.shift_E,
             norm.eps,
         ]
         activations.append(job.activation)
         biased |= (bias is not None) << index
         tiles += ceil_div(out.shape[1], tile.outputs) if index < len(jobs) else 0
-    depth = min(tile.depth, max(16, power_of_two(IN)))
+    depth = tile.fitted(IN)
     _linear[(tiles, ceil_div(N, tile.rows))](
         x.x_NE, x.moments_N2T, *args, biased, N, IN, len(jobs), *activations, jobs[0].norm.kind, IN % depth == 0,
         WIDTH, power_of_two(ceil_div(IN, WIDTH)), tile.outputs, *tile.options(x.x_NE, depth),

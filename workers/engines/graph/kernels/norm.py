@@ -71,9 +71,8 @@ def norm_rows(x_NE: torch.Tensor, norm: Norm) -> torch.Tensor:
         return x_NE
     N, E = x_NE.shape
     out_NE = torch.empty_like(x_NE)
-    bias = out_NE if norm.bias_E is None else norm.bias_E
     _norm[(N,)](
-        x_NE, norm.weight_E, bias, out_NE, norm.eps, E, norm.kind, norm.bias_E is not None, power_of_two(E),
+        x_NE, norm.weight_E, norm.shift_E, out_NE, norm.eps, E, norm.kind, norm.bias_E is not None, power_of_two(E),
         num_warps=8, **launch_options(),
     )  # fmt: skip
     return out_NE
