@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from workers.allocator import DEFAULT as DEFAULT_ALLOCATOR
+from workers.kv_dtype import AUTO as AUTO_KV
+from workers.kv_dtype import DEVICE
 from workers.modes import GENERATE, MODES, WORKLOADS, Mode, Retrieve, Speculation, Streaming, Workload
 
 #: A measured cell is warmed up at its own shape and may be repeated; a probe of the boundary search gets no
@@ -51,7 +53,8 @@ class Cell:
     `length`: new tokens (generate), scored tokens (score) or tokens of the prompt (retrieve). `budget`: bytes of the emulated card, None = the
     whole device. `prefill_chunk`: tokens per prefill pass, None = the whole prompt in one pass.
     `allocator`: settings of torch's CUDA allocator (`workers.allocator`). `synthetic`: only the first and the last pass over
-    the prompt are made, the caches hold noise for what lies between (graph engine).
+    the prompt are made, the caches hold noise for what lies between (graph engine). `kv_dtype`, `kv_placement`: how keys and values
+    are stored, and where (`workers.kv_dtype`).
     """
 
     model: ModelRef
@@ -71,6 +74,8 @@ class Cell:
     allocator: str = later(DEFAULT_ALLOCATOR)
     synthetic: bool = later(False)
     retrieve: Retrieve | None = later(None)  # noqa: RUF009
+    kv_dtype: str = later(AUTO_KV)
+    kv_placement: str = later(DEVICE)
     repeat: int = 0
     seed: int = 0
 

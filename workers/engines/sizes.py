@@ -10,6 +10,9 @@ SCORE_CHUNK = 128
 RECOMPUTE_TOKENS = 4096
 #: Graph engine: tokens in one block of the full cache.
 BLOCK = 64
+#: Graph engine, keys and values in fewer bits: blocks of newest tokens that are in the model's dtype, and blocks of older ones
+#: that are allocated at once.
+RECENT_BLOCKS, SLAB_BLOCKS = 3, 8
 #: Graph engine: free slots of a ring beside what a query sees. Drafted tokens fit in it. It is the
 #: same for plain and speculative decoding: the same keys in the same slots, hence the same sums, bit for bit.
 RING_SLACK = 127
@@ -48,3 +51,13 @@ def graph_chunk(cell: Cell, prompt_tokens: int, *, grows: bool) -> int:
     if not cell.workload_spec.decodes:
         return cell.prefill_chunk or SCORE_CHUNK
     return cell.prefill_chunk or (prompt_tokens if grows else RING_CHUNK)
+
+
+def packed_blocks(tokens: int) -> int:
+    """Graph engine, full cache in fewer bits: blocks that are packed once `tokens` tokens were read."""
+    return max(0, (tokens - 1) // BLOCK - (RECENT_BLOCKS - 2))
+
+
+def packed_ring_blocks(window: int) -> int:
+    """Graph engine, ring in fewer bits: its packed blocks. `window`: tokens that a query sees before itself."""
+    return -(-window // BLOCK) + 2

@@ -1,4 +1,4 @@
-"""What the graph engine asks of a cache of one model. `full_cache`, `ring` and `by_window` implement it."""
+"""What the graph engine asks of a cache of one model. `full_cache`, `ring`, `packed_cache` and `by_window` implement it."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -18,6 +18,9 @@ class AttentionKernels(Protocol):
 
     @property
     def attend_blocks(self) -> Callable[..., torch.Tensor]: ...
+
+    @property
+    def attend_packed(self) -> Callable[..., torch.Tensor]: ...
 
 
 class GraphCache(Protocol):

@@ -6,12 +6,14 @@ from workers.cell import Cell
 from workers.engines.graph.by_window import CacheByWindow
 from workers.engines.graph.cache import GraphCache
 from workers.engines.graph.full_cache import FullCache
+from workers.engines.graph.packed_cache import PackedCache
 from workers.engines.graph.ring import RingCache
 from workers.engines.graph.weights import Weights
 from workers.engines.session import ModeUnsupported
 from workers.engines.shared.refusals import NOTHING_TO_DROP
 from workers.engines.shared.slots import RingSlots
 from workers.engines.sizes import graph_slack
+from workers.kv_dtype import AUTO, STORED_AS
 
 #: (cell, model, sequences, the most tokens that the run can need) -> its cache
 OpenCache = Callable[[Cell, Weights, int, int], GraphCache]
@@ -21,6 +23,8 @@ def full(cell: Cell, weights: Weights, batch: int, most_tokens: int) -> GraphCac
     """Every token, in blocks; of layers with a window, the window."""
 
     def blocks(layers: int) -> GraphCache:
+        if cell.kv_dtype != AUTO:
+            return PackedCache(weights, batch, most_tokens, layers, STORED_AS[cell.kv_dtype])
         return FullCache(weights, batch, most_tokens, layers)
 
     return _by_window(cell, weights, batch, blocks)
@@ -38,9 +42,15 @@ def ring(cell: Cell, weights: Weights, batch: int, most_tokens: int) -> GraphCac
         raise ModeUnsupported(f"the model cannot stream: {NOTHING_TO_DROP}")
 
     def rings(layers: int) -> GraphCache:
-        return RingCache(weights, batch, slots, layers)
+        return _ring(cell, weights, batch, slots, layers)
 
     return _by_window(cell, weights, batch, rings)
+
+
+def _ring(cell: Cell, weights: Weights, batch: int, slots: RingSlots, layers: int) -> GraphCache:
+    if cell.kv_dtype != AUTO:
+        return PackedCache(weights, batch, 0, layers, STORED_AS[cell.kv_dtype], slots)
+    return RingCache(weights, batch, slots, layers)
 
 
 def _by_window(
@@ -54,7 +64,7 @@ def _by_window(
     parts = tuple(
         of_policy(windows.count(None))
         if window is None
-        else RingCache(weights, batch, RingSlots(0, window - 1, graph_slack(cell)), windows.count(window))
+        else _ring(cell, weights, batch, RingSlots(0, window - 1, graph_slack(cell)), windows.count(window))
         for window in kinds
     )
     places = tuple(

@@ -7,6 +7,8 @@ import torch
 
 from workers.engines.graph.kernels.add_normed import add_normed, add_normed_plain
 from workers.engines.graph.kernels.attend_blocks import attend_blocks, attend_blocks_plain
+from workers.engines.graph.kernels.attend_packed import attend_packed_plain
+from workers.engines.graph.kernels.attend_packed_tiles import attend_packed
 from workers.engines.graph.kernels.attend_prompt import attend_alone, attend_chunk
 from workers.engines.graph.kernels.attend_ring import attend_ring, attend_ring_plain
 from workers.engines.graph.kernels.attend_window import attend_window, attend_window_plain
@@ -39,6 +41,7 @@ class Kernels:
     head: Callable[..., torch.Tensor]
     attend_ring: Callable[..., torch.Tensor]
     attend_blocks: Callable[..., torch.Tensor]
+    attend_packed: Callable[..., torch.Tensor]
     greedy: Callable[..., None]
     commit: Callable[..., None]
     accept: Callable[..., None]
@@ -56,6 +59,7 @@ PLAIN = Kernels(
     head_plain,
     attend_ring_plain,
     attend_blocks_plain,
+    attend_packed_plain,
     greedy_plain,
     commit_plain,
     accept_plain,
@@ -72,6 +76,7 @@ FUSED = Kernels(
     head,
     attend_ring,
     attend_blocks,
+    attend_packed,
     greedy,
     commit,
     accept,
