@@ -97,8 +97,9 @@ def fit(
         list[str] | None, typer.Option(help="A card's name, or a size such as 24GiB. Repeatable.")
     ] = None,
     kv_dtype: Annotated[
-        str, typer.Option(help="auto: keys and values in the model's dtype, the one there is.")
-    ] = "auto",
+        list[str] | None,
+        typer.Option(help="auto: keys and values in the model's dtype; or fp8, int8, int4. Repeatable."),
+    ] = None,
     draft: Annotated[str | None, typer.Option(help="For the +spec modes.")] = None,
     dtype: Annotated[str, typer.Option(help="Of the weights.")] = "bfloat16",
     engine: Annotated[str, typer.Option(help="eager or graph.")] = "eager",
@@ -115,8 +116,6 @@ def fit(
     from jobs.api.fitted import fit as find_fit
     from jobs.fit_view import print_fit
 
-    if kv_dtype != "auto":
-        raise SpecError(f"--kv-dtype {kv_dtype}: there is only 'auto', the model's own dtype")
     found = find_fit(
         model,
         tokens,
@@ -128,6 +127,7 @@ def fit(
         engine=engine,
         allocator=allocator,
         prefill_chunk=prefill_chunk or None,
+        kv_dtypes=kv_dtype or ["auto"],
     )
     if as_json:
         typer.echo(found.to_json())

@@ -38,7 +38,7 @@ def _row(each: Fit) -> dict[str, Any]:
         "card": each.question.card.name,
         "card_bytes": each.question.card.total_bytes,
         "mode": cell.mode,
-        "kv_dtype": "auto",
+        "kv_dtype": cell.kv_dtype,
         "allocator": cell.allocator,
         "fits": each.fits,
         "longest_length": each.longest_length,

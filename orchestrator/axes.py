@@ -11,6 +11,8 @@ from typing import Any
 
 from workers.allocator import DEFAULT
 from workers.cell import Cell
+from workers.kv_dtype import AUTO as AUTO_KV
+from workers.kv_dtype import DEVICE
 from workers.modes import BASELINE, GENERATE, MODES
 
 
@@ -150,6 +152,8 @@ AXES: tuple[Axis, ...] = (
         read=lambda cell: cell.streaming.window if cell.streaming else None,
         of_mode=True,
     ),
+    _field("kv_dtype", str, Role.POLICY, usual=AUTO_KV, words=lambda name: f"{name} KV"),
+    _field("kv_placement", str, Role.POLICY, usual=DEVICE, words=lambda place: f"KV on the {place}"),
     Axis(
         name="decoder",
         hint=str,

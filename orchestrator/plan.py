@@ -9,7 +9,8 @@ from itertools import product
 from orchestrator.spec import ModelSpec, SweepSpec
 from workers.allocator import DEFAULT
 from workers.cell import Cell, Engine, ModelRef
-from workers.modes import MODES, WORKLOADS, Retrieve, Speculation, Streaming, Workload
+from workers.kv_dtype import AUTO, DEVICE
+from workers.modes import MODES, WORKLOADS, Layout, Retrieve, Speculation, Streaming, Workload
 
 
 def build_cell(
@@ -23,6 +24,8 @@ def build_cell(
     batch_size: int = 1,
     budget: int | None = None,
     allocator: str = DEFAULT,
+    kv_dtype: str = AUTO,
+    kv_placement: str = DEVICE,
     repetition_penalty: float | None = None,
     task: str | None = None,
     repeat: int = 0,
@@ -32,6 +35,7 @@ def build_cell(
     ref = model_ref(model, draft=mode.decoder.needs_draft)
     workload = WORKLOADS[spec.workload]
     has_prompt = workload.has_prompt
+    keeps = mode.policy.layout is not Layout.NONE
     penalty = spec.repetition_penalty[0] if repetition_penalty is None else repetition_penalty
     return Cell(
         model=ref,
@@ -57,6 +61,8 @@ def build_cell(
         )
         if workload.parameters is Retrieve
         else None,
+        kv_dtype=kv_dtype if keeps else AUTO,
+        kv_placement=kv_placement if keeps else DEVICE,
         repeat=repeat,
         seed=spec.seed,
     )
@@ -74,7 +80,7 @@ def expand(spec: SweepSpec) -> list[Cell]:
     axes = product(
         range(spec.repeats),
         spec.budgets,
-        spec.allocator,
+        list(product(spec.allocator, spec.kv_placement, spec.kv_dtype)),
         list(product(spec.models, _tasks(spec))),
         spec.repetition_penalty,
         spec.prompt_tokens,
@@ -83,7 +89,7 @@ def expand(spec: SweepSpec) -> list[Cell]:
         spec.engines,
         spec.modes,
     )
-    for repeat, budget, allocator, asked, penalty, prompt_tokens, batch_size, length, engine, mode in axes:
+    for repeat, budget, memory, asked, penalty, prompt_tokens, batch_size, length, engine, mode in axes:
         model, task = asked
         if MODES[mode].decoder.needs_draft and model.draft is None:
             continue
@@ -96,7 +102,9 @@ def expand(spec: SweepSpec) -> list[Cell]:
             length=length,
             batch_size=batch_size,
             budget=budget,
-            allocator=allocator,
+            allocator=memory[0],
+            kv_placement=memory[1],
+            kv_dtype=memory[2],
             repetition_penalty=penalty,
             task=task,
             repeat=repeat,

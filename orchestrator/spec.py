@@ -119,6 +119,8 @@ Lengths = Annotated[
 ]
 Size = Annotated[int | None, BeforeValidator(parse_bytes), WithJsonSchema(_TEXT_OR_NUMBER)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**40, strict=True)]
+KvDtype = Literal["auto", "fp8", "int8", "int4"]
+KvPlacement = Literal["device", "host"]
 Penalty = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 
@@ -257,6 +259,8 @@ class SweepSpec(_Strict):
         Field(min_length=1),
         OneOrMore,
     ] = [DEFAULT]
+    kv_dtype: Annotated[list[KvDtype], Field(min_length=1), OneOrMore] = ["auto"]
+    kv_placement: Annotated[list[KvPlacement], Field(min_length=1), OneOrMore] = ["device"]
     boundary: BoundarySpec | None = None
     repeats: Annotated[int, Field(ge=1, le=1000, strict=True)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0

@@ -38,3 +38,10 @@ INT4 = StoredAs("int4", 4, 15, has_zeros=True)
 FP8 = StoredAs("fp8", 8, 448)
 STORED_AS = {stored.name: stored for stored in (FP8, INT8, INT4)}
 KV_DTYPES = (AUTO, *STORED_AS)
+
+
+def refusal_on_cpu(kv_placement: str) -> str | None:
+    """Return why a CPU cannot have it, in one line; None where it can."""
+    if kv_placement == DEVICE:
+        return None
+    return f"kv_placement {kv_placement} moves keys and values off the device, and this device is a CPU: leave it out"

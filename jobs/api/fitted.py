@@ -61,6 +61,7 @@ def fit(
     engine: str = "eager",
     allocator: str = "default",
     prefill_chunk: int | None = 2048,
+    kv_dtypes: Sequence[str] = ("auto",),
 ) -> FitResult:
     """Tell how far a model goes on each card in each mode, or whether `tokens` fit: from its config, without a GPU.
 
@@ -78,6 +79,7 @@ def fit(
                 "batch_sizes": [batch],
                 "allocator": [allocator],
                 "prefill_chunk": prefill_chunk,
+                "kv_dtype": list(kv_dtypes),
             },
             list(cards),
             tokens,

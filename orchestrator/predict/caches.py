@@ -2,6 +2,7 @@
 
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
+from workers.kv_dtype import GROUP, STORED_AS, StoredAs
 
 #: Two lengths between which growth is measured: beyond every window that a model or a policy has.
 _FAR = 2**24
@@ -11,6 +12,11 @@ def token_bytes(cell: Cell, shape: ModelShape) -> tuple[int, int]:
     """Bytes of one kept token's keys, and of its values, in one layer of one sequence."""
     stored, width = cell.mode_spec.policy.token_bytes, dtype_bytes(cell.model.dtype)
     return stored(shape.kv_heads * shape.key_dim, width), stored(shape.kv_heads * shape.value_dim, width)
+
+
+def stored_as(cell: Cell) -> StoredAs | None:
+    """In how many bits the graph engine keeps keys and values; None: in the model's dtype. The eager engine's are rehearsed."""
+    return STORED_AS.get(cell.kv_dtype) if cell.engine == "graph" else None
 
 
 def kept_tokens(cell: Cell, layer_window: int | None, tokens: int, rows: int) -> int:
@@ -25,6 +31,13 @@ def growth_per_token(cell: Cell, shape: ModelShape) -> int:
         for window in shape.windows
     )
     growth = tokens * sum(token_bytes(cell, shape)) // _FAR
+    if stored := stored_as(cell):
+        return (
+            tokens
+            * shape.kv_heads
+            * stored.group_bytes(shape.key_dim, dtype_bytes(cell.model.dtype))
+            // (GROUP * _FAR)
+        )
     if not cell.mode_spec.policy.grows:
         return growth
     return growth + shape.other_cache.numels_per_token * dtype_bytes(cell.model.dtype)

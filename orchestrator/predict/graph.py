@@ -5,12 +5,22 @@ Read off `workers.engines.graph`. Prompts are read in plain torch, into rings in
 whole prompt in one pass unless the cell says otherwise.
 """
 
-from orchestrator.predict.caches import kept_tokens, token_bytes
+from orchestrator.predict.caches import kept_tokens, stored_as, token_bytes
 from orchestrator.predict.device import Allocator
 from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
-from workers.engines.sizes import BLOCK, RING_QUERIES, graph_chunk, graph_slack
+from workers.engines.sizes import (
+    BLOCK,
+    RECENT_BLOCKS,
+    RING_QUERIES,
+    SLAB_BLOCKS,
+    graph_chunk,
+    graph_slack,
+    packed_blocks,
+    packed_ring_blocks,
+)
+from workers.kv_dtype import StoredAs
 from workers.modes import Layout
 
 #: Device memory outside torch's allocator, beyond the context: Triton's kernels and the captured graphs (32
@@ -76,6 +86,8 @@ def _moment(
 
 def _cache(cell: Cell, shape: ModelShape, tokens: int, what: str) -> tuple[Live, ...]:
     """Layers with a window of their own keep a ring of it; the policy decides for the others."""
+    if stored := stored_as(cell):
+        return _packed(cell, shape, stored, tokens, what)
     keys, values = (cell.batch_size * size for size in token_bytes(cell, shape))
     seeing_all = shape.windows.count(None)
     slots = sum(window + graph_slack(cell) for window in shape.windows if window is not None)
@@ -87,6 +99,30 @@ def _cache(cell: Cell, shape: ModelShape, tokens: int, what: str) -> tuple[Live,
     if not slots:
         return blocks
     return *blocks, Live(f"{what}, keys", slots * keys), Live(f"{what}, values", slots * values)
+
+
+def _packed(cell: Cell, shape: ModelShape, stored: StoredAs, tokens: int, what: str) -> tuple[Live, ...]:
+    """Codes and scales in blocks, the newest tokens and the sinks in the model's dtype (`workers.engines.graph.packed_cache`)."""
+    width, heads = dtype_bytes(cell.model.dtype), cell.batch_size * shape.kv_heads
+    block = heads * stored.group_bytes(shape.key_dim, width)
+    token = heads * (shape.key_dim + shape.value_dim) * width
+    windows: list[int | None] = list(shape.windows)
+    sinks = 0
+    if _is_ring(cell):
+        context = cell.mode_spec.policy.context(cell.streaming)
+        assert context is not None
+        sinks = context.sinks * windows.count(None)
+        windows = [context.window + 1 if window is None else window for window in windows]
+    slabs = -(-packed_blocks(tokens) // SLAB_BLOCKS)
+    grown = windows.count(None)
+    in_rings = sum(packed_ring_blocks(window - 1) for window in windows if window is not None)
+    newest = len(windows) * RECENT_BLOCKS * BLOCK + sinks
+    live = [Live(f"{what}, newest tokens and sinks", newest * token)]
+    if grown and slabs:
+        live.append(Live(f"{what}, packed blocks", SLAB_BLOCKS * grown * block, slabs))
+    if in_rings:
+        live.append(Live(f"{what}, packed rings", in_rings * block))
+    return tuple(live)
 
 
 def ring_slots(cell: Cell) -> int:

@@ -14,6 +14,7 @@ from workers.cell import Cell
 from workers.engines.eager.evicting import EvictingCache, evicting
 from workers.engines.eager.keydiff import KeyDiffLayer
 from workers.engines.eager.ring import StreamingCache
+from workers.engines.eager.stored import is_stored_otherwise, stored
 from workers.engines.eager.streaming import streams
 from workers.engines.eager.tova import noting_weights
 from workers.engines.session import ModeUnsupported
@@ -29,10 +30,15 @@ def full(model: PreTrainedModel, cell: Cell) -> Iterator[Cache | None]:
     """transformers' own `DynamicCache`, as `generate` would make it: all that the layers keep (every token, a window,
     a state), keys and values grown by concatenation.
 
+    As the cell's `kv_dtype` and `kv_placement` ask, another of transformers' caches (`stored`).
     None where the model makes its own cache: nothing can be read in chunks then.
     """
     if cell.mode_spec.decoder.verifies:
         refuse_drafting(type(model))
+    if is_stored_otherwise(cell):
+        with stored(model, cell) as other:
+            yield other
+        return
     if not takes_dynamic_cache(type(model)):
         if cell.prefill_chunk:
             raise ModeUnsupported(

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from workers.cell import Cell
 from workers.engines.graph.session import GraphSession
+from workers.engines.session import ModeUnsupported
 from workers.engines.shared.implementations import implementation
 from workers.engines.shared.refusals import check_decoder
+from workers.kv_dtype import DEVICE
 
 if TYPE_CHECKING:
     from workers.models.load import LoadedModel
@@ -23,5 +25,7 @@ def open_session(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None")
     """
     policy, decoder = cell.mode_spec.policy, cell.mode_spec.decoder
     open_cache, stages_of = implementation(policy, "graph"), implementation(decoder, "graph")
+    if cell.kv_placement != DEVICE:
+        raise ModeUnsupported("the graph engine keeps keys and values on the device: leave out kv_placement")
     check_decoder(cell, target, draft)
     return GraphSession(cell, target, draft if decoder.needs_draft else None, open_cache, stages_of)

@@ -121,6 +121,15 @@ class PackedCache:
         shape = (self.layers, self.batch, self.kv_heads, self.group.size)
         return self.slabs[slab][row].view(shape)[layer]
 
+    def fill(self, first: int, end: int) -> None:
+        """Hold finite noise for the positions `first .. end`, as if they had been read. They are reserved."""
+        self.recent.normal_()
+        scales = slice(self.group.k_scales, self.group.v_zeros + BLOCK * self.dtype.itemsize)
+        for slab in self.slabs:
+            groups = slab.view(-1, self.group.size)
+            groups.random_(64)  # of fp8: below 2, and never infinite
+            groups[:, scales].view(self.dtype).fill_(2**-5)
+
     def attend(
         self,
         kernels: AttentionKernels,

@@ -2,6 +2,7 @@
 
 import torch
 
+from workers import kv_dtype
 from workers.allocator import refusal_on_cpu
 from workers.attempt import Phase
 from workers.engines.session import ModeUnsupported
@@ -44,8 +45,9 @@ class CpuDevice:
         """What has come since `__init__` is the cell's account of itself (a time for each token). It counts against
         no budget. Raises `ModeUnsupported` for settings of an allocator that a CPU does not have."""
         cell = request.lease.cell
-        if refusal := refusal_on_cpu(cell.allocator):
-            raise ModeUnsupported(refusal)
+        for refusal in (refusal_on_cpu(cell.allocator), kv_dtype.refusal_on_cpu(cell.kv_placement)):
+            if refusal:
+                raise ModeUnsupported(refusal)
         self._dtype, self._threads = getattr(torch, cell.model.dtype), request.threads
         since = own_memory().data - self._data_when_ready
         self._data += since

@@ -18,10 +18,11 @@ from workers.modes import Speculation
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-def test_interpreted() -> None:
+@pytest.mark.parametrize("kernels", ["interpreted", "interpreted_packed"])
+def test_interpreted(kernels: str) -> None:
     """In a process of its own: Triton decides at import whether it interprets."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.workers.engines.graph.interpreted"],
+        [sys.executable, "-m", f"tests.workers.engines.graph.{kernels}"],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -91,7 +91,84 @@ def _read_packed(
     return peak_R, total_R, sum_RD
 
 
-@jit(do_not_specialize=["M", "layer"])
+@jit
+def _read_newest(
+    q, q_R, near_RD, asks, m, query_R, recent, sinks, bk, first, last, M, far_cos, far_sin, scale, cap, peak_R, total_R, sum_RD,
+    B: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, S: tl.constexpr, WINDOW: tl.constexpr,
+    RECENT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr,
+):  # fmt: skip
+    """Newest tokens, and sinks, as the model computed them."""
+    d = tl.arange(0, BLOCK_D)
+    c = tl.arange(0, BLOCK)
+    of_k = recent + bk.to(tl.int64) * RECENT * BLOCK * D
+    for index in range(tl.maximum(first // BLOCK - (RECENT - 2), 0), last + 1):
+        position = index * BLOCK + c
+        place = of_k + ((index % RECENT) * BLOCK + c)[:, None] * D + d[None, :]
+        inside = (position < first + M)[:, None] & (d < D)[None, :]
+        k_CD = tl.load(place, mask=inside, other=0.0)
+        v_CD = tl.load(place + B * K * RECENT * BLOCK * D, mask=inside, other=0.0)
+        products_RC = tl.dot(near_RD, tl.trans(k_CD), input_precision="ieee")
+        age_RC = query_R[:, None] - position[None, :]
+        seen_RC = (index >= query_R // BLOCK - (RECENT - 2))[:, None] & (age_RC >= 0)
+        seen_RC = seen_RC & (age_RC < WINDOW) & (position >= S)[None, :]
+        scores_RC = tl.where(seen_RC, scored_tile(products_RC, scale, cap, CAPPED), float("-inf"))
+        peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
+    if S > 0:
+        far_RD = load_rotated(q, q_R, asks, far_cos, far_sin, m, D, F, BLOCK_D)
+        for s0 in range(0, S, 16):
+            sink = s0 + tl.arange(0, 16)
+            place = sinks + (bk.to(tl.int64) * S + sink)[:, None] * D + d[None, :]
+            inside = (sink < S)[:, None] & (d < D)[None, :]
+            k_CD = tl.load(place, mask=inside, other=0.0)
+            v_CD = tl.load(place + B * K * S * D, mask=inside, other=0.0)
+            products_RC = tl.dot(far_RD, tl.trans(k_CD), input_precision="ieee")
+            seen_RC = (sink < S)[None, :] & (sink[None, :] <= query_R[:, None])
+            scores_RC = tl.where(seen_RC, scored_tile(products_RC, scale, cap, CAPPED), float("-inf"))
+            peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
+    return peak_R, total_R, sum_RD
+
+
+@jit
+def _share(
+    first, last, sharing, RING: tl.constexpr, WINDOW: tl.constexpr, RECENT: tl.constexpr, BLOCK: tl.constexpr,
+    OCTAVE: tl.constexpr, OCTAVES: tl.constexpr,
+):  # fmt: skip
+    """The first unit of this program, and its packed blocks `begin .. end`. In a ring a block is a unit."""
+    program = tl.program_id(0)
+    blocks = tl.maximum(last - (RECENT - 2), 0)
+    if RING:
+        oldest = tl.maximum(first - WINDOW + 1, 0) // BLOCK
+        share = tl.cdiv(tl.maximum(blocks - oldest, 0), sharing)
+        unit = oldest + program * share
+        begin, end = unit, tl.minimum(unit + share, blocks)
+    else:
+        share = tl.cdiv(blocks, sharing)
+        unit = _first_unit_from(program * share, OCTAVE, OCTAVES)
+        begin = _first_block(unit, OCTAVE)
+        end = tl.minimum(
+            _first_block(_first_unit_from((program + 1) * share, OCTAVE, OCTAVES), OCTAVE), blocks
+        )
+    return unit, begin, end
+
+
+@jit
+def _scaled_queries(
+    near_RD, total_R, address, K_SCALES: tl.constexpr, K_ZEROS: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, ZEROS: tl.constexpr,
+):  # fmt: skip
+    """The queries by the scales of a block's channels, and with their zeros."""
+    d = tl.arange(0, BLOCK_D)
+    kind = tl.pointer_type(near_RD.dtype)
+    scale_D = tl.load((address + K_SCALES).to(kind) + d, mask=d < D, other=0.0).to(tl.float32)
+    scaled_RD = (near_RD.to(tl.float32) * scale_D[None, :]).to(near_RD.dtype)
+    shift_R = tl.zeros_like(total_R)
+    if ZEROS:
+        zero_D = tl.load((address + K_ZEROS).to(kind) + d, mask=d < D, other=0.0).to(tl.float32)
+        shift_R = tl.sum(near_RD.to(tl.float32) * zero_D[None, :], axis=1)
+    return scaled_RD, shift_R
+
+
+@jit(do_not_specialize=["M", "layer", "places", "last_unit"])
 def _attend_packed(
     q, q_row, q_head, recent, sinks, table, layer, start, cos, sin, far_cos, far_sin, partial, stats, M, places, last_unit,
     scale, cap,
@@ -110,7 +187,6 @@ def _attend_packed(
     b, head = bk // K, bk % K
     first = tl.load(start).to(tl.int32)
     last = (first + M - 1) // BLOCK
-    d = tl.arange(0, BLOCK_D)
     r = tl.arange(0, BLOCK_R)
     m = group * QUERIES + r // G
     asks = (r < QUERIES * G) & (m < M)
@@ -121,29 +197,13 @@ def _attend_packed(
     peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
     sharing = tl.num_programs(0) - 1
     if program < sharing:
-        end_of_all = tl.maximum(last - (RECENT - 2), 0)
-        if RING:
-            oldest = tl.maximum(first - WINDOW + 1, 0) // BLOCK
-            share = tl.cdiv(tl.maximum(end_of_all - oldest, 0), sharing)
-            unit = oldest + program * share
-            begin = unit
-            end = tl.minimum(begin + share, end_of_all)
-        else:
-            share = tl.cdiv(end_of_all, sharing)
-            unit = _first_unit_from(program * share, OCTAVE, OCTAVES)
-            begin = _first_block(unit, OCTAVE)
-            end = _first_block(_first_unit_from((program + 1) * share, OCTAVE, OCTAVES), OCTAVE)
-            end = tl.minimum(end, end_of_all)
-        kind = tl.pointer_type(q.dtype.element_ty)
+        unit, begin, end = _share(first, last, sharing, RING, WINDOW, RECENT, BLOCK, OCTAVE, OCTAVES)
         here = (layer.to(tl.int64) * B * K + bk) * SIZE
         for index in range(begin, end):
             address = tl.multiple_of(tl.load(table + index % places) + here, 16)
-            k_scale_D = tl.load((address + K_SCALES).to(kind) + d, mask=d < D, other=0.0).to(tl.float32)
-            scaled_RD = (near_RD.to(tl.float32) * k_scale_D[None, :]).to(near_RD.dtype)
-            shift_R = total_R
-            if ZEROS:
-                k_zero_D = tl.load((address + K_ZEROS).to(kind) + d, mask=d < D, other=0.0).to(tl.float32)
-                shift_R = tl.sum(near_RD.to(tl.float32) * k_zero_D[None, :], axis=1)
+            scaled_RD, shift_R = _scaled_queries(
+                near_RD, total_R, address, K_SCALES, K_ZEROS, D, BLOCK_D, ZEROS
+            )
             peak_R, total_R, sum_RD = _read_packed(
                 address, near_RD, scaled_RD, shift_R, index < query_R // BLOCK - (RECENT - 2), query_R, index * BLOCK,
                 scale, cap, peak_R, total_R, sum_RD,
@@ -160,36 +220,14 @@ def _attend_packed(
                 peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
                 unit += 1
     else:
-        c = tl.arange(0, BLOCK)
-        of_k = recent + bk.to(tl.int64) * RECENT * BLOCK * D
-        for index in range(tl.maximum(first // BLOCK - (RECENT - 2), 0), last + 1):
-            position = index * BLOCK + c
-            place = of_k + ((index % RECENT) * BLOCK + c)[:, None] * D + d[None, :]
-            inside = (position < first + M)[:, None] & (d < D)[None, :]
-            k_CD = tl.load(place, mask=inside, other=0.0)
-            v_CD = tl.load(place + B * K * RECENT * BLOCK * D, mask=inside, other=0.0)
-            products_RC = tl.dot(near_RD, tl.trans(k_CD), input_precision="ieee")
-            age_RC = query_R[:, None] - position[None, :]
-            seen_RC = (index >= query_R // BLOCK - (RECENT - 2))[:, None] & (age_RC >= 0)
-            seen_RC = seen_RC & (age_RC < WINDOW) & (position >= S)[None, :]
-            scores_RC = tl.where(seen_RC, scored_tile(products_RC, scale, cap, CAPPED), float("-inf"))
-            peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
-        if S > 0:
-            far_RD = load_rotated(q, q_R, asks, far_cos, far_sin, m, D, F, BLOCK_D)
-            for s0 in range(0, S, 16):
-                sink = s0 + tl.arange(0, 16)
-                place = sinks + (bk.to(tl.int64) * S + sink)[:, None] * D + d[None, :]
-                inside = (sink < S)[:, None] & (d < D)[None, :]
-                k_CD = tl.load(place, mask=inside, other=0.0)
-                v_CD = tl.load(place + B * K * S * D, mask=inside, other=0.0)
-                products_RC = tl.dot(far_RD, tl.trans(k_CD), input_precision="ieee")
-                seen_RC = (sink < S)[None, :] & (sink[None, :] <= query_R[:, None])
-                scores_RC = tl.where(seen_RC, scored_tile(products_RC, scale, cap, CAPPED), float("-inf"))
-                peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
+        peak_R, total_R, sum_RD = _read_newest(
+            q, q_R, near_RD, asks, m, query_R, recent, sinks, bk, first, last, M, far_cos, far_sin, scale, cap,
+            peak_R, total_R, sum_RD, B, K, D, F, S, WINDOW, RECENT, BLOCK, BLOCK_D, CAPPED,
+        )  # fmt: skip
         _store_unit(partial, stats, last_unit, at_R, asks, B * M * H, peak_R, total_R, sum_RD, D, BLOCK_D)
 
 
-@jit(do_not_specialize=["M", "N"])
+@jit(do_not_specialize=["M", "N", "places", "last_unit"])
 def _merge_packed(
     partial, stats, start, out, learned, M, N, places, last_unit,
     H: tl.constexpr, LEARNED: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, RING: tl.constexpr,

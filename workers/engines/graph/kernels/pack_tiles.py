@@ -84,7 +84,7 @@ def _pack(
         tl.store(into, both_CD.to(CODE), mask=inside_D)
 
 
-@jit(do_not_specialize=["M", "layer"])
+@jit(do_not_specialize=["M", "layer", "places"])
 def keep(
     k, v, k_row, k_head, v_row, v_head, recent, sinks, table, layer, start, cos, sin, M, places,
     B: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, S: tl.constexpr,
