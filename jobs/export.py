@@ -10,7 +10,7 @@ from jobs.api.sweeps import open_run
 from jobs.export_mlflow import write_mlflow
 from orchestrator.spec_error import SpecError
 
-_SHORT = ("attempts", "summary", "boundaries", "quality", "retrieval", "devices")
+_SHORT = ("attempts", "summary", "boundaries", "quality", "retrieval", "effective_length", "devices")
 _LONG = ("samples", "steps")
 
 

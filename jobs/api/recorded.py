@@ -78,21 +78,13 @@ class Run:
 
     @property
     def retrieval(self) -> pl.DataFrame:
-        """Needles found, by length and depth. No row: no workload of this version looks for any."""
-        import polars as pl
+        """Needles found, by length and depth, of `workload: retrieve`."""
+        return self._tables.retrieval
 
-        text, number, share = pl.String(), pl.Int64(), pl.Float64()
-        return pl.DataFrame(
-            schema={
-                **dict.fromkeys(("model", "mode", "engine", "kv_dtype", "task"), text),
-                "length": number,
-                "depth": share,
-                "correct": number,
-                "samples": number,
-                "ci_low": share,
-                "ci_high": share,
-            }
-        )
+    @property
+    def effective_length(self) -> pl.DataFrame:
+        """The longest length at which enough needles are found, of `workload: retrieve`."""
+        return self._tables.effective_length
 
     @property
     def devices(self) -> pl.DataFrame:

@@ -30,13 +30,17 @@ class Bullets:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`numeric`: the columns to align right. `group`: the column whose value opens a group of rows, if any."""
+    """`numeric`: the columns to align right. `group`: the column whose value opens a group of rows, if any.
+
+    `evidence`: of each row, the `Folded.anchor` that shows where it comes from; "" or none: nothing does.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     numeric: frozenset[str] = frozenset()
     group: str | None = None
+    evidence: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,12 @@ class Verbatim:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """Shown on demand, in HTML and where Markdown is shown as GitHub does."""
+    """Shown on demand, in HTML and where Markdown is shown as GitHub does. `anchor`: the name by which a row links to
+    it: letters, digits and hyphens."""
 
     title: str
     blocks: Sequence["Block"]
+    anchor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +85,11 @@ Block = Paragraph | Bullets | Table | Picture | Verbatim | Folded | Attachment
 
 @dataclass(frozen=True, slots=True)
 class Section:
+    """`folded`: its blocks are shown on demand in Markdown, of which a reader sees all at once."""
+
     title: str
     blocks: Sequence[Block]
+    folded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,20 @@ def _start(text: str) -> str:
 
 
 def _section(section: Section) -> str:
-    return "\n\n".join([f"## {escape(section.title)}", *(_block(block) for block in section.blocks)])
+    """A folded one keeps its heading, which a link can name."""
+    blocks = [_block(block) for block in section.blocks]
+    if section.folded:
+        blocks = [f"<details><summary>{_contents(section)}</summary>", *blocks, "</details>"]
+    return "\n\n".join([f"## {escape(section.title)}", *blocks])
+
+
+def _contents(section: Section) -> str:
+    """What a reader finds in a folded section."""
+    counts = [
+        (sum(isinstance(block, kind) for block in section.blocks), noun)
+        for kind, noun in ((Table, "table"), (Picture, "picture"), (Folded, "case"))
+    ]
+    return ", ".join(f"{count} {noun}{'s' if count > 1 else ''}" for count, noun in counts if count) or "text"
 
 
 def _block(block: Block) -> str:
@@ -101,11 +114,27 @@ def _code(text: str) -> str:
 
 
 def _table(table: Table) -> str:
-    header = "| " + " | ".join(escape(column) for column in table.columns) + " |"
-    rule = "| " + " | ".join("---:" if column in table.numeric else "---" for column in table.columns) + " |"
-    rows = ["| " + " | ".join(escape(cell) for cell in row) + " |" for row in table.rows]
-    caption = [f"**{escape(table.caption)}**", ""] if table.caption else []
-    return "\n".join([*caption, header, rule, *rows])
+    """A table of its own for each group, below the group's name: a column that repeats it would squeeze the others."""
+    caption = [f"**{escape(table.caption)}**"] if table.caption else []
+    if table.group is None:
+        return "\n\n".join([*caption, _rows(table, table.columns, table.rows)])
+    at = list(table.columns).index(table.group)
+    columns = [*table.columns[:at], *table.columns[at + 1 :]]
+    groups: dict[str, list[Sequence[str]]] = {}
+    for row in table.rows:
+        groups.setdefault(row[at], []).append([*row[:at], *row[at + 1 :]])
+    parts = [
+        part for name, rows in groups.items() for part in (f"*{escape(name)}*", _rows(table, columns, rows))
+    ]
+    return "\n\n".join([*caption, *parts])
+
+
+def _rows(table: Table, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    header = "| " + " | ".join(escape(column) for column in columns) + " |"
+    rule = "| " + " | ".join("---:" if column in table.numeric else "---" for column in columns) + " |"
+    return "\n".join(
+        [header, rule, *("| " + " | ".join(escape(cell) for cell in row) + " |" for row in rows)]
+    )
 
 
 def _fence(text: str) -> str:

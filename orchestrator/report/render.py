@@ -1,5 +1,6 @@
 """A run folder -> tables, pictures, report.md and report.html. Also of a run that is not finished."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.answer import FILE
@@ -25,6 +26,9 @@ from orchestrator.report.sections import (
 from orchestrator.report.setting import names_of, settings
 from orchestrator.tables.quality import quality_boundaries
 from orchestrator.tables.write import write_tables
+
+#: The answer and the brackets: what report.md shows at once.
+_OPEN_SECTIONS = 2
 
 
 def render(folder: str | Path) -> str:
@@ -68,7 +72,10 @@ def render(folder: str | Path) -> str:
             Document(
                 title=f"Where memory ends: {method.title(run.spec, run.manifest)}",
                 subtitle=method.progress(run, tables),
-                sections=[section for section in sections if section is not None],
+                sections=[
+                    replace(section, folded=place >= _OPEN_SECTIONS)
+                    for place, section in enumerate(section for section in sections if section is not None)
+                ],
                 warnings=method.warnings(run, tables),
             )
         )

@@ -10,6 +10,8 @@ import polars as pl
 from orchestrator.report.pictures.theme import PAPER, SOFT
 from workers.modes import Dash
 
+#: Points of a curve that tell their value, beside the first.
+_VALUES = 60
 _GAP_PX = 15.0  # between the names of two curves
 
 
@@ -87,6 +89,7 @@ def draw(panel: Panel) -> alt.LayerChart:
         *_lines(panel, curves, x, y),
         *_stretches(panel, x, y),
         *_names(panel, curves, scale, x, y),
+        *_values(panel, curves, x, y),
     ]
     return alt.layer(*layers, title=panel.title).properties(width=panel.width, height=panel.height)
 
@@ -173,6 +176,27 @@ def _lines(panel: Panel, curves: Sequence[Curve], x: alt.X, y: alt.Y) -> list[al
             end = frame.tail(1)
             cross = alt.Chart(end).mark_text(text="✕", color=colour, fontSize=17, fontWeight="bold")
             layers.append(cross.encode(x=x, y=y))
+    return layers
+
+
+def _values(panel: Panel, curves: Sequence[Curve], x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """Points that are not seen, each with its value as its label: what the page shows of the nearest one."""
+    layers = []
+    for curve in curves:
+        places = sorted({round(place * (len(curve.x) - 1) / _VALUES) for place in range(_VALUES + 1)})
+        told = [
+            f"{curve.name}: {curve.y[at]:,.4g} {panel.y.title} at {curve.x[at]:,.6g} {panel.x.title}"
+            for at in places
+        ]
+        frame = pl.DataFrame(
+            {
+                "x": [float(curve.x[at]) for at in places],
+                "y": [float(curve.y[at]) for at in places],
+                "told": told,
+            }
+        )
+        point = alt.Chart(frame).mark_point(color=curve.colour, filled=True, size=70, opacity=0)
+        layers.append(point.encode(x=x, y=y, description="told:N"))
     return layers
 
 

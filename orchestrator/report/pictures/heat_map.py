@@ -37,13 +37,20 @@ def _draw(one: HeatMap) -> alt.LayerChart:
         depth=pl.col("depth").fill_null(0.5),
         said=(pl.col("accuracy") * 100).round(0).cast(pl.Int64).cast(pl.String),
         is_dark=pl.col("accuracy") > 0.55,
+        told=pl.coalesce(
+            pl.format(
+                "{} tokens, depth {} %: {} of {}",
+                *("length", (pl.col("depth") * 100).round(0).cast(pl.Int64), "correct", "samples"),
+            ),
+            pl.format("{} tokens: {} of {}", "length", "correct", "samples"),
+        ),
     ).with_columns(top=pl.col("depth") - half, bottom=pl.col("depth") + half)
     x = alt.X("length:O", title="length (tokens)", axis=alt.Axis(format=",d", labelAngle=0))
     scale = alt.Scale(domain=[-half if depths else 0, 1 + half if depths else 1], reverse=True, nice=False)
     axis = alt.Axis(values=depths, format="~%", grid=False)
     y = alt.Y("top:Q", title="depth of the needle" if depths else "needles anywhere", scale=scale, axis=axis)
     colour = alt.Color("accuracy:Q", scale=alt.Scale(domain=[0, 1], range=_COLOURS), legend=None)
-    shares = alt.Chart(cells).mark_rect().encode(x=x, y=y, y2="bottom:Q", color=colour)
+    shares = alt.Chart(cells).mark_rect().encode(x=x, y=y, y2="bottom:Q", color=colour, description="told:N")
     light_or_dark = alt.condition("datum.is_dark", alt.value("#fefefe"), alt.value("#202020"))
     middle = alt.Y("depth:Q", scale=scale)
     words = (

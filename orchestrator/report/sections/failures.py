@@ -1,6 +1,6 @@
 """Every cell that did not end ok, with its evidence. Equal ends are told once, with all their lengths."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import polars as pl
@@ -57,15 +57,17 @@ def failures(attempts: pl.DataFrame, view: View, names: Names) -> Section:
         )
     )
     groups = groups.sort(pl.col("outcome").is_in(_EXPECTED), *_SAME, nulls_last=True)
-    blocks: list[Block] = [Paragraph([counts(final)]), _table(groups, names)] if ended.height else []
     # Surprises in full, and of each mode that ran out of memory its first case.
     shown = groups.filter(pl.col("outcome") != Outcome.PRUNED).head(_IN_FULL)
     whole = view.whole(shown["row"].to_list())
-    blocks += [
-        block
+    cases = [
+        case
         for place, row in enumerate(shown["row"])
-        for block in _evidence(whole[row], place < _PICTURED, names)
+        for case in _evidence(whole[row], place < _PICTURED, names, _anchor(row))
     ]
+    anchors = {case.anchor for case in cases}
+    blocks: list[Block] = [Paragraph([counts(final)]), _table(groups, names, anchors)] if ended.height else []
+    blocks += cases
     if retried.height:
         blocks.append(_retries(retried))
     return Section("What did not end ok", blocks)
@@ -99,7 +101,15 @@ def _with_positions(ended: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _table(groups: pl.DataFrame, names: Names) -> Table:
+def _anchor(row: int) -> str:
+    """Of the evidence of the attempt in this row of the journal."""
+    return f"case-{row}"
+
+
+def _table(groups: pl.DataFrame, names: Names, anchors: Container[str]) -> Table:
+    groups = groups.sort(
+        "model", "device_kind", "budget_bytes", "engine", nulls_last=True, maintain_order=True
+    )
     columns = ["on", "outcome", "mode", "kind", "prompt", "batch", "lengths", "cells", "message"]
     rows = [
         [
@@ -113,11 +123,10 @@ def _table(groups: pl.DataFrame, names: Names) -> Table:
             f"{row['len']:,}",
             _brief(_size(row) + (row["error_message"] or "")),
         ]
-        for row in groups.sort(
-            "model", "device_kind", "budget_bytes", "engine", nulls_last=True, maintain_order=True
-        ).iter_rows(named=True)
+        for row in groups.iter_rows(named=True)
     ]
-    return Table(columns, rows, "", frozenset({"prompt", "batch", "cells"}), group="on")
+    evidence = [anchor if (anchor := _anchor(row)) in anchors else "" for row in groups["row"]]
+    return Table(columns, rows, "", frozenset({"prompt", "batch", "cells"}), group="on", evidence=evidence)
 
 
 def _size(row: dict[str, Any]) -> str:
@@ -144,7 +153,7 @@ def _brief(text: str, most: int = 160) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def _evidence(attempt: Attempt, pictured: bool, names: Names) -> list[Block]:
+def _evidence(attempt: Attempt, pictured: bool, names: Names, anchor: str) -> list[Folded]:
     cell, failure = attempt.cell, attempt.failure
     inner: list[Block] = []
     explained = explain(attempt)
@@ -175,7 +184,7 @@ def _evidence(attempt: Attempt, pictured: bool, names: Names) -> list[Block]:
     title = (
         f"{str(attempt.outcome).replace('_', ' ')}: {where}, {formats.card(cell.budget)}, cell {cell.cell_id}"
     )
-    return [Folded(title, inner)] if inner else []
+    return [Folded(title, inner, anchor)] if inner else []
 
 
 def _output(title: str, text: str | None) -> list[Block]:
