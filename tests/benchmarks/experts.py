@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from tests.benchmarks.device_time import bandwidth, graph_time
-from workers.engines.graph.kernels.experts import DOWN_TILE, UP_TILE, down, gate_up
-from workers.engines.graph.kernels.linear import Job, Tile, linear
+from workers.engines.graph.kernels.experts import down, gate_up, route, tiles_of
+from workers.engines.graph.kernels.linear import Tile
 from workers.engines.graph.kernels.residual import WIDTH, Residual
 from workers.engines.graph.weights import Experts, Linear, Norm
 
@@ -29,7 +29,8 @@ CALLS = 16
 def tiles(used: Tile, outputs: tuple[int, ...]) -> Iterator[Tile]:
     yield used
     for rows, (depth, warps, stages) in itertools.product(
-        outputs, ((64, 4, 4), (64, 4, 6), (128, 4, 3), (128, 4, 4), (128, 8, 4), (256, 4, 3))
+        outputs,
+        ((64, 4, 4), (64, 4, 6), (64, 4, 8), (64, 8, 6), (128, 4, 3), (128, 4, 5), (128, 8, 4), (128, 8, 3)),
     ):
         yield replace(used, outputs=rows, depth=depth, warps=warps, stages=stages)
 
@@ -64,11 +65,19 @@ def measure(name: str, copy: float) -> None:
             row["not_run"] = type(error).__name__
         print(json.dumps(row), flush=True)
 
-    say("router", X * E * 2, None, lambda scores_1X: linear(x, (Job(norm, mixture.router),)))
-    for tile in tiles(UP_TILE, (32, 64, 128)):
+    up_tile, _ = tiles_of(mixture.gate_up_XOE)
+    _, down_tile = tiles_of(mixture.down_XEI)
+    say("router", X * E * 2, None, lambda scores_1X: route(x, norm, mixture.router))
+    for tile in tiles(up_tile, (32, 64)):
         say("gate_up", 4 * top * inner * E, tile, lambda s, t=tile: gate_up(x, norm, mixture, "silu", s, t))
-    for tile in tiles(DOWN_TILE, (WIDTH,)):
+    for tile in tiles(down_tile, (WIDTH,)):
         say("down", 2 * top * inner * E, tile, lambda s, t=tile: down(x, mixture, s, fed_PI, t))
+
+    def together(scores_1X: torch.Tensor) -> None:
+        route(x, norm, mixture.router)
+        down(x, mixture, scores_1X, gate_up(x, norm, mixture, "silu", scores_1X))
+
+    say("all three", 6 * top * inner * E + X * E * 2, None, together)
 
 
 def main() -> None:

@@ -20,12 +20,12 @@ from workers.engines.graph.kernels.jit import (
     tickets,
     tl,
 )
-from workers.engines.graph.kernels.linear import Job, Tile, activate, add_columns, linear
-from workers.engines.graph.kernels.norm import norm_plain, norm_rows
+from workers.engines.graph.kernels.linear import Tile, activate, add_columns
+from workers.engines.graph.kernels.norm import apply, norm_plain, norm_rows
 from workers.engines.graph.kernels.residual import WIDTH, Residual, mean_and_scale
 from workers.engines.graph.kernels.tiles import activate as activate_tile
-from workers.engines.graph.kernels.tiles import wait_for_previous
-from workers.engines.graph.weights import Experts, Norm
+from workers.engines.graph.kernels.tiles import wait_before_next, wait_for_previous
+from workers.engines.graph.weights import Experts, Linear, Norm
 from workers.engines.shared.rope import working
 
 
@@ -87,15 +87,43 @@ def _gated(normed_PE: torch.Tensor, experts: Experts, expert: int, activation: s
     return (up + 1) * gate * torch.sigmoid(gate * alpha)
 
 
+@jit(do_not_specialize=["rows"])
+def _route(
+    x, moments, norm, shift, eps, w, b, y, rows,
+    IN: tl.constexpr, X: tl.constexpr, BIASED: tl.constexpr, NORM: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr,
+    BLOCK_X: tl.constexpr, BLOCK_I: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """One program: some experts, row after row. The matrix is small: all of it is read before the kernels before are done."""
+    x_X, i = tl.program_id(0) * BLOCK_X + tl.arange(0, BLOCK_X), tl.arange(0, BLOCK_I)
+    inside_XI = (x_X < X)[:, None] & (i < IN)[None, :]
+    w_XI = tl.load(w + x_X[:, None] * IN + i[None, :], mask=inside_XI, other=0.0)
+    norm_I = tl.load(norm + i, mask=i < IN, other=0.0)
+    shift_I = tl.load(shift + i, mask=i < IN, other=0.0)
+    bias_X = tl.load(b + x_X, mask=(x_X < X) & BIASED, other=0.0).to(tl.float32)
+    wait_for_previous(PDL)
+    for row in range(rows):
+        x_I = tl.load(x + row * IN + i, mask=i < IN, other=0.0)
+        mean_R, scale_R = mean_and_scale(moments, row + tl.arange(0, 1), rows, eps, IN, NORM, WIDTH, BLOCK_T)
+        x_I = apply(x_I, mean_R, scale_R, norm_I, shift_I, NORM)
+        y_X = tl.sum(w_XI.to(tl.float32) * x_I.to(tl.float32)[None, :], axis=1) + bias_X
+        tl.store(y + row * X + x_X, y_X.to(y.dtype.element_ty), mask=x_X < X)
+
+
+@jit
+def _load_scores(scores, row, X: tl.constexpr, BLOCK_X: tl.constexpr):
+    """Of one row, twice, as rows and as columns: what is reduced along one axis is not laid out along the other."""
+    x = tl.arange(0, BLOCK_X)
+    own_X = tl.load(scores + row * X + x, mask=x < X, other=float("-inf")).to(tl.float32)
+    other_X = tl.load(scores + row * X + x, mask=x < X, other=float("-inf")).to(tl.float32)
+    return own_X, other_X
+
+
 @jit
 def _choice(
-    scores, row, slot, X: tl.constexpr, TOP: tl.constexpr, OVER_ALL: tl.constexpr, BLOCK_X: tl.constexpr
+    own_X, other_X, slot, X: tl.constexpr, TOP: tl.constexpr, OVER_ALL: tl.constexpr, BLOCK_X: tl.constexpr
 ):  # fmt: skip
     """The expert of a row at place `slot`, best first, the first of equals; and its share."""
     x = tl.arange(0, BLOCK_X)
-    # Twice, as rows and as columns: what is reduced along one axis is not laid out along the other.
-    own_X = tl.load(scores + row * X + x, mask=x < X, other=float("-inf")).to(tl.float32)
-    other_X = tl.load(scores + row * X + x, mask=x < X, other=float("-inf")).to(tl.float32)
     before_XX = (other_X[None, :] > own_X[:, None]) | (
         (other_X[None, :] == own_X[:, None]) & (x[None, :] < x[:, None])
     )
@@ -123,13 +151,14 @@ def _gate_up(
     outputs_O = (tl.program_id(0) * BLOCK_O + turn_O) // 2
     inside_O = outputs_O < OUT
     place_O = 2 * outputs_O + turn_O % 2 if INTERLEAVED else outputs_O + OUT * (turn_O % 2)
-    wait_for_previous(PDL)
-    expert, _ = _choice(scores, row, slot, X, TOP, True, BLOCK_X)
-    w_O = w + expert.to(tl.int64) * w_expert + place_O * W_O
-    bias_O = tl.load(b + expert * (2 * OUT) + place_O, mask=inside_O & BIASED, other=0.0).to(tl.float32)
+    wait_before_next(PDL)
+    own_X, other_X = _load_scores(scores, row, X, BLOCK_X)
     rows_R = row + tl.arange(0, BLOCK_R)
     inside_R = rows_R < row + 1
     mean_R, scale_R = mean_and_scale(moments, rows_R, row + 1, eps, IN, NORM, WIDTH, BLOCK_T)
+    expert, _ = _choice(own_X, other_X, slot, X, TOP, True, BLOCK_X)
+    w_O = w + expert.to(tl.int64) * w_expert + place_O * W_O
+    bias_O = tl.load(b + expert * (2 * OUT) + place_O, mask=inside_O & BIASED, other=0.0).to(tl.float32)
     y_OR = tl.zeros((BLOCK_O, BLOCK_R), tl.float32)
     for depth in range(0, IN, BLOCK_I):
         depth_I = depth + tl.arange(0, BLOCK_I)
@@ -155,7 +184,7 @@ def _down(
     x, a, scores, w, w_expert, b, y, moments, partial, arrived,
     IN: tl.constexpr, OUT: tl.constexpr, X: tl.constexpr, TOP: tl.constexpr, W_O: tl.constexpr, W_I: tl.constexpr,
     PARTS: tl.constexpr, BIASED: tl.constexpr, OVER_ALL: tl.constexpr, EVEN: tl.constexpr, BLOCK_X: tl.constexpr,
-    BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: some outputs of one expert of one token, one of PARTS of its depth. All that belong to a token's outputs
     meet in the last of them."""
@@ -166,23 +195,30 @@ def _down(
     inside_O, inside_R = outputs_O < OUT, rows_R < row + 1
     inside = inside_O[:, None] & inside_R[None, :]
     steps: tl.constexpr = (IN + BLOCK_I - 1) // BLOCK_I
-    wait_for_previous(PDL)
-    expert, share = _choice(scores, row, slot, X, TOP, OVER_ALL, BLOCK_X)
+    begin, end = steps * part // PARTS, steps * (part + 1) // PARTS
+    # The scores were there when the kernel before this one was set up (`wait_before_next`): weights are read ahead of it.
+    own_X, other_X = _load_scores(scores, row, X, BLOCK_X)
+    expert, share = _choice(own_X, other_X, slot, X, TOP, OVER_ALL, BLOCK_X)
     w_O = w + expert.to(tl.int64) * w_expert + outputs_O * W_O
+    ahead_A = begin * BLOCK_I + tl.arange(0, AHEAD)
+    within_A = ahead_A < tl.minimum(end * BLOCK_I, IN)
+    w_OA = tl.load(
+        w_O[:, None] + (ahead_A * W_I)[None, :], mask=inside_O[:, None] & within_A[None, :], other=0.0
+    )
     bias_O = tl.load(b + expert * OUT + outputs_O, mask=inside_O & BIASED & (part == 0), other=0.0)
+    wait_for_previous(PDL)
+    a_R = a + (row * TOP + slot) * IN + tl.zeros((BLOCK_R,), tl.int32)
     sum_OR = tl.zeros((BLOCK_O, BLOCK_R), tl.float32)
-    for step in range(steps * part // PARTS, steps * (part + 1) // PARTS):
+    for step in range(tl.minimum(begin + AHEAD // BLOCK_I, end), end):
         depth_I = step * BLOCK_I + tl.arange(0, BLOCK_I)
         within_I = EVEN | (depth_I < IN)
         w_OI = tl.load(
             w_O[:, None] + (depth_I * W_I)[None, :], mask=inside_O[:, None] & within_I[None, :], other=0.0
         )
-        a_IR = tl.load(
-            a + ((row * TOP + slot) * IN + depth_I)[:, None] + tl.zeros((1, BLOCK_R), tl.int32),
-            mask=within_I[:, None] & inside_R[None, :],
-            other=0.0,
-        )
+        a_IR = tl.load(a_R[None, :] + depth_I[:, None], mask=within_I[:, None] & inside_R[None, :], other=0.0)
         sum_OR = tl.dot(w_OI, a_IR, sum_OR, input_precision="ieee")
+    a_AR = tl.load(a_R[None, :] + ahead_A[:, None], mask=within_A[:, None] & inside_R[None, :], other=0.0)
+    sum_OR = tl.dot(w_OA, a_AR, sum_OR, input_precision="ieee")
     sum_OR = (sum_OR + bias_O.to(tl.float32)[:, None]) * share
     place_OR = rows_R[None, :] * OUT + outputs_O[:, None]
     if split == 0:
@@ -196,24 +232,54 @@ def _down(
         store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O)
 
 
-#: Of gate and up, and of down: one program of `_down` has WIDTH outputs, whose moments it writes.
-UP_TILE = Tile(outputs=64, depth=64, warps=4, stages=4)
-DOWN_TILE = Tile(outputs=WIDTH, depth=64, warps=4, stages=5)
+def tiles_of(matrix_XOI: torch.Tensor) -> tuple[Tile, Tile]:
+    """For gate and up, and for down: one program of `_down` has WIDTH outputs, whose moments it writes. Measured on an H200."""
+    if matrix_XOI.element_size() > 2:
+        return Tile(outputs=64, depth=64, warps=4, stages=3), Tile(outputs=WIDTH, depth=64, warps=4, stages=3)
+    if matrix_XOI.stride(2) == 1:
+        return Tile(outputs=64, depth=128, warps=8, stages=4), Tile(
+            outputs=WIDTH, depth=128, warps=4, stages=4
+        )
+    return Tile(outputs=64, depth=64, warps=4, stages=6), Tile(outputs=WIDTH, depth=64, warps=4, stages=6)
 
 
 def experts(x: Residual, norm: Norm, experts: Experts, activation: str) -> Residual:
-    """`experts_plain` in three launches; the moments of the new residual stream beside it."""
-    (scores_NX,) = linear(x, (Job(norm, experts.router),))
+    """`experts_plain` in three launches; the moments of the new residual stream beside it. `down` comes right behind `gate_up`,
+    and `gate_up` behind what gives the scores."""
+    scores_NX = route(x, norm, experts.router)
     fed_PI = gate_up(x, norm, experts, activation, scores_NX)
     return down(x, experts, scores_NX, fed_PI)
 
 
+#: Experts of one program of `_route`.
+ROUTED = 2
+
+
+def route(x: Residual, norm: Norm, router: Linear) -> torch.Tensor:
+    """The scores [N, X]: of each expert, for each row."""
+    (N, E), X = x.x_NE.shape, len(router.weight_OI)
+    scores_NX = x.x_NE.new_empty(N, X)
+    _route[(ceil_div(X, ROUTED),)](
+        x.x_NE, x.moments_N2T, norm.weight_E, norm.shift_E, norm.eps,
+        router.weight_OI, scores_NX if router.bias_O is None else router.bias_O, scores_NX, N,
+        E, X, router.bias_O is not None, norm.kind, WIDTH, power_of_two(ceil_div(E, WIDTH)), ROUTED, power_of_two(E),
+        num_warps=8 if E > 2048 else 4, **launch_options(),
+    )  # fmt: skip
+    return scores_NX
+
+
 def gate_up(
-    x: Residual, norm: Norm, experts: Experts, activation: str, scores_NX: torch.Tensor, tile: Tile = UP_TILE
+    x: Residual,
+    norm: Norm,
+    experts: Experts,
+    activation: str,
+    scores_NX: torch.Tensor,
+    tile: Tile | None = None,
 ) -> torch.Tensor:
     """[P, I]: what goes into the down projections of the chosen experts, token by token."""
     (N, E), (X, both, _), w_XOE = x.x_NE.shape, experts.gate_up_XOE.shape, experts.gate_up_XOE
     fed_PI = x.x_NE.new_empty(N * experts.top, both // 2)
+    tile = tile or tiles_of(w_XOE)[0]
     bias, (alpha, limit) = experts.gate_up_bias_XO, experts.clamp or (0.0, 0.0)
     depth = tile.fitted(E)
     _gate_up[(ceil_div(both, tile.outputs), N * experts.top)](
@@ -228,10 +294,11 @@ def gate_up(
 
 
 def down(
-    x: Residual, experts: Experts, scores_NX: torch.Tensor, fed_PI: torch.Tensor, tile: Tile = DOWN_TILE
+    x: Residual, experts: Experts, scores_NX: torch.Tensor, fed_PI: torch.Tensor, tile: Tile | None = None
 ) -> Residual:
     """The new residual stream, with its moments."""
     (N, E), (X, _, IN), w_XEI, device = x.x_NE.shape, experts.down_XEI.shape, experts.down_XEI, x.x_NE.device
+    tile = tile or tiles_of(w_XEI)[1]
     depth = tile.fitted(IN)
     tiles, steps = ceil_div(E, tile.outputs), ceil_div(IN, depth)
     parts = max(1, min(AT_ONCE * multiprocessors(device) // (tiles * experts.top), steps // STEPS))
@@ -244,6 +311,6 @@ def down(
         tickets(tiles * N, device),
         IN, E, X, experts.top, w_XEI.stride(1), w_XEI.stride(2),
         parts, bias is not None, experts.over_all, IN % depth == 0, power_of_two(X),
-        tile.outputs, depth, tile.rows, num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
+        tile.outputs, *tile.options(y_NE, depth), num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
     )  # fmt: skip
     return Residual(y_NE, moments_N2T)

@@ -17,6 +17,14 @@ def wait_for_previous(PDL: tl.constexpr):
 
 
 @jit
+def wait_before_next(PDL: tl.constexpr):
+    """`wait_for_previous`, the other way round: what the kernels before this one wrote, the next one may read before it waits."""
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@jit
 def load_rotated(
     x,
     offset_R,
