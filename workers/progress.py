@@ -15,3 +15,7 @@ class Progress:
     elapsed_s: float  # since the child's start
     tokens_per_s: float | None = None  # recent, not the run's mean
     device_used_bytes: int | None = None
+    power_w: float | None = None
+    sm_clock_mhz: float | None = None
+    temperature_c: float | None = None
+    throttled: bool | None = None  # the clock is held down now

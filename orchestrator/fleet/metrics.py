@@ -16,6 +16,8 @@ from orchestrator.watch import (
     Tick,
     Watcher,
 )
+from workers.attempt import Attempt
+from workers.progress import Progress
 
 
 class MeteredWatcher:
@@ -30,6 +32,16 @@ class MeteredWatcher:
         )
         self._speed = Gauge("oomline_tokens_per_second", "Recent decode speed of the running cell.", device)
         self._busy = Gauge("oomline_device_busy", "1 while a cell runs on the device.", device)
+        self._power = Gauge("oomline_device_power_watts", "Power of the device now.", device)
+        self._clock = Gauge("oomline_device_sm_clock_hertz", "Clock of the card's processors now.", device)
+        self._heat = Gauge("oomline_device_temperature_celsius", "Temperature of the card now.", device)
+        self._throttled = Gauge("oomline_device_throttled", "1 while the card's clock is held down.", device)
+        self._others = Gauge(
+            "oomline_host_other_load_cores", "Cores that others kept busy during the last cell.", device
+        )
+        self._energy = Counter(
+            "oomline_energy_joules_total", "Energy of devices during finished cells.", ("mode", "engine")
+        )
         self._tokens = Counter("oomline_tokens_total", "New tokens of finished cells.", ("mode", "engine"))
         self._cells = Counter(
             "oomline_cells_total", "Attempts that came back.", ("mode", "engine", "outcome")
@@ -53,23 +65,39 @@ class MeteredWatcher:
                 self._busy.set(1, {"slot": event.slot})
                 self._limit.set(event.cell.budget or event.device.total_bytes, {"slot": event.slot})
             case CellProgressed():
-                tags = {"slot": event.slot}
-                if event.progress.device_used_bytes is not None:
-                    self._used.set(event.progress.device_used_bytes, tags)
-                if event.progress.tokens_per_s is not None:
-                    self._speed.set(event.progress.tokens_per_s, tags)
+                self._progressed(event.slot, event.progress)
             case CellFinished():
-                cell = event.attempt.cell
-                tags = {"mode": cell.mode, "engine": cell.engine}
-                self._cells.inc(1, {**tags, "outcome": str(event.attempt.outcome)})
-                if event.attempt.measured.new_tokens:
-                    self._tokens.inc(event.attempt.measured.new_tokens, tags)
-                if event.slot is not None:
-                    self._idle(event.slot)
+                self._finished(event.slot, event.attempt)
             case Tick():
                 self._queued.set(event.queued)
                 self._running.set(event.running)
                 self._devices.set(event.devices)
+
+    def _progressed(self, slot: str, progress: Progress) -> None:
+        clock = progress.sm_clock_mhz
+        for gauge, value in (
+            (self._used, progress.device_used_bytes),
+            (self._speed, progress.tokens_per_s),
+            (self._power, progress.power_w),
+            (self._clock, None if clock is None else 1e6 * clock),
+            (self._heat, progress.temperature_c),
+            (self._throttled, progress.throttled),
+        ):
+            if value is not None:
+                gauge.set(float(value), {"slot": slot})
+
+    def _finished(self, slot: str | None, attempt: Attempt) -> None:
+        tags = {"mode": attempt.cell.mode, "engine": attempt.cell.engine}
+        self._cells.inc(1, {**tags, "outcome": str(attempt.outcome)})
+        if attempt.measured.new_tokens:
+            self._tokens.inc(attempt.measured.new_tokens, tags)
+        machine = attempt.machine
+        if machine is not None and machine.energy_j:
+            self._energy.inc(machine.energy_j, tags)
+        if slot is not None:
+            if machine is not None and machine.host_other_load is not None:
+                self._others.set(machine.host_other_load, {"slot": slot})
+            self._idle(slot)
 
     def _idle(self, slot: str) -> None:
         for gauge in (self._busy, self._used, self._speed):

@@ -228,6 +228,7 @@ class Supervisor:
         produced = self.seen.produced
         self._last_report = (now, produced)
         recent = (produced - before) / (now - before_s) if produced > before else None
+        state = self._state.latest()
         self._report(
             Progress(
                 lease_id=self._lease.lease_id,
@@ -236,6 +237,10 @@ class Supervisor:
                 elapsed_s=now - self._started_s,
                 tokens_per_s=recent,
                 device_used_bytes=used,
+                power_w=state.power_w,
+                sm_clock_mhz=state.sm_clock_mhz,
+                temperature_c=state.temperature_c,
+                throttled=None if state.throttle is None else bool(state.throttle),
             )
         )
 

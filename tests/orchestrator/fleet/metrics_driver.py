@@ -46,6 +46,10 @@ def watch_and_scrape() -> None:
     assert found[f"oomline_device_limit_bytes{slot}"] == 8 * GiB
     assert found[f"oomline_tokens_per_second{slot}"] == 99.5
     assert found[f"oomline_device_busy{slot}"] == 1
+    assert found[f"oomline_device_power_watts{slot}"] == 412.5
+    assert found[f"oomline_device_sm_clock_hertz{slot}"] == 1.755e9
+    assert found[f"oomline_device_temperature_celsius{slot}"] == 63
+    assert found[f"oomline_device_throttled{slot}"] == 1
     assert (found["oomline_cells_queued"], found["oomline_cells_running"], found["oomline_devices"]) == (
         20,
         1,
@@ -56,6 +60,8 @@ def watch_and_scrape() -> None:
     oom = "{'engine': 'graph', 'mode': 'baseline', 'outcome': 'oom_decode'}"
     found = await_metric(f"oomline_cells_total{oom}", 1)
     assert found["oomline_tokens_total{'engine': 'graph', 'mode': 'baseline'}"] == 16000
+    assert found["oomline_energy_joules_total{'engine': 'graph', 'mode': 'baseline'}"] == 4000
+    assert found[f"oomline_host_other_load_cores{slot}"] == 0.5
     assert found[f"oomline_device_busy{slot}"] == 0
     assert seen.events == STORY + ENDING
 

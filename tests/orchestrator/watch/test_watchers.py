@@ -23,6 +23,7 @@ from orchestrator.watch.live import LiveWatcher
 from orchestrator.watch.plain import PlainWatcher
 from workers.attempt import Attempt, Device, Failure, Measured, Phase
 from workers.cell import Cell, ModelRef
+from workers.machine_state import MachineState
 from workers.outcome import Outcome
 from workers.progress import Progress
 
@@ -49,6 +50,7 @@ def finished(outcome: Outcome, **failure: object) -> Attempt:
         started_at=0.0,
         duration_s=75.2,
         measured=Measured(new_tokens=8000, tokens_per_s=123.45),
+        machine=MachineState(host_cores=8, host_other_load=0.5, energy_j=2000.0),
         peak_device_bytes=7 * GiB,
         failure=Failure(error_type="E", **failure) if failure else None,  # type: ignore[arg-type]
     )
@@ -67,6 +69,10 @@ STORY: list[SweepEvent] = [
             elapsed_s=20.0,
             tokens_per_s=99.5,
             device_used_bytes=6 * GiB,
+            power_w=412.5,
+            sm_clock_mhz=1755.0,
+            temperature_c=63.0,
+            throttled=True,
         ),
     ),
     Tick(
