@@ -78,7 +78,7 @@ def expand(spec: SweepSpec) -> list[Cell]:
     """Every measured cell once. Repeats are the outermost axis, so that modes interleave across them."""
     cells: dict[Cell, None] = {}
     axes = product(
-        range(spec.repeats),
+        range(spec.first_repeats),
         spec.budgets,
         list(product(spec.allocator, spec.kv_placement, spec.kv_dtype)),
         list(product(spec.models, _tasks(spec))),

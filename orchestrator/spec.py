@@ -238,6 +238,9 @@ class RetrieveSpec(_Strict):
     samples: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 20
 
 
+_FIRST_OF_AUTO = 3  # repeats: from so many on an interval is worth the name
+
+
 class SweepSpec(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     models: Annotated[list[ModelSpec], Field(min_length=1), BeforeValidator(_as_models)]
@@ -262,7 +265,7 @@ class SweepSpec(_Strict):
     kv_dtype: Annotated[list[KvDtype], Field(min_length=1), OneOrMore] = ["auto"]
     kv_placement: Annotated[list[KvPlacement], Field(min_length=1), OneOrMore] = ["device"]
     boundary: BoundarySpec | None = None
-    repeats: Annotated[int, Field(ge=1, le=1000, strict=True)] = 1
+    repeats: Annotated[int, Field(ge=1, le=1000, strict=True)] | Literal["auto"] = 1
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
     devices: Annotated[list[str], OneOrMore] | None = None
     device_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
@@ -271,6 +274,11 @@ class SweepSpec(_Strict):
     max_attempts: Annotated[int, Field(ge=1, le=20, strict=True)] = 3
     max_crashes: Annotated[int, Field(ge=1, le=20, strict=True)] = 2
     memory_snapshot: bool = False
+
+    @property
+    def first_repeats(self) -> int:
+        """Of each measured cell, before anything is known of its speed."""
+        return _FIRST_OF_AUTO if self.repeats == "auto" else self.repeats
 
     @model_validator(mode="after")
     def _modes_fit(self) -> "SweepSpec":

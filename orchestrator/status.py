@@ -101,9 +101,11 @@ def count_cells(spec: SweepSpec | None, history: Sequence[Attempt]) -> CellCount
     probes = sum(attempt.cell.purpose == "probe" for attempt in last.values())
     open_outcomes = Counter(attempt.outcome for key, attempt in last.items() if key not in closed.finals)
     kinds = len({key.device_kind for key in last})
+    completed = sum(last[key].cell.purpose == "measure" for key in closed.finals)
     return CellCounts(
-        planned=None if spec is None else len(expand(spec)) * max(kinds, 1),
-        completed=sum(last[key].cell.purpose == "measure" for key in closed.finals),
+        # With `repeats: auto` there are more than the plan began with.
+        planned=None if spec is None else max(len(expand(spec)) * max(kinds, 1), completed),
+        completed=completed,
         probes=probes,
         outcomes=dict((closed.counts + open_outcomes).most_common()),
     )

@@ -44,6 +44,8 @@ def _written(spec: SweepSpec) -> dict[str, Any]:
 def _has_all(before: Any, now: Any) -> bool:
     if isinstance(before, list):
         return all(item in now for item in before)
+    if isinstance(before, str) or isinstance(now, str):
+        return False
     return bool(now >= before)
 
 

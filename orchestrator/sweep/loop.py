@@ -163,7 +163,12 @@ class Sweep:
             return
         if device.kind not in self.kinds:
             self.kinds[device.kind] = KindWork(
-                device, self._cells, self._questions, self._outcomes, self._estimates
+                device,
+                self._cells,
+                self._questions,
+                self._outcomes,
+                self._estimates,
+                repeat_more=self._spec.repeats == "auto",
             )
             decisions = Decisions()
             self._decider.close_too_large(self.kinds[device.kind], self._clock(), decisions)

@@ -13,7 +13,7 @@ from workers.outcome import Outcome
 
 class Outcomes:
     """The retry history and the final outcome of each work item, and the final attempts of probes, which a search
-    observes again. `counts`: how many items ended with each outcome. `retry`: items on record with these outcomes are
+    observes again. `speeds`: tokens per second of what ended. `counts`: how many items ended with each outcome. `retry`: items on record with these outcomes are
     open again."""
 
     def __init__(
@@ -27,6 +27,7 @@ class Outcomes:
         self.finals: dict[Key, Outcome] = {}
         self.counts: Counter[Outcome] = Counter()
         self.probes: dict[Key, Attempt] = {}
+        self.speeds: dict[Key, float | None] = {}
         self._models: dict[Key, ModelRef] = {}
         self._lacking: dict[Key, str] = {}
         for key, known in by_key.items():
@@ -47,6 +48,7 @@ class Outcomes:
         self.finals[key] = final.outcome
         self.counts[final.outcome] += 1
         self._models[key] = final.cell.model
+        self.speeds[key] = final.measured.tokens_per_s
         if final.outcome is Outcome.UNAVAILABLE and final.failure is not None:
             self._lacking[key] = final.failure.error_message
         if final.cell.purpose == "probe":

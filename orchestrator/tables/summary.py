@@ -4,6 +4,7 @@ import polars as pl
 
 from orchestrator import axes
 from orchestrator.axes import VARIANT, Role
+from orchestrator.student_t import NORMAL95, T95
 from orchestrator.tables.baseline import is_baseline
 from orchestrator.tables.speed_rows import measures_speed
 from workers.outcome import Outcome
@@ -17,14 +18,6 @@ _FIRST = (
     *("tokens_per_s_median", "tokens_per_s_ci_low", "tokens_per_s_ci_high", "speedup"),
     *("tokens_per_step_median", "peak_device_bytes_max", "outcome"),
 )
-
-#: Two-sided 95 % quantiles of Student's t by degrees of freedom; beyond, the normal one is within 5 %.
-_T95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145),
-    *(2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048),
-    *(2.045, 2.042),
-)
-_NORMAL95 = 1.96
 
 _OK = pl.col("outcome") == Outcome.OK
 _OUTCOMES = (
@@ -105,7 +98,7 @@ def _interval(speeds: str) -> tuple[pl.Expr, pl.Expr]:
     values = pl.col(speeds).list
     freedom = values.len().cast(pl.Int64) - 1
     t = freedom.replace_strict(
-        list(range(1, len(_T95) + 1)), list(_T95), default=pl.lit(_NORMAL95), return_dtype=pl.Float64
+        list(range(1, len(T95) + 1)), list(T95), default=pl.lit(NORMAL95), return_dtype=pl.Float64
     )
     noise = values.mean() * pl.col("noise_pct_max").fill_null(0.0) / 100
     half = pl.when(freedom >= 1).then(t * values.std() / values.len().cast(pl.Float64).sqrt() + noise)

@@ -12,6 +12,7 @@ from orchestrator.sweep.outcomes import Outcomes
 from orchestrator.sweep.retry_policy import RetryHistory
 from orchestrator.sweep.work.item import Key, WorkItem, rank_plan
 from orchestrator.sweep.work.queue import WorkQueue
+from orchestrator.sweep.work.repeating import Repeating
 from orchestrator.sweep.work.searching import Searching
 from workers.attempt import Attempt, Device
 from workers.cell import Cell
@@ -49,7 +50,8 @@ class Estimates(Protocol):
 
 
 class KindWork:
-    """`kind`: the name of the kind of device. `device`: one of that kind."""
+    """`kind`: the name of the kind of device. `device`: one of that kind. `repeat_more`: cells run again until their speeds
+    are known well enough."""
 
     def __init__(
         self,
@@ -58,6 +60,8 @@ class KindWork:
         questions: Sequence[Question],
         outcomes: Outcomes,
         estimates: Estimates,
+        *,
+        repeat_more: bool = False,
     ) -> None:
         self.kind = device.kind
         self.device = device
@@ -70,6 +74,10 @@ class KindWork:
         self._alike: dict[Cell, list[Key]] = defaultdict(list)
         for item in self.queue:
             self._alike[_likeness(item.cell)].append(item.key)
+        self._repeating = Repeating(cells) if repeat_more else None
+        for key, cell in keyed.items():
+            if key not in todo:
+                self._repeat(key, cell)
         self.searching = Searching(
             self.kind, questions, lambda question: estimates.start(question, device), outcomes.probes
         )
@@ -98,9 +106,29 @@ class KindWork:
         return [item for item in kin if item is not None and implied(attempt, item.cell)]
 
     def note_final(self, key: Key, attempt: Attempt) -> None:
-        """Take the final attempt of an item; the searches want that of a probe."""
+        """Take the final attempt of an item: of a probe for the searches, of a measured cell for its next repeat."""
         if attempt.cell.purpose == "probe":
             self.searching.note_final(key, attempt)
+        else:
+            self._repeat(key, attempt.cell)
+
+    def _repeat(self, key: Key, cell: Cell) -> None:
+        """Queue another repeat of `cell`, which has ended, where one is needed. An earlier run may have it already."""
+        known: Cell | None = cell
+        while known is not None and self._repeating is not None:
+            another = self._repeating.note(known, self._outcomes.finals[key], self._outcomes.speeds[key])
+            known = None
+            if another is not None:
+                key = Key(another.cell_id, self.kind)
+                known = another if key in self._outcomes.finals else None
+                if known is None:
+                    self._push_repeat(key, another)
+
+    def _push_repeat(self, key: Key, cell: Cell) -> None:
+        seconds = self._estimates.seconds(cell, self.device)
+        item = WorkItem(key=key, cell=cell, seconds=seconds, rank=(-seconds, cell.repeat, 0))
+        self._alike[_likeness(cell)].append(key)
+        self.queue.push(self._with_history(item))
 
     def _with_history(self, item: WorkItem) -> WorkItem:
         """Add what earlier runs know of the item."""

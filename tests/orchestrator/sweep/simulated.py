@@ -10,7 +10,7 @@ from orchestrator.journal.record import Record
 from orchestrator.spec import SweepSpec, parse_spec
 from orchestrator.sweep.loop import Sweep
 from orchestrator.watch import SweepEvent
-from workers.attempt import Attempt, Device, Failure, Phase
+from workers.attempt import Attempt, Device, Failure, Measured, Phase
 from workers.cell import Cell, Lease
 from workers.outcome import Outcome
 
@@ -68,6 +68,7 @@ class Fate:
     host_oom_victim: bool = False
     node_lost: bool = False
     oom_token_index: int | None = None
+    tokens_per_s: float | None = None
     late: float | None = None
 
 
@@ -144,7 +145,14 @@ class SimulatedFleet:
         self._at(ends, SlotReady(slot, on))
 
     def attempt(self, lease: Lease, on: Device, fate: Fate, began: float) -> Attempt:
-        done = attempt(lease, on, fate.outcome, started_at=began, duration_s=fate.duration_s)
+        done = attempt(
+            lease,
+            on,
+            fate.outcome,
+            started_at=began,
+            duration_s=fate.duration_s,
+            measured=Measured(tokens_per_s=fate.tokens_per_s),
+        )
         if fate.oom_token_index is None:
             return done
         failure = Failure(error_type="OOM", error_message="full", oom_token_index=fate.oom_token_index)
