@@ -123,6 +123,12 @@ class Session(Protocol):
         `prompt_BT`: int64 [batch, prompt] on the host.
         """
 
+    def keep(self, prefix_T: "torch.Tensor") -> None:
+        """Read a text that later prompts begin with, so that they need not read it again. `prefix_T`: int64 on the host.
+
+        It changes no answer. A session that cannot share a cache reads every prompt whole.
+        """
+
     def score(self, ids_T: "torch.Tensor", recorder: Recorder) -> list[ScoreBucket]:
         """Score token t + 1 of a given text after reading tokens 0 .. t under the cache policy. `ids_T`: int64."""
 

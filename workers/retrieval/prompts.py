@@ -154,10 +154,11 @@ class Trial:
 
 
 def trials(task: str, depths: int, samples: int, seed: int) -> list[Trial]:
-    """All samples of a cell, depth by depth. The deepest come first: they share most of their text."""
+    """All samples of a cell, depth by depth from the beginning of the text: what one depth's samples share, the next goes on
+    from."""
     return [
         Trial(place, index, sample(task, seed, place, index).expected)
-        for place in reversed(places(task, depths))
+        for place in places(task, depths)
         for index in range(samples)
     ]
 

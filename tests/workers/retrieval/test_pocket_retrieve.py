@@ -8,6 +8,7 @@ import torch
 from workers.cell import Cell, ModelRef
 from workers.engines import open_session
 from workers.engines.session import Unmeasured
+from workers.host.child.workloads.retrieve import shared_beginning
 from workers.models.load import LoadedModel, load_model
 from workers.modes import Retrieve, Streaming
 from workers.retrieval.prompts import trials
@@ -41,18 +42,24 @@ def _cell(
     )
 
 
-def _right(cell: Cell) -> dict[float | None, float]:
-    """Share of right answers by depth."""
-    assert cell.retrieve is not None
+def _answers(cell: Cell, *, share: bool = False) -> list[list[int]]:
     session = open_session(cell, _model(), None)
     prompts_NT = torch.from_numpy(prompt_ids(cell)).long().view(-1, cell.length)
     answers: list[list[int]] = []
-    for prompt_BT in prompts_NT.split(cell.batch_size):
-        new_tokens = cell.workload_spec.new_tokens(cell)
-        answers += session.generate(prompt_BT, new_tokens, Unmeasured()).ids_BT.tolist()
+    for depth_NT in prompts_NT.split(SAMPLES):
+        if share:
+            session.keep(shared_beginning(depth_NT))
+        for prompt_BT in depth_NT.split(cell.batch_size):
+            new_tokens = cell.workload_spec.new_tokens(cell)
+            answers += session.generate(prompt_BT, new_tokens, Unmeasured()).ids_BT.tolist()
+    return answers
+
+
+def _right(cell: Cell) -> dict[float | None, float]:
+    """Share of right answers by depth."""
     found: dict[float | None, float] = {}
     asked = trials("single", DEPTHS, SAMPLES, cell.seed)
-    for trial, text in zip(asked, decode(answers, REF.target, REF), strict=True):
+    for trial, text in zip(asked, decode(_answers(cell), REF.target, REF), strict=True):
         found[trial.place] = found.get(trial.place, 0.0) + is_right(text, trial.expected) / SAMPLES
     return found
 
@@ -72,3 +79,37 @@ def test_streaming_finds_it_in_its_window_and_nowhere_else(
     """The needle at 75 % of 512 tokens is 128 tokens from the end, that at 50 % is 256 tokens from it."""
     found = _right(_cell("streaming", 512, engine, batch, chunk))
     assert found == {0.0: 0.0, 0.25: 0.0, 0.5: 0.0, 0.75: 1.0, 1.0: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("mode", "batch"), [("baseline", 3), ("streaming", 1), ("streaming", 3), ("tova", 3), ("keydiff", 3)]
+)
+def test_a_beginning_that_is_read_once_changes_no_answer(mode: str, batch: int) -> None:
+    cell = _cell(mode, 512, batch=batch)
+    with Passes(_model().model) as counted:
+        alone = _answers(cell)
+        whole = counted.tokens()
+        assert _answers(cell, share=True) == alone
+        assert counted.tokens() < 0.75 * whole
+
+
+class Passes:
+    """Counts the tokens that a model reads."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._read = 0
+        self._handle = model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def __enter__(self) -> "Passes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+    def _note(self, module: torch.nn.Module, args: object, named: dict[str, torch.Tensor]) -> None:
+        self._read += named["input_ids"].numel()
+
+    def tokens(self) -> int:
+        """Since the last call."""
+        read, self._read = self._read, 0
+        return read

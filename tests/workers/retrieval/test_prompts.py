@@ -52,7 +52,7 @@ def test_every_task_at_an_exact_length(
 def test_the_text_before_a_needle_is_the_same_for_all_samples(tokenizer: PreTrainedTokenizerBase) -> None:
     prompts, at = write_all(PromptWriter(frame_of(tokenizer), 600), "single", DEPTHS, 4, seed=0)
     for ids, needle_at in zip(prompts, at, strict=True):
-        assert np.array_equal(ids[:needle_at], prompts[0][:needle_at])
+        assert np.array_equal(ids[:needle_at], prompts[-1][:needle_at])
 
 
 def test_too_short_is_told_with_the_length_that_would_do(tokenizer: PreTrainedTokenizerBase) -> None:

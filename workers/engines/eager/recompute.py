@@ -42,6 +42,9 @@ class RecomputeSession:
     def generate(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Generated:
         raise ModeUnsupported("recompute scores a given text; it generates none")
 
+    def keep(self, prefix_T: torch.Tensor) -> None:
+        """Nothing is kept without a cache."""
+
     @torch.no_grad()
     def score(self, ids_T: torch.Tensor, recorder: Recorder) -> list[ScoreBucket]:
         """Score the first window in one pass. After it, read one window for each token, `RECOMPUTE_TOKENS` tokens a pass."""

@@ -18,6 +18,7 @@ from workers.cell import Cell
 from workers.engines.eager.decoders import DecoderRun, OpenDecoder, recording
 from workers.engines.eager.first_passes import refusing_first_passes
 from workers.engines.eager.forced import NoteEos, SuppressEos, TokenCount
+from workers.engines.eager.kept_prefix import KeptPrefix, read_prefix
 from workers.engines.eager.own_state import own_state_of
 from workers.engines.eager.policies import OpenCache
 from workers.engines.eager.score import read, score_through, skim
@@ -55,6 +56,7 @@ class CachedSession:
         self._vocab_size = target.vocab_size
         self._device = target.model.device
         self._recording = Recording()
+        self._kept: KeptPrefix | None = None
         for model in (self._target, self._draft):
             if model is not None:
                 with self._open_cache_of(model):
@@ -90,6 +92,15 @@ class CachedSession:
         recorder.phase(Phase.PREPARE)
         oracle = self._oracle(prompt_BT, new_tokens, recorder)
         return self._generate(self._open_decoder, oracle, prompt_BT, new_tokens, recorder)
+
+    @torch.no_grad()
+    def keep(self, prefix_T: torch.Tensor) -> None:
+        """Read it in the chunks in which a whole prompt is read, so that all passes are the same. A draft's cache is not kept."""
+        chunk = eager_chunk(self._cell)
+        whole = len(prefix_T) // (chunk or 1) * (chunk or 1)
+        with self._reading() as cache:
+            if cache is not None and whole > 0 and not self._cell.mode_spec.decoder.verifies:
+                self._kept = read_prefix(self._kept, self._target, cache, prefix_T[:whole], chunk)
 
     @torch.no_grad()
     def score(self, ids_T: torch.Tensor, recorder: Recorder) -> list[ScoreBucket]:
@@ -142,6 +153,8 @@ class CachedSession:
             stack.enter_context(sdpa_kernel(_ATTENTION_KERNELS))
             stack.enter_context(refusing_first_passes(self._target))
             recorder.count_cache_with(lambda: cache_bytes([c for _, c in readers] or own.latest))
+            if cache is not None and self._kept is not None and self._kept.begins(prompt_BT):
+                self._kept.put_into(cache, len(prompt_BT))
             self._feed(readers, prompt_BT, recorder)
             sequence_BT = self._target.generate(
                 prompt_BT.to(self._device),
@@ -159,8 +172,9 @@ class CachedSession:
     ) -> None:
         """Read the prompt up to its last token in chunks, where the policy or the cell asks for chunks."""
         chunk = eager_chunk(self._cell)
-        if chunk is not None and prompt_BT.shape[1] > 1:
-            skim(readers, prompt_BT[:, :-1].to(self._device), chunk, recorder.prompt)
+        read = readers[0][1].get_seq_length() if readers else 0  # what was kept of another prompt
+        if chunk is not None and prompt_BT.shape[1] - 1 > read:
+            skim(readers, prompt_BT[:, read:-1].to(self._device), chunk, recorder.prompt)
 
     def _oracle(self, prompt_BT: torch.Tensor, new_tokens: int, recorder: Recorder) -> Oracle | None:
         """Return the oracle that knows the greedy output of this prompt, None where no acceptance is injected."""

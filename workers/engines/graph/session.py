@@ -77,6 +77,9 @@ class GraphSession:
         run.clear()  # not afterwards: what the cache held at the end is read then
         return execute(run, prompt_BT.to(self._target.device), recorder)
 
+    def keep(self, prefix_T: torch.Tensor) -> None:
+        """Every prompt is read whole: the run's caches are made for one shape, and a ring does not go back."""
+
     @torch.inference_mode()
     def score(self, ids_T: torch.Tensor, recorder: Recorder) -> list[ScoreBucket]:
         reader = self._reader(self._target, 1, len(ids_T))
