@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from workers.engines.graph.block_pool import BlockPool
 from workers.engines.graph.cache import AttentionKernels
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention, Weights
@@ -68,6 +69,7 @@ class PackedCache:
         self.group = group_of(stored, weights.head_dim, weights.dtype.itemsize)
         self.layers = layers
         self.most_tokens = most_tokens
+        self.pool = BlockPool(weights.device)
         self.slabs: list[torch.Tensor] = []
         places = packed_blocks(most_tokens) if ring is None else packed_ring_blocks(ring.window)
         self.places = max(1, places)
@@ -107,7 +109,7 @@ class PackedCache:
 
     def _add_slab(self, blocks: int) -> None:
         block_bytes = self.layers * self.batch * self.kv_heads * self.group.size
-        slab = torch.zeros(blocks, block_bytes, dtype=torch.uint8, device=self.device)
+        slab = self.pool.zeros(blocks, block_bytes, dtype=torch.uint8)
         first = len(self.slabs) * SLAB_BLOCKS
         address = slab.data_ptr() + block_bytes * torch.arange(blocks, device=self.device)
         there = min(blocks, self.places - first)
