@@ -70,7 +70,9 @@ def test_the_report_shows_a_map_for_each_mode_and_escapes_what_models_wrote(tmp_
     assert "| baseline | eager | single | ≥ 1,024 |" in text
     drawn = (tmp_path / "plots" / "retrieval-single-pocket-eager.svg").read_text()
     assert all(mode in drawn for mode in ("baseline", "streaming"))
-    assert "<script>" not in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
 
 
 @given(points)
