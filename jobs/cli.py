@@ -109,6 +109,9 @@ def fit(
     prefill_chunk: Annotated[
         int, typer.Option(min=0, help="Tokens of the prompt per pass; 0: all in one pass.")
     ] = 2048,
+    out: Annotated[
+        Path | None, typer.Option(help="Draw the longest text by number of sequences: FILE.html or FILE.svg.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """How far a model goes on a card, or whether N tokens fit: from its config, without a GPU, without weights."""
@@ -116,6 +119,8 @@ def fit(
     from jobs.api.fitted import fit as find_fit
     from jobs.fit_view import print_fit
 
+    if out is not None and out.suffix not in (".html", ".svg"):
+        raise SpecError(f"--out {out}: a file that ends in .html or .svg")
     found = find_fit(
         model,
         tokens,
@@ -128,7 +133,12 @@ def fit(
         allocator=allocator,
         prefill_chunk=prefill_chunk or None,
         kv_dtypes=kv_dtype or ["auto"],
+        frontier=out is not None,
     )
+    if out is not None:
+        from orchestrator.fit.picture import write_frontier
+
+        write_frontier(found.answers, out)
     if as_json:
         typer.echo(found.to_json())
     else:

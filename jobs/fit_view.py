@@ -8,6 +8,7 @@ from rich.text import Text
 
 from orchestrator.fit.answer import Fit
 from orchestrator.fit.questions import NEW_TOKENS, Answers
+from workers.libraries import library_versions
 from workers.units import GiB
 
 #: Of the peak: weights, caches, what a pass needs, what the allocator holds beyond that, libraries and the context.
@@ -72,6 +73,8 @@ def sentences(found: Answers) -> list[str]:
     chunk = found.spec.prefill_chunk
     read = f"in passes of {chunk:,} tokens" if chunk else "in one pass"
     lines.append(f"A text: a prompt read {read}, then {NEW_TOKENS} new tokens.")
+    if any(each.predicted_by == "rehearsal" for each in found.fits):
+        lines.append(f"Predicted for runs with {library_versions()}.")
     longest = max((each.longest_length or 0 for each in found.fits), default=0)
     if found.max_positions and max(longest, found.tokens or 0) > found.max_positions:
         lines.append(

@@ -14,6 +14,7 @@ from orchestrator.forecast import CellForecast, Forecast
 from orchestrator.names import Names
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.spec import SweepSpec
+from workers.libraries import library_versions
 from workers.units import duration_text, size_text
 
 
@@ -76,6 +77,8 @@ def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
         )
     for table in tables.values():
         console.print(table)
+    if any(forecast.predicted_by == "rehearsal" for forecast in outlook.forecasts):
+        console.print(Text(f"predicted for cells that run with {library_versions()}"))
     for line in outlook.differences:
         console.print(Text(f"note: {line}"))
     for name, reason in outlook.unknown:

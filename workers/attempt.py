@@ -39,6 +39,7 @@ class Device:
     )
     idle_power_w: float | None = None  # before any cell, without a context
     allocators_left_out: str | None = None  # those that LD_PRELOAD names there: cells run without them
+    libraries: str | None = None  # torch and transformers there, with their versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

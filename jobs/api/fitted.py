@@ -62,11 +62,13 @@ def fit(
     allocator: str = "default",
     prefill_chunk: int | None = 2048,
     kv_dtypes: Sequence[str] = ("auto",),
+    frontier: bool = False,
 ) -> FitResult:
     """Tell how far a model goes on each card in each mode, or whether `tokens` fit: from its config, without a GPU.
 
     `model`: as in a sweep file, or the path of a config.json. `cards`: names (`H100`) or sizes (`24GiB`); default: four
-    common ones. `batch`: sequences. `prefill_chunk`: tokens of the prompt per pass, None: all in one. Raises `SpecError`.
+    common ones. `batch`: sequences. `prefill_chunk`: tokens of the prompt per pass, None: all in one. `frontier`: for
+    1 to 16 sequences too (`FitResult.answers.frontier`), which takes several times as long. Raises `SpecError`.
     """
     from orchestrator.fit.questions import ask, model_named
 
@@ -83,5 +85,6 @@ def fit(
             },
             list(cards),
             tokens,
+            with_frontier=frontier,
         )
     )

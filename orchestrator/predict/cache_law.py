@@ -47,12 +47,12 @@ def cache_law(cell: Cell, shapes: CellShapes) -> CacheLaw | None:
     )
 
 
-def difference(ref: ModelRef, name: str, batch_size: int = 1) -> str | None:
+def difference(ref: ModelRef, name: str) -> str | None:
     """In one line, where the formulas tell something else than the rehearsal. None: they agree, or one of them is silent."""
     try:
         rehearsed, formula = (
-            rehearsed_law(_config(name, ref), ref.dtype, batch_size),
-            _by_formula(name, ref, batch_size),
+            rehearsed_law(_config(name, ref), ref.dtype),
+            _by_formula(name, ref, 1),
         )
     except (NotRehearsable, FormulaError):
         return None

@@ -91,7 +91,7 @@ def predict(
     attempt's peaks are of. Raises `UnknownWeightsError`.
     """
     try:
-        return _by_rehearsal(cell, shape, draft_shape, device)
+        return _by_rehearsal(cell, shape, draft_shape, device, loaded=loaded)
     except NotRehearsable:
         return predict_by_formula(cell, shape, draft_shape, device, loaded=loaded)
 
@@ -138,11 +138,16 @@ def predict_by_formula(
 
 
 def _by_rehearsal(
-    cell: Cell, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile
+    cell: Cell,
+    shape: ModelShape,
+    draft_shape: ModelShape | None,
+    device: DeviceProfile,
+    *,
+    loaded: bool,
 ) -> Prediction:
     """Raises `NotRehearsable`."""
     kernels_bytes = _KERNELS[cell.engine](cell, device.allocator)
-    peak = answers.peak(cell, device, kernels_bytes)
+    peak = answers.peak(cell, device, kernels_bytes, loaded=loaded)
     parts = (
         Live("KV cache", peak.kv_bytes),
         Live("libraries", device.runtime_bytes),

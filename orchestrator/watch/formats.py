@@ -1,6 +1,7 @@
 """Writes events as text, the same on a terminal and in a log."""
 
 from orchestrator.names import Names
+from orchestrator.predict.versions import other_libraries
 from orchestrator.watch import Tick
 from workers.attempt import Attempt, Device
 from workers.cell import Cell
@@ -14,6 +15,8 @@ def one_line(text: str) -> str:
 
 def device_words(device: Device) -> str:
     words = f"{device.kind} {size_text(device.total_bytes)}"
+    if (others := other_libraries(device)) is not None:
+        words = f"{words}; {others}: they may be off by some per cent"
     if device.allocators_left_out is None:
         return words
     return f"{words}; cells run without {device.allocators_left_out} (LD_PRELOAD), with glibc's malloc"

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from workers.attempt import Device
 from workers.host.preloaded import preloaded_allocators
+from workers.libraries import library_versions
 from workers.meters import Meter
 from workers.meters.cpu_state import CpuState
 from workers.meters.nvml import Card, MemorySource, NoDevice
@@ -87,6 +88,7 @@ class CpuSlot:
             per_process_memory_visible=True,
             memory_source="process",
             allocators_left_out=_allocators_left_out(),
+            libraries=library_versions(),
         )
         self.meter = ProcessMeter()
         self.state_meter = CpuState()
@@ -138,6 +140,7 @@ class CardSlot:
             memory_source=card.memory_source,
             idle_power_w=self.state_meter.read().power_w,
             allocators_left_out=_allocators_left_out(),
+            libraries=library_versions(),
         )
 
     def follow(self, pid: int) -> None:

@@ -27,7 +27,7 @@ from workers.models.config import vocab_size
 from workers.models.load import LoadedModel, eos_ids_of, read_config
 from workers.models.source import RANDOM
 from workers.modes import Layout
-from workers.rehearsal.filling import fill, is_recurrent
+from workers.rehearsal.filling import Filling, is_recurrent
 from workers.rehearsal.passes import Generation, Label, ModeRefused, NotRehearsable, PassTrace
 from workers.rehearsal.stand_in import CUDA, standing_in
 from workers.rehearsal.storages import StorageLog
@@ -65,6 +65,7 @@ class EagerRehearsal:
         self._models = models
         tensors = (tensor for model in models for tensor in (*model.parameters(), *model.buffers()))
         self._log = StorageLog(tensors)
+        self._filling = Filling(self._log)
         self._loaded = [_loaded(name, model) for name, model in zip(names, models, strict=True)]
 
     @property
@@ -77,7 +78,7 @@ class EagerRehearsal:
             ids_BT = torch.empty(self._batch, tokens, dtype=torch.int64, device=CUDA)
             if position:
                 for model, cache in readers:
-                    fill(model, cache, self._batch, position)
+                    self._filling.fill(model, cache, self._batch, position)
             cut = _Cut(self._log, readers)
             skim(readers, ids_BT, tokens)
             return cut.passed()
@@ -120,7 +121,7 @@ class EagerRehearsal:
                 if cache is not None and cuts.is_open:
                     cuts.readers.append((model, cache))
                     if read and prompt_tokens > 1:
-                        fill(model, cache, self._batch, prompt_tokens - 1)
+                        self._filling.fill(model, cache, self._batch, prompt_tokens - 1)
                 if cuts.is_open:
                     cuts.begin()
                 yield cache

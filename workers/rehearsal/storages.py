@@ -31,7 +31,8 @@ class StorageLog(TorchDispatchMode):
 
     Views share a storage and count once. `given`: tensors that are there before, not counted, nor is their release.
     Python that reads a value gets it where it follows from Python's own numbers; else True of `all`, and False or 0 of
-    everything else. `makers`: of each event that allocates the operation's name, "" for a release.
+    everything else. `makers`: of each event that allocates the operation's name, "" for a release. `workspace_bytes`: of a
+    library, 0 where none was called.
     """
 
     def __init__(self, given: Iterable[torch.Tensor] = ()) -> None:
@@ -43,6 +44,7 @@ class StorageLog(TorchDispatchMode):
         self._values: dict[int, torch.Tensor] = {}  # storage -> what it holds, where that is known
         self._layouts: dict[Hashable, tuple[_Layout | None, ...]] = {}  # one for an operation with one result
         self._has_workspace = False
+        self.workspace_bytes = 0
         for tensor in given:
             storage = tensor.untyped_storage()
             self._index[storage._cdata] = None
@@ -54,6 +56,12 @@ class StorageLog(TorchDispatchMode):
         self.makers.clear()
         self._index = dict.fromkeys(self._index, None)
         self._has_workspace = False
+
+    def take_workspace(self) -> None:
+        """What a library takes at its first call, and keeps: `workspace_bytes`, once after `clear`."""
+        if not self._has_workspace:
+            self._take(self.workspace_bytes, "workspace")
+            self._has_workspace = True
 
     def event_of(self, tensor: torch.Tensor) -> int | None:
         """The event that allocated the tensor's storage; None where it was given."""
@@ -70,9 +78,9 @@ class StorageLog(TorchDispatchMode):
         out = self._run(func, args, kwargs or {})
         self._follow(func, args, kwargs or {}, out)
         held += [self._take(size, "scratch") for size in kernels.after(func, args)]
-        if not self._has_workspace and (size := kernels.kept(func, args)):
-            self._take(size, "workspace")
-            self._has_workspace = True
+        if size := kernels.kept(func, args):
+            self.workspace_bytes = size
+            self.take_workspace()
         for index in reversed(held):
             self._release(index)
         return out

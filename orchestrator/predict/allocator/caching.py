@@ -116,6 +116,9 @@ class CachingAllocator:
             self._absorb(block, following)
         block.pool.add(block)
 
+    def reset_peaks(self) -> None:
+        self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
+
     def empty_cache(self) -> None:
         """Give every wholly free segment, or page of an expandable one, back to the device."""
         for pool in (self._large, self._small):

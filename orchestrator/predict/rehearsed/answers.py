@@ -48,12 +48,14 @@ class RehearsedPeak(NamedTuple):
     peak_reserved: int
 
 
-def peak(cell: Cell, device: DeviceProfile, kernels_bytes: int) -> RehearsedPeak:
-    """Of the whole run, loading included. `kernels_bytes`: beyond the context, what loads while the model runs."""
+def peak(cell: Cell, device: DeviceProfile, kernels_bytes: int, *, loaded: bool = False) -> RehearsedPeak:
+    """Of the whole run; `loaded`: of what comes after loading. `kernels_bytes`: beyond the context, what loads while the
+    model runs.
+    """
     check(cell, device)
     room = device.capacity(cell.budget) - device.context_bytes - kernels_bytes
-    question = {"ask": "peak", **_content(cell, device), "room": room}
-    return RehearsedPeak(*answered(question, lambda: _peak(cell, device, room)))
+    question = {"ask": "peak", **_content(cell, device), "room": room, "loaded": loaded}
+    return RehearsedPeak(*answered(question, lambda: _peak(cell, device, room, loaded)))
 
 
 def refusal(cell: Cell, device: DeviceProfile) -> str | None:
@@ -111,6 +113,11 @@ def largest_fitting(
     return found
 
 
+def prepare() -> None:
+    """Import what rehearsals need: seconds, in a process that will be asked."""
+    import workers.rehearsal.eager  # noqa: F401
+
+
 def is_rehearsed(cell: Cell, device: DeviceProfile) -> bool:
     """Whether a rehearsal is tried at all."""
     try:
@@ -135,12 +142,17 @@ def check(cell: Cell, device: DeviceProfile) -> None:
         raise NotRehearsable(f"{cell.mode}, {cell.workload}: not rehearsed")
 
 
-def _peak(cell: Cell, device: DeviceProfile, room: int) -> RehearsedPeak:
+def _peak(cell: Cell, device: DeviceProfile, room: int, loaded: bool) -> RehearsedPeak:
     run = _run(cell, device, room).to(cell.length)
     fits = run.fits(cell.length)
     if not fits:
         run = _run(cell, device, None).to(cell.length)
     point = run.at(cell.length)
+    if not loaded:
+        reserved = max(point.peak_reserved, run.points[0].peak_reserved)
+        point = max(point, run.points[0], key=lambda each: each.peak_allocated)._replace(
+            peak_reserved=reserved
+        )
     return RehearsedPeak(
         fits=fits,
         phase=point.phase,

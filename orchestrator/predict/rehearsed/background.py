@@ -57,8 +57,17 @@ class Background:
 
     def answer(self, calls: Sequence[Call]) -> None:
         """Wait until all that `calls` ask is known."""
-        for future in [self._submit(call) for call in calls]:
-            store.learn(future.result())
+        self.begin(calls)()
+
+    def begin(self, calls: Sequence[Call]) -> Callable[[], None]:
+        """Start on `calls`. Returns what waits until all that they ask is known."""
+        futures = [self._submit(call) for call in calls]
+
+        def wait() -> None:
+            for future in futures:
+                store.learn(future.result())
+
+        return wait
 
     def close(self) -> None:
         for answerer in self._answerers:

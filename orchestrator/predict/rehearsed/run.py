@@ -41,7 +41,9 @@ class Rehearsal(Protocol):
 
 
 class Point(NamedTuple):
-    """The run once `tokens` of the prompt were read (prefill) or of the text known (decode). Bytes; peaks so far."""
+    """The run once `tokens` of the prompt were read (prefill) or of the text known (decode). Bytes; peaks since the weights
+    were loaded, as an attempt's are; those of loading itself at the point `load`.
+    """
 
     phase: str
     tokens: int
@@ -147,6 +149,7 @@ class RehearsedRun:
                 self.allocator.free(blocks.pop(~event))
         self.weights_bytes = sum(block.size for block in blocks.values())
         self._note("load", 0)
+        self.allocator.reset_peaks()
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:

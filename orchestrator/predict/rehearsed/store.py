@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -12,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from workers.libraries import library_versions
 from workers.models.node_cache import cache_dir
 from workers.rehearsal.passes import NotRehearsable
 
@@ -100,7 +100,7 @@ def _key(question: dict[str, Any]) -> str:
 @cache
 def _versions() -> list[str]:
     """Of torch, transformers, and of the code itself."""
-    found = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers")]
+    found = [library_versions()]
     for package in _CODE:
         spec = importlib.util.find_spec(package)
         assert spec is not None

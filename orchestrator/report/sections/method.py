@@ -7,6 +7,7 @@ import polars as pl
 
 from orchestrator.journal.folder import RecordedRun
 from orchestrator.journal.manifest import Manifest
+from orchestrator.predict.versions import other_libraries
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Code, Folded, Section, Span, Table, Verbatim
 from orchestrator.report.noisy_machine import noisy_machine
@@ -52,6 +53,11 @@ def warnings(run: RecordedRun, tables: Tables) -> list[str]:
         found.append(
             f"The vocabulary of {formats.listing(narrow)} is smaller than the stand-in tokenizer's: ids beyond it were taken "
             "modulo its size."
+        )
+    devices = run.manifest.devices if run.manifest is not None else ()
+    for words in sorted({words for device in devices if (words := other_libraries(device)) is not None}):
+        found.append(
+            f"{words[0].upper()}{words[1:]}: predicted lengths and peaks may be off by some per cent."
         )
     left_out = tables.attempts["left_out"].drop_nulls().unique().sort()
     if left_out.len():

@@ -143,6 +143,20 @@ def test_a_draft_and_its_cache_come_on_top() -> None:
     assert both.kv_bytes == pytest.approx(2 * alone.kv_bytes, rel=0.1)
 
 
+def test_an_attempts_peak_is_of_what_comes_after_loading(tmp_path: Path) -> None:
+    """The output matrix of 64 MiB is there before it is tied, and gone when the first token is read."""
+    config = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64}
+    config |= {"num_attention_heads": 2, "vocab_size": 2**19, "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = ModelRef(target=f"random:{tmp_path}")
+    asked = dataclasses.replace(CELL, model=model, prompt_tokens=4, length=2, budget=None)
+    shape = shape_for(model.target, model)
+    whole, run = (predict(asked, shape, None, PROFILE, loaded=loaded) for loaded in (False, True))
+    assert (whole.predicted_by, whole.moment, run.moment) == ("rehearsal", "load", "decode")
+    assert whole.peak_bytes - whole.rounding_bytes > run.peak_bytes - run.rounding_bytes
+    assert whole.peak_bytes >= run.peak_bytes
+
+
 def test_an_answer_is_found_again_by_the_content_of_its_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

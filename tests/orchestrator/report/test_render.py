@@ -14,14 +14,22 @@ from orchestrator.plan import expand
 from orchestrator.report import render
 from orchestrator.spec import BoundarySpec, ModelSpec, SweepSpec
 from tests.orchestrator.fake_run import CPU, MiB, attempt_of, demo_attempts, demo_spec
-from workers.attempt import Attempt, Failure
+from workers.attempt import Attempt, Device, Failure
 from workers.outcome import Outcome
 
 
-def _run(folder: Path, spec: SweepSpec, attempts: list[Attempt], *, cells: int = 20, end: bool = True) -> str:
+def _run(
+    folder: Path,
+    spec: SweepSpec,
+    attempts: list[Attempt],
+    *,
+    cells: int = 20,
+    end: bool = True,
+    device: Device = CPU,
+) -> str:
     with open_run(folder, spec) as run:
         run.plan(cells)
-        run.devices([CPU])
+        run.devices([device])
         run.journal.append([Record(run.run_id, attempt) for attempt in attempts])
         if end:
             run.finish("finished")
@@ -55,6 +63,13 @@ def test_the_demo_is_answered_first_with_one_picture_below(tmp_path: Path) -> No
     assert f"oom decode at {at:,}" in text
     assert "allocator: can't allocate memory" in text.lower().replace("defaultcpuallocator", "allocator")
     assert text.startswith("# Where memory ends: demo\n\nfinished: 20 of 20 cells.")
+
+
+def test_a_report_warns_of_cells_that_ran_with_other_libraries_than_predicted(tmp_path: Path) -> None:
+    older = dataclasses.replace(CPU, libraries="torch 2.11.0, transformers 5.17.0")
+    warning = "Cells run with torch 2.11.0, transformers 5.17.0, predictions are of torch"
+    assert warning in _run(tmp_path / "older", demo_spec(), [], device=older)
+    assert warning not in _run(tmp_path / "same", demo_spec(), [])
 
 
 def test_every_picture_named_is_there_and_the_page_needs_no_network(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from orchestrator.watch.live import LiveWatcher
 from orchestrator.watch.plain import PlainWatcher
 from workers.attempt import Attempt, Device, Failure, Measured, Phase
 from workers.cell import Cell, ModelRef
+from workers.libraries import library_versions
 from workers.machine_state import MachineState
 from workers.outcome import Outcome
 from workers.progress import Progress
@@ -204,6 +205,18 @@ def test_a_name_that_is_markup_is_shown_as_it_is(name: str) -> None:
         assert f"{told.rpartition('/')[2]} baseline" in text
         assert f"no {told}" in text
     assert "\x1b[2J" not in out.getvalue()
+
+
+def test_a_device_whose_cells_run_with_other_libraries_than_predicted_says_so() -> None:
+    out = io.StringIO()
+    PlainWatcher(out).see(DeviceJoined("n1/gpu0", dataclasses.replace(CARD, libraries=library_versions())))
+    assert "predictions" not in out.getvalue()
+    older = dataclasses.replace(CARD, libraries="torch 2.11.0, transformers 5.17.0")
+    PlainWatcher(out).see(DeviceJoined("n1/gpu1", older))
+    assert (
+        f"cells run with torch 2.11.0, transformers 5.17.0, predictions are of {library_versions()}"
+        in out.getvalue()
+    )
 
 
 def test_a_device_whose_cells_run_without_a_preloaded_allocator_says_so() -> None:
