@@ -20,12 +20,13 @@ class Speculated:
     `speedup`: measured, against the plain twin of the same cache policy. `draft_cost` c: one draft step in units of a
     plain target step; `verify_cost` v: one verification in the same unit; `round_cost`: a whole round, measured as
     tokens per step / speed-up, so that `round_cost - gamma c - v` is the overhead o.
-    `repeats`: the fewer of its own and its twin's. `carried`: the runs carry the speed-up. `break_even`: the acceptance above which speculation pays at that round cost, None where no acceptance does.
+    `energy`: per token, over the twin's. `repeats`: the fewer of its own and its twin's. `carried`: the runs carry the speed-up. `break_even`: the acceptance above which speculation pays at that round cost, None where no acceptance does.
     """
 
     row: dict[str, Any]
     repeats: int
     carried: bool
+    energy: float | None
     acceptance: float | None
     tokens_per_step: float | None
     speedup: float | None
@@ -42,6 +43,12 @@ def speculated(summary: pl.DataFrame) -> list[Speculated]:
     return [_beside(row, plain.get(_key(row))) for row in rows if MODES[row["mode"]].decoder.verifies]
 
 
+def _ratio(row: dict[str, Any], twin: dict[str, Any] | None, column: str) -> float | None:
+    if twin is None or not row[column] or not twin[column]:
+        return None
+    return float(row[column] / twin[column])
+
+
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     """What a speculative row and its plain twin have in common."""
     return tuple(row[name] for name in (*CONDITIONS, *axes.names(Role.POLICY)))
@@ -56,6 +63,7 @@ def _beside(row: dict[str, Any], twin: dict[str, Any] | None) -> Speculated:
     return Speculated(
         row=row,
         repeats=min(row["n_ok"], twin["n_ok"]) if twin else row["n_ok"],
+        energy=_ratio(row, twin, "energy_per_token_j_median"),
         carried=twin is None or is_carried(speed_of(row["mode"], row), speed_of(twin["mode"], twin)),
         acceptance=row["acceptance_rate_median"],
         tokens_per_step=gained,

@@ -117,6 +117,38 @@ def speed_by_length(setting: Setting, engine: bool) -> Picture:
     )
 
 
+def energy_by_length(setting: Setting, engine: bool) -> Picture:
+    """Of the lengths at which the device told its energy."""
+    curves = []
+    for variant in setting.main.variants():
+        rows = setting.main.of(variant, setting.main.summary).sort("length")
+        rows = rows.drop_nulls(["energy_per_token_j_median", "tokens_per_s_median"])
+        curves.append(
+            Curve(
+                setting.main.name(variant),
+                variant.colour,
+                variant.dash,
+                x=rows["length"].to_list(),
+                y=rows["energy_per_token_j_median"].to_list(),
+            )
+        )
+    where = setting.words(engine=engine)
+    panel = Panel(
+        f"Energy against length: {where}",
+        ChartAxis("new tokens"),
+        ChartAxis("joules per new token"),
+        curves,
+        points=True,
+    )
+    return picture(
+        f"energy-by-length-{setting.slug()}",
+        draw(panel),
+        "Median of the repeats: energy of the whole device while it generates, its idle power included, over the new "
+        "tokens of all sequences.",
+        f"Energy against length on {where}",
+    )
+
+
 def _from_enough(rows: pl.DataFrame, bound: str) -> list[float | None]:
     """An interval of two values is as wide as the picture: from three on."""
     return rows.select(pl.when(pl.col("n_ok") >= ENOUGH).then(bound)).to_series().to_list()

@@ -13,7 +13,7 @@ from orchestrator.report.speed_claims import ENOUGH
 
 _COLUMNS = (
     *("on", "mode", "length", "gamma", "acceptance", "tokens/step", "speed-up", "c", "v", "round cost"),
-    *("break-even", "same text"),
+    *("break-even", "energy", "same text"),
 )
 
 
@@ -27,7 +27,7 @@ def speculation(summary: pl.DataFrame, names: Names) -> Section | None:
             "target: c = a step of the draft, v = verifying gamma + 1 tokens, round cost = a whole round as measured "
             "(its excess over gamma·c + v is overhead). Above the break-even acceptance speculation pays; “never”: a "
             "round costs more than it could ever yield; told from three repeats on. A speed-up in brackets: fewer runs, or runs on a "
-            "noisy machine, do not carry it. A v below 1, marked “noise”: verifying cannot be cheaper than a step. Same text: the output equals the plain twin's, token for token."
+            "noisy machine, do not carry it. Energy: per token, over that of the plain twin. A v below 1, marked “noise”: verifying cannot be cheaper than a step. Same text: the output equals the plain twin's, token for token."
         ]),
         Table(_COLUMNS, [_line(item, names) for item in found], "", frozenset(_COLUMNS[2:-1]), group="on"),
     ]  # fmt: skip
@@ -55,6 +55,7 @@ def _line(item: Speculated, names: Names) -> list[str]:
         _verify_cost(item.verify_cost),
         formats.number(item.round_cost, 2),
         _break_even(item),
+        formats.times(item.energy),
         _same_text(row),
     ]
 

@@ -8,7 +8,12 @@ import polars as pl
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table
 from orchestrator.report.longest_runs import LongestRun
-from orchestrator.report.pictures.runs import memory_by_time, speed_along_the_run, speed_by_length
+from orchestrator.report.pictures.runs import (
+    energy_by_length,
+    memory_by_time,
+    speed_along_the_run,
+    speed_by_length,
+)
 from orchestrator.report.setting import Condition, Setting
 from orchestrator.report.speed_claims import ENOUGH, claim, is_carried, is_engine, is_faster, speed_of
 from orchestrator.tables.baseline import is_baseline
@@ -189,6 +194,8 @@ def speed_pictures(settings: Sequence[Setting], runs: dict[int, list[LongestRun]
             blocks.append(memory_by_time(setting, ran, engines))
         if passed.height:
             blocks.append(speed_by_length(setting, engines))
+        if passed["energy_per_token_j_median"].drop_nulls().len():
+            blocks.append(energy_by_length(setting, engines))
         if any(run.speed.height > 1 for run in ran):
             blocks.append(speed_along_the_run(setting, ran, engines))
     return Section("Memory and speed, in pictures", blocks) if blocks else None

@@ -61,6 +61,7 @@ def test_energy_stands_beside_speed_and_in_the_recommendation(tmp_path: Path) ->
     assert "| 120 kJ" in text
     assert "| 60 kJ" in text
     assert "A million tokens take" in text
+    assert "plots/energy-by-length-" in text
 
 
 NOISY = Speed("baseline", 100.0, 3, 80.0, 120.0, noisy=True)
