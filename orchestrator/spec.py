@@ -228,6 +228,12 @@ class BoundarySpec(_Strict):
     reach: Literal["decode", "prefill", "synthetic"] = "decode"
 
 
+class FloorsSpec(_Strict):
+    """What a mode must reach to be recommended. `tokens_per_s`: at its longest measured length; None: any."""
+
+    tokens_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
 class RetrieveSpec(_Strict):
     """`tasks`: of `workers.retrieval.tasks`. `depths`: places of the needle. `samples`: questions at each place."""
 
@@ -254,6 +260,7 @@ class SweepSpec(_Strict):
     speculation: SpeculationSpec = SpeculationSpec()
     workload: Annotated[str, AfterValidator(_known_workload)] = GENERATE.name
     retrieve: RetrieveSpec = RetrieveSpec()
+    floors: FloorsSpec = FloorsSpec()
     repetition_penalty: Annotated[list[Penalty], Field(min_length=1), OneOrMore] = [1.0]
     corpus: Annotated[str, Field(min_length=1, max_length=4096)] = "builtin"
     budgets: Annotated[list[Size], Field(min_length=1), OneOrMore] = [None]
@@ -362,5 +369,6 @@ _GROUPS = {
     "streaming": tuple(StreamingSpec.model_fields),
     "speculation": tuple(SpeculationSpec.model_fields),
     "retrieve": tuple(RetrieveSpec.model_fields),
+    "floors": tuple(FloorsSpec.model_fields),
     "boundary": tuple(BoundarySpec.model_fields),
 }

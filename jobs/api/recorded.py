@@ -99,13 +99,13 @@ class Run:
         """The first sentences of the report and its first table, from the journal as it is."""
         from orchestrator.report.noisy_machine import noisy_machine
         from orchestrator.report.sections.answer import as_data
+        from orchestrator.report.sections.weighing import Evidence
         from orchestrator.report.setting import names_of, settings
-        from orchestrator.tables.quality import quality_boundaries
 
         tables = self._tables
         return as_data(
             settings(tables),
-            quality_boundaries(tables.quality),
+            Evidence.of(tables, self.spec),
             names_of(tables.attempts),
             noisy_machine(tables.attempts),
         )

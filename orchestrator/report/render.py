@@ -23,8 +23,8 @@ from orchestrator.report.sections import (
     speculation,
     speed,
 )
+from orchestrator.report.sections.weighing import Evidence
 from orchestrator.report.setting import names_of, settings
-from orchestrator.tables.quality import quality_boundaries
 from orchestrator.tables.write import write_tables
 
 #: The answer and the brackets: what report.md shows at once.
@@ -47,11 +47,10 @@ def render(folder: str | Path) -> str:
             default=None,
         )
         first = None if telling is None else memory_by_tokens(found[telling], runs[telling], engines)
-        as_data = answer.as_data(
-            found, quality_boundaries(tables.quality), names, noisy_machine(tables.attempts)
-        )
+        evidence = Evidence.of(tables, run.spec)
+        as_data = answer.as_data(found, evidence, names, noisy_machine(tables.attempts))
         sections = [
-            answer.answer(found, quality_boundaries(tables.quality), first, names),
+            answer.answer(found, evidence, first, names),
             cards.boundaries(found),
             speed.lengths(found),
             speed.speed_pictures(found, runs),

@@ -10,6 +10,8 @@ from orchestrator.names import Names
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Bullets, Paragraph, Picture, Section, Span, Strong
 from orchestrator.report.sections.cards import bracket, card_tables, predicted
+from orchestrator.report.sections.retrieval import found_sentences
+from orchestrator.report.sections.weighing import Evidence, weigh
 from orchestrator.report.setting import Setting, variant_of
 from orchestrator.report.speed_claims import ENOUGH, Speed, claim, is_faster, is_untold, speed_of
 from orchestrator.tables.boundary_rows import BoundaryRow
@@ -21,14 +23,10 @@ _WORTH = 1.2
 
 
 def answer(
-    settings: Sequence[Setting],
-    understanding: Sequence[QualityBoundary],
-    first_picture: Picture | None,
-    names: Names,
+    settings: Sequence[Setting], evidence: Evidence, first_picture: Picture | None, names: Names
 ) -> Section:
-    """`understanding`: of the scoring runs, if there are any."""
     blocks: list[Block] = list(card_tables(settings)) if len({s.budget_bytes for s in settings}) > 1 else []
-    sentences = _sentences(settings, understanding, names)
+    sentences = _sentences(settings, evidence, names)
     if len(sentences) == 1:
         blocks.append(Paragraph(sentences[0]))
     elif sentences:
@@ -40,13 +38,11 @@ def answer(
     return Section("The answer", blocks)
 
 
-def as_data(
-    settings: Sequence[Setting], understanding: Sequence[QualityBoundary], names: Names, noise: str | None
-) -> RunAnswer:
+def as_data(settings: Sequence[Setting], evidence: Evidence, names: Names, noise: str | None) -> RunAnswer:
     """The same sentences as plain text behind `noise`, and a line for each mode whose end is known or looked for."""
     sentences = tuple(
         "".join(span if isinstance(span, str) else span.text for span in spans)
-        for spans in _sentences(settings, understanding, names)
+        for spans in _sentences(settings, evidence, names)
     )
     lines = tuple(
         AnswerLine(
@@ -71,16 +67,18 @@ def _speed_words(setting: Setting, row: BoundaryRow) -> str:
     return f"{last['tokens_per_s_median']:,.1f} at {last['length']:,}"
 
 
-def _sentences(
-    settings: Sequence[Setting], understanding: Sequence[QualityBoundary], names: Names
-) -> list[list[Span]]:
+def _sentences(settings: Sequence[Setting], evidence: Evidence, names: Names) -> list[list[Span]]:
     cards: dict[tuple[object, ...], list[Setting]] = {}
     for setting in settings:
         cards.setdefault(setting.card, []).append(setting)
-    return [_sentence(group) for group in cards.values()] + _understanding(understanding, names)
+    return [
+        *(_sentence(group, evidence) for group in cards.values()),
+        *_understanding(evidence.quality, names),
+        *found_sentences(evidence.effective, names),
+    ]
 
 
-def _sentence(group: Sequence[Setting]) -> list[Span]:
+def _sentence(group: Sequence[Setting], evidence: Evidence) -> list[Span]:
     """All engines and drafts of one model on one card."""
     setting = group[0]
     spans: list[Span] = [Strong(setting.words(engine=False)), ": "]
@@ -96,7 +94,7 @@ def _sentence(group: Sequence[Setting]) -> list[Span]:
     return [
         *spans,
         f"{'; '.join([*failing, *passing, *_searching(group)])}. ",
-        *_recommendation(setting, extents),
+        *_recommendation(setting, extents, evidence),
         *_not_searched(group),
     ]
 
@@ -251,13 +249,14 @@ def _passing(modes: Sequence[Sequence[_Extent]]) -> list[str]:
     ]
 
 
-def _recommendation(setting: Setting, extents: Sequence[_Extent]) -> list[Span]:
-    """The furthest, and of those the fastest; one that sees the whole text unless another is much faster."""
+def _recommendation(setting: Setting, extents: Sequence[_Extent], evidence: Evidence) -> list[Span]:
+    """Of use the furthest, and of those the fastest; one that sees the whole text unless another is much faster."""
     honest = [extent for extent in extents if not extent.injected]
     if not honest:
         return ["Its acceptance was injected: no mode to recommend from that."]
-    furthest = max(extent.tokens for extent in honest)
-    candidates = [extent for extent in honest if extent.tokens >= furthest]
+    kept, decided = weigh(honest, evidence)
+    furthest = max(extent.tokens for extent in kept)
+    candidates = [extent for extent in kept if extent.tokens >= furthest]
     seeing = [extent for extent in candidates if extent.sees_all]
     full, fastest = (_fastest(seeing) if seeing else None), _fastest(candidates)
     if full is not None and (fastest.sees_all or not _is_worth(fastest, seeing)):
@@ -284,7 +283,7 @@ def _recommendation(setting: Setting, extents: Sequence[_Extent]) -> list[Span]:
     return [
         "Use ",
         Strong(best.name),
-        f": {why}{_speculating(best, candidates)}.{_energy(best, candidates)}{_below(best, honest)}",
+        f": {why}{_speculating(best, candidates)}.{decided}{_energy(best, candidates)}{_below(best, honest)}",
     ]
 
 

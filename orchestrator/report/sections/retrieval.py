@@ -9,7 +9,17 @@ from orchestrator import axes
 from orchestrator.axes import Role
 from orchestrator.names import Names
 from orchestrator.report import formats
-from orchestrator.report.document import Block, Folded, Paragraph, Picture, Section, Table, Verbatim
+from orchestrator.report.document import (
+    Block,
+    Folded,
+    Paragraph,
+    Picture,
+    Section,
+    Span,
+    Strong,
+    Table,
+    Verbatim,
+)
 from orchestrator.report.pictures.heat_map import HeatMap, draw_heat_maps
 from orchestrator.report.pictures.theme import picture
 from orchestrator.report.setting import equal_rows
@@ -55,6 +65,31 @@ def retrieval(table: pl.DataFrame, effective: pl.DataFrame, names: Names) -> Sec
     if wrong:
         blocks.append(Folded("Some of the wrong answers", wrong))
     return Section("Does the model still find it? Retrieval by length and depth", blocks)
+
+
+def found_sentences(effective: pl.DataFrame, names: Names) -> list[list[Span]]:
+    """One sentence per model, engine, task and condition: up to where each mode finds what it read."""
+    peers: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in effective.iter_rows(named=True):
+        peers.setdefault(tuple(row[name] for name in PEERS), []).append(row)
+    sentences: list[list[Span]] = []
+    for rows in peers.values():
+        first = rows[0]
+        asked = f"{names.row(first)} asked for what it read, {first['engine']} engine, task {first['task']}"
+        told: dict[str, list[str]] = {}
+        for row in rows:
+            told.setdefault(_up_to(row), []).append(row["mode"])
+        phrases = [f"{formats.listing(modes)} {words}" for words, modes in told.items()]
+        sentences.append([Strong(", ".join([asked, *_others(first)])), f": {'; '.join(phrases)}."])
+    return sentences
+
+
+def _up_to(row: dict[str, Any]) -> str:
+    if row["effective_length"] is None:
+        return f"found nothing at {row['shortest']:,} tokens, the shortest tried"
+    if row["censored"]:
+        return f"found it up to {row['effective_length']:,} tokens, the longest tried"
+    return f"found it up to {row['effective_length']:,} tokens, and no longer at {row['first_below']:,}"
 
 
 def length_words(row: dict[str, Any]) -> str:

@@ -1,0 +1,116 @@
+"""How far a mode is of use: memory is one end of it, and speed, perplexity and retrieval are others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import polars as pl
+
+from orchestrator.report import formats
+from orchestrator.report.speed_claims import Speed
+from orchestrator.spec import FloorsSpec, SweepSpec
+from orchestrator.tables.boundary_rows import BoundaryRow
+from orchestrator.tables.quality import QualityBoundary, quality_boundaries
+from orchestrator.tables.write import Tables
+
+_SAME = ("model", "dtype", "engine", "mode")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What else than memory a run knows of its modes. `effective`: the table `effective_length`."""
+
+    quality: Sequence[QualityBoundary]
+    effective: pl.DataFrame
+    floors: FloorsSpec
+
+    @classmethod
+    def of(cls, tables: Tables, spec: SweepSpec | None) -> "Evidence":
+        """`spec`: None where nobody knows what was asked for."""
+        floors = FloorsSpec() if spec is None else spec.floors
+        return cls(quality_boundaries(tables.quality), tables.effective_length, floors)
+
+
+class Weighable(Protocol):
+    """A mode on a card. `tokens`: the longest length that passed."""
+
+    @property
+    def row(self) -> BoundaryRow: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def speed(self) -> Speed: ...
+
+
+_Extent = TypeVar("_Extent", bound=Weighable)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """`tokens`: up to which a mode is of use. `ended_by`: `memory`, `perplexity` or `retrieval`."""
+
+    tokens: int
+    ended_by: str
+
+
+def weigh(extents: Sequence[_Extent], evidence: Evidence) -> tuple[list[_Extent], str]:
+    """Return those of `extents` that are of use the furthest, and a sentence for each other boundary than memory that decided."""
+    fast, said = _fast_enough(extents, evidence.floors)
+    uses = [use_of(extent, evidence) for extent in fast]
+    best = max(use.tokens for use in uses)
+    kept = [extent for extent, use in zip(fast, uses, strict=True) if use.tokens >= best]
+    furthest_kept = max(extent.tokens for extent in kept)
+    for ended_by, words in (
+        ("perplexity", "its perplexity stays sane only up to"),
+        ("retrieval", "finds what it read only up to"),
+    ):
+        outdone = [
+            f"{extent.name} passes {extent.tokens:,} tokens, but {words} {use.tokens:,}"
+            for extent, use in zip(fast, uses, strict=True)
+            if use.ended_by == ended_by and use.tokens < best and extent.tokens >= furthest_kept
+        ]
+        if outdone:
+            said += f" {ended_by.capitalize()} decided: {'; '.join(outdone)}."
+    return kept, said
+
+
+def use_of(extent: Weighable, evidence: Evidence) -> Use:
+    """The first of the ends that are known. Retrieval: of the task that fails first."""
+    ends = [Use(extent.tokens, "memory")]
+    ends += [
+        Use(row.departs_at, "perplexity")
+        for row in evidence.quality
+        if row.departs_at is not None and _is_of(extent.row, row.identity)
+    ]
+    ends += [
+        Use(row["effective_length"], "retrieval")
+        for row in evidence.effective.drop_nulls("effective_length").iter_rows(named=True)
+        if not row["censored"] and _is_of(extent.row, row)
+    ]
+    return min(ends, key=lambda end: end.tokens)
+
+
+def _is_of(row: BoundaryRow, other: Any) -> bool:
+    return all(row.identity[name] == other[name] for name in _SAME)
+
+
+def _fast_enough(extents: Sequence[_Extent], floors: FloorsSpec) -> tuple[list[_Extent], str]:
+    """Those that are not known to be slower than the floor; all where none is left."""
+    slow = [
+        extent
+        for extent in extents
+        if floors.tokens_per_s is not None and 0 < extent.speed.tokens_per_s < floors.tokens_per_s
+    ]
+    if not slow:
+        return list(extents), ""
+    floor = f"the floor of {floors.tokens_per_s:g} tokens/s"
+    fast = [extent for extent in extents if extent not in slow]
+    if not fast:
+        return list(extents), f" No mode reaches {floor}."
+    told = [f"{extent.name} ({extent.speed.tokens_per_s:,.1f})" for extent in slow]
+    return fast, f" Speed decided: {formats.listing(told)} {'is' if len(told) == 1 else 'are'} below {floor}."
