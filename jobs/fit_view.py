@@ -57,7 +57,7 @@ def print_fit(found: Answers) -> None:
     for line in sentences(found):
         console.print(Text(line))
     console.print(_table(found))
-    refused = dict.fromkeys((fit.question.cell.mode, fit.refused) for fit in found.fits if fit.refused)
+    refused = dict.fromkeys((fit.question.mode, fit.refused) for fit in found.fits if fit.refused)
     for mode, reason in refused:
         console.print(Text.assemble((mode, "yellow"), f": no answer: {reason}"))
 
@@ -69,7 +69,7 @@ def sentences(found: Answers) -> list[str]:
     lines = []
     for each in found.fits:
         if each.refused is None:
-            lines.append(f"{each.question.card.name}, {each.question.cell.mode}: {_sentence(each, of)}")
+            lines.append(f"{each.question.card.name}, {each.question.mode}: {_sentence(each, of)}")
     chunk = found.spec.prefill_chunk
     read = f"in passes of {chunk:,} tokens" if chunk else "in one pass"
     lines.append(f"A text: a prompt read {read}, then {NEW_TOKENS} new tokens.")
@@ -109,6 +109,6 @@ def _table(found: Answers) -> Table:
     for each in found.fits:
         if each.refused is None:
             sizes = (each.peak_bytes or 0, *(each.parts[part] for part in _PARTS))
-            card, mode = each.question.card.name, each.question.cell.mode
+            card, mode = each.question.card.name, each.question.mode
             table.add_row(card, mode, *(f"{size / GiB:.2f}" for size in sizes))
     return table

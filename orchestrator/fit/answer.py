@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from orchestrator import axes
+from orchestrator.axes import Role
 from orchestrator.fit.cards import CARDS, CardType
 from orchestrator.predict.memory import (
     PredictedBy,
@@ -17,6 +19,7 @@ from orchestrator.predict.memory import (
 from orchestrator.predict.model_shapes import ModelShapes
 from workers.allocator import DEFAULT, EXPANDABLE
 from workers.cell import Cell
+from workers.kv_dtype import AUTO, FP8
 from workers.modes import MODES, Streaming
 
 #: Of a text whose memory is that of any other.
@@ -34,6 +37,11 @@ class FitQuestion:
     card: CardType
     streaming: Streaming
     tokens: int | None = None
+
+    @property
+    def mode(self) -> str:
+        """The mode, with what is unusual about its caches."""
+        return ", ".join([self.cell.mode, *axes.unusual(axes.read(self.cell), Role.POLICY)])
 
     def at(self, tokens: int) -> Cell:
         """A text of `tokens` tokens: a prompt, then the cell's new tokens."""
@@ -110,7 +118,7 @@ def cheapest_change(question: FitQuestion, shapes: ModelShapes) -> Change | None
 
 
 def _changes(question: FitQuestion) -> Iterator[tuple[Change, FitQuestion]]:
-    """What could be changed, in the order of what it costs: nothing, time, sequences, the text's middle, money."""
+    """What could be changed, in the order of what it costs: nothing, time, sequences, precision, the text's middle, money."""
 
     def with_cell(**values: object) -> FitQuestion:
         return dataclasses.replace(question, cell=dataclasses.replace(question.cell, **values))  # type: ignore[arg-type]
@@ -134,6 +142,9 @@ def _changes(question: FitQuestion) -> Iterator[tuple[Change, FitQuestion]]:
         )
         batch //= 2
     if cell.mode_spec.policy.grows:
+        if cell.kv_dtype == AUTO:
+            words = f"keys and values in {FP8.name}"
+            yield Change(words=words, costs="some of their precision"), with_cell(kv_dtype=FP8.name)
         mode = f"streaming{cell.mode_spec.decoder.suffix}"
         if mode in MODES:
             changed = with_cell(mode=mode, streaming=question.streaming)

@@ -55,7 +55,7 @@ def _lines(fits: Sequence[Fit]) -> list[list[Fit]]:
     """Of one card and mode each."""
     lines: dict[tuple[str, str], list[Fit]] = {}
     for each in fits:
-        lines.setdefault((each.question.card.name, each.question.cell.mode), []).append(each)
+        lines.setdefault((each.question.card.name, each.question.mode), []).append(each)
     return list(lines.values())
 
 
@@ -66,7 +66,7 @@ def _points(line: Sequence[Fit]) -> tuple[list[float], list[float]]:
 
 def _name(line: Sequence[Fit], *, several: bool) -> str:
     question = line[0].question
-    return f"{question.card.name}, {question.cell.mode}" if several else question.card.name
+    return f"{question.card.name}, {question.mode}" if several else question.card.name
 
 
 def _dash(line: Sequence[Fit]) -> tuple[float, float, float] | None:
@@ -74,7 +74,7 @@ def _dash(line: Sequence[Fit]) -> tuple[float, float, float] | None:
 
 
 def _modes(found: Answers) -> int:
-    return len({each.question.cell.mode for each in found.frontier})
+    return len({each.question.mode for each in found.frontier})
 
 
 def _page(found: Answers, drawn: Picture) -> Document:
@@ -84,7 +84,7 @@ def _page(found: Answers, drawn: Picture) -> Document:
     for line in lines:
         longest = {each.question.cell.batch_size: each.longest_length for each in line}
         cells = [f"{longest[batch]:,}" if longest.get(batch) else "–" for batch in batches]
-        rows.append([line[0].question.card.name, line[0].question.cell.mode, *cells])
+        rows.append([line[0].question.card.name, line[0].question.mode, *cells])
     columns = ["card", "mode", *(f"{batch} x" for batch in batches)]
     told = Paragraph(["Tokens of each sequence, by how many sequences run at a time; –: none fits."])
     table = Table(columns, rows, "", frozenset(columns[2:]))

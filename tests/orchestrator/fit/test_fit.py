@@ -49,9 +49,18 @@ def test_a_text_that_does_not_fit_comes_with_the_cheapest_change_that_helps() ->
     assert batch.fits is False
     assert batch.change is not None
     assert batch.change.words == "a batch of 1"
+    (fp8,) = found(int(1.2 * longest), **expandable)
+    assert fp8.change is not None
+    assert fp8.change.words == "keys and values in fp8"
     (far,) = found(40 * longest, **expandable)
     assert far.change is not None
     assert far.change.words == "mode streaming"
+
+
+def test_keys_and_values_in_fewer_bits_go_further_and_are_named() -> None:
+    plain, fp8 = found(kv_dtype=["auto", "fp8"])
+    assert (plain.question.mode, fp8.question.mode) == ("baseline", "baseline, fp8 KV")
+    assert (fp8.longest_length or 0) > (plain.longest_length or 0)
 
 
 def test_constant_memory_has_no_longest_text() -> None:
