@@ -10,6 +10,8 @@ from transformers.generation.streamers import BaseStreamer
 from workers.attempt import Phase
 from workers.engines.session import Recorder
 
+_NEVER = 2**62
+
 
 class NoteEos(LogitsProcessor):
     """Notes, on the device, at which indices the greedy choice would have ended the text.
@@ -34,6 +36,25 @@ class NoteEos(LogitsProcessor):
         """
         ends = self._ends[:new_tokens].nonzero()
         return int(ends[0]) if len(ends) else None
+
+
+class NoteNonFinite(LogitsProcessor):
+    """Notes, on the device, the first index at which a logit was not finite. It runs before all others."""
+
+    def __init__(self, prompt_tokens: int, device: torch.device) -> None:
+        self._prompt_tokens = prompt_tokens
+        self._first = torch.full((), _NEVER, device=device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        index = input_ids.shape[1] - self._prompt_tokens
+        found = torch.where(scores.isfinite().all(), _NEVER, index)
+        self._first = torch.minimum(self._first, found)
+        return scores
+
+    def first(self) -> int | None:
+        """Return that index, None where all were finite. Waits for the device."""
+        first = int(self._first)
+        return None if first == _NEVER else first
 
 
 class SuppressEos(LogitsProcessor):

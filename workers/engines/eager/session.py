@@ -17,12 +17,13 @@ from workers.attempt import InEffect, Phase
 from workers.cell import Cell
 from workers.engines.eager.decoders import DecoderRun, OpenDecoder, recording
 from workers.engines.eager.first_passes import refusing_first_passes
-from workers.engines.eager.forced import NoteEos, SuppressEos, TokenCount
+from workers.engines.eager.forced import NoteEos, NoteNonFinite, SuppressEos, TokenCount
 from workers.engines.eager.kept_prefix import KeptPrefix, read_prefix
 from workers.engines.eager.own_state import own_state_of
 from workers.engines.eager.policies import OpenCache
 from workers.engines.eager.score import read, score_through, skim
-from workers.engines.session import Generated, Recorder, Unmeasured, telling_failures
+from workers.engines.eager.stored import is_stored_otherwise
+from workers.engines.session import Generated, ModeUnsupported, Recorder, Unmeasured, telling_failures
 from workers.engines.shared.oracle import Oracle, Recording, draw_oracle
 from workers.engines.sizes import eager_chunk
 from workers.models.cache_tensors import cache_bytes
@@ -136,6 +137,9 @@ class CachedSession:
     ) -> Generated:
         prompt_tokens = prompt_BT.shape[1]
         processors = LogitsProcessorList()
+        strange = NoteNonFinite(prompt_tokens, self._device) if is_stored_otherwise(self._cell) else None
+        if strange is not None:
+            processors.append(strange)
         note = None
         if self._eos_ids:
             note = NoteEos(self._eos_ids, prompt_tokens, new_tokens + self._cell.rows, self._device)
@@ -164,6 +168,10 @@ class CachedSession:
                 **decoding.arguments,
                 streamer=TokenCount(recorder),
             )
+            if strange is not None and (index := strange.first()) is not None:
+                raise ModeUnsupported(
+                    f"kv_dtype {self._cell.kv_dtype}: logits are not finite at new token {index}: transformers' cache fails here"
+                )
             ids_BT = sequence_BT[:, prompt_tokens:].cpu()
             return Generated(ids_BT, note.first(new_tokens) if note else None, **decoding.figures())
 
