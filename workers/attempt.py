@@ -105,6 +105,10 @@ class Measured:
     peak_allocated_bytes: int | None = None
     peak_reserved_bytes: int | None = None
     num_alloc_retries: int | None = None
+    kl_tokens: int | None = None  # compared with a full cache in the model's dtype, where a text was scored
+    kl_mean: float | None = None  # nats
+    kl_p99: float | None = None
+    same_choice: float | None = None  # share of those tokens after which both would choose the same one
     eos_at: int | None = None
     prompt_sha256: str | None = None
     output_sha256: str | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 from workers.attempt import Measured, Phase
 from workers.cell import Cell
+from workers.engines.session import Session
 from workers.host.child.device import ChildDevice
 from workers.host.child.recorder import RunRecorder
 from workers.host.events import Event, Request
@@ -14,7 +15,10 @@ from workers.host.events import Event, Request
 
 @dataclass
 class CellRun:
-    """One cell on one device, from the request to its last event."""
+    """One cell on one device, from the request to its last event.
+
+    `open_twin`: opens a session of the same model with a full cache in its dtype; None where the cell's is that.
+    """
 
     request: Request
     device: ChildDevice
@@ -23,6 +27,7 @@ class CellRun:
     measured: Measured = field(default_factory=Measured)
     output_ids: tuple[int, ...] = ()
     results: tuple[Any, ...] = ()
+    open_twin: Callable[[], Session] | None = None
 
     @property
     def cell(self) -> Cell:

@@ -31,6 +31,7 @@ from workers.host.child.failure import outcome_and_failure
 from workers.host.child.outputs import ids_sha256
 from workers.host.child.recorder import RunRecorder
 from workers.host.child.token_ids import reading_ids
+from workers.host.child.workloads.closeness import twin_of
 from workers.host.events import ContextReady, Event, Finished, Limited, Opened, Produced, Request, encode
 from workers.meters.bandwidth import copy_bandwidth, matmul_flops
 from workers.models import LoadError
@@ -149,6 +150,8 @@ def _run_loaded(run: CellRun, target: LoadedModel, draft: LoadedModel | None, id
     check_ids(cell, target, ids_T)
     check_positions(cell, target)
     session = open_session(cell, target, draft)
+    if twin := twin_of(cell):
+        run.open_twin = lambda: open_session(twin, target, None)
     in_effect = session.in_effect()
     run.note(in_effect=in_effect)
     check_in_effect(cell, in_effect)
