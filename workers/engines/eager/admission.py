@@ -56,7 +56,11 @@ def rules_of(model: PreTrainedModel) -> Admission:
 
 def _kinds(model: PreTrainedModel) -> list[tuple[str, int | None]]:
     """By layer: what transformers caches of it, and its own window."""
-    names, arguments = get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))
+    config = model.config.get_text_config(decoder=True)
+    names, arguments = get_layer_types_and_kwargs(config)
+    if isinstance(arguments, dict):  # transformers 5.17: once for all layers, without those that keep nothing
+        names = [*names, *[_NOTHING] * (config.num_hidden_layers - len(names))]
+        arguments = [arguments if name == "sliding_attention" else {} for name in names]
     for name in names:
         if name not in (*_ATTENDING, *_CONSTANT):
             raise ModeUnsupported(

@@ -20,7 +20,7 @@ from tests.workers.engines.layer_by_layer import (
     text,
 )
 from tests.workers.models.families import tiny_model
-from workers.engines.eager import probe
+from workers.engines.eager import admission, probe
 from workers.engines.eager.admission import rules_of
 from workers.engines.session import ModeUnsupported
 
@@ -152,3 +152,18 @@ def test_a_model_is_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = rules_of(model)
     monkeypatch.setattr(probe, "listen", None)
     assert rules_of(model) is rules
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_what_older_versions_of_transformers_tell_of_layers_is_understood(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 5.17, the oldest that is supported: one dictionary for all layers, a window in it if any layer has one."""
+    model = tiny_model(family)
+    now = rules_of(model).layers
+    config = model.config.get_text_config(decoder=True)
+    names, _ = admission.get_layer_types_and_kwargs(config)
+    windowed = {"sliding_window": config.sliding_window} if "sliding_attention" in names else {}
+    monkeypatch.setattr(admission, "get_layer_types_and_kwargs", lambda config: (names, windowed))
+    windows = [rule and rule.window for rule in rules_of(copy.deepcopy(model)).layers]
+    assert windows == [rule and rule.window for rule in now]
