@@ -29,6 +29,7 @@ FAMILIES = {
         ("gemma3_text", "gemma"),
         ("gpt_neox", "gpt_neox"),
         ("gpt_oss", "gpt_oss"),
+        ("granite", "granite"),
         ("llama", "llama"),
         ("mistral", "mistral"),
         ("mixtral", "mixtral"),

@@ -119,6 +119,12 @@ _DETAILS: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 16,
         "per_layer_config": {"01": {"head_dim": 32}, "03": {"head_dim": 32}},
     },
+    "granite": {  # by default they are all 1
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 8.0,
+        "attention_multiplier": 0.125,
+    },
     "granitemoehybrid": {"layer_types": _HYBRID},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2, "full_attn_idxs": [1, 3]},

@@ -41,7 +41,9 @@ class CachedModel:
         return self._capped(PLAIN.head(Residual(x_NE), self.weights.final_norm, self.weights.head))
 
     def _capped(self, logits_NV: torch.Tensor) -> torch.Tensor:
-        cap = self.weights.logit_cap
+        cap, scale = self.weights.logit_cap, self.weights.logit_scale
+        if scale != 1.0:
+            logits_NV = logits_NV.mul_(scale)
         return logits_NV if cap is None else logits_NV.div_(cap).tanh_().mul_(cap)
 
 
@@ -68,8 +70,8 @@ def _residual(
             x = kernels.down_proj(x, ((attend(qkv), layer.out), (fed, layer.mlp.down)))
         else:
             qkvs = kernels.linear(x, tuple(Job(layer.attention_norm, matrix) for matrix in layer.qkv))
-            x = _add(kernels, x, attend(*qkvs), layer.out, layer.attention_out)
-            x = _feed(kernels, x, layer, weights.activation)
+            x = _add(kernels, x, attend(*qkvs), layer.out, layer.attention_out, weights.added_scale)
+            x = _feed(kernels, x, layer, weights)
     return x
 
 
@@ -80,22 +82,24 @@ def _normed(kernels: Kernels, qkv: tuple[torch.Tensor, ...], how: Attention) -> 
     return *kernels.norm_heads(q, k, how.q_norm, how.k_norm), v
 
 
-def _add(kernels: Kernels, x: Residual, y_NI: torch.Tensor, down: Linear, norm: Norm | None) -> Residual:
+def _add(
+    kernels: Kernels, x: Residual, y_NI: torch.Tensor, down: Linear, norm: Norm | None, scale: float
+) -> Residual:
     if norm is None:
-        return kernels.down_proj(x, ((y_NI, down),))
+        return kernels.down_proj(x, ((y_NI, down),), scale)
     return kernels.add_normed(x, kernels.down_proj(None, ((y_NI, down),)), norm)
 
 
-def _feed(kernels: Kernels, x: Residual, layer: Layer, activation: str) -> Residual:
+def _feed(kernels: Kernels, x: Residual, layer: Layer, weights: Weights) -> Residual:
     """The stream with what its MLP, or its experts, add."""
-    mlp = layer.mlp
+    mlp, activation = layer.mlp, weights.activation
     if isinstance(mlp, Experts):
         return kernels.experts(x, layer.mlp_norm, mlp, activation)
     if mlp.gate is None:
         (fed_NI,) = kernels.linear(x, (Job(layer.mlp_norm, mlp.up, activation),))
     else:
         fed_NI = kernels.gated_mlp(x, layer.mlp_norm, mlp.gate, mlp.up, activation)
-    return _add(kernels, x, fed_NI, mlp.down, layer.mlp_out)
+    return _add(kernels, x, fed_NI, mlp.down, layer.mlp_out, weights.added_scale)
 
 
 def _heads(weights: Weights, qkv: tuple[torch.Tensor, ...], B: int, M: int) -> tuple[torch.Tensor, ...]:

@@ -127,7 +127,8 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """`parallel`: attention and MLP read the same residual (GPT-NeoX). `embedding_scale` multiplies what is embedded.
+    """`parallel`: attention and MLP read the same residual (GPT-NeoX). `embedding_scale` multiplies what is embedded,
+    `added_scale` what each attention and MLP adds, `logit_scale` the logits.
     `rope_tables`: frequencies [ropes * F] and scalings of all ropes, in float64, for a kernel. `logit_cap` c makes of a logit z c * tanh(z / c)."""
 
     embedding_VE: torch.Tensor
@@ -142,6 +143,8 @@ class Weights:
     activation: str
     parallel: bool = False
     embedding_scale: float = 1.0
+    added_scale: float = 1.0
+    logit_scale: float = 1.0
     logit_cap: float | None = None
 
     @property

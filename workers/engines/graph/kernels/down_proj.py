@@ -21,44 +21,47 @@ from workers.engines.shared.rope import working
 Parts = tuple[tuple[torch.Tensor, Linear], ...]
 
 
-def down_proj_plain(x: Residual | None, parts: Parts) -> Residual:
-    """The new residual stream, rounded once. `x` None: the sum of the products alone."""
+def down_proj_plain(x: Residual | None, parts: Parts, scale: float = 1.0) -> Residual:
+    """The new residual stream, rounded once: `scale` times the products, added to x. `x` None: the products alone."""
     dtype = parts[0][0].dtype
-    products = [functional.linear(part_NI, linear.weight_OI) for part_NI, linear in parts]
-    total = torch.zeros_like(products[0], dtype=working(dtype)) if x is None else x.x_NE.to(working(dtype))
-    for product_NE in products:
-        total = total + product_NE
-    for _, linear in parts:
+    total: torch.Tensor | float = 0.0
+    for part_NI, linear in parts:
+        total = total + functional.linear(part_NI, linear.weight_OI).to(working(dtype))
         if linear.bias_O is not None:
             total = total + linear.bias_O
+    total = total * scale
+    if x is not None:
+        total = x.x_NE.to(working(dtype)) + total
+    assert isinstance(total, torch.Tensor)
     return Residual(total.to(dtype))
 
 
 @jit
-def _add(x, y0, y1, b0, b1, out, E: tl.constexpr, ADDS: tl.constexpr, PARTS: tl.constexpr,
+def _add(x, y0, y1, b0, b1, out, scale, E: tl.constexpr, ADDS: tl.constexpr, PARTS: tl.constexpr,
          BIASED0: tl.constexpr, BIASED1: tl.constexpr, BLOCK_E: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK_E)
     total = tl.load(y0 + row * E + e, mask=e < E, other=0.0).to(tl.float32)
-    if ADDS:
-        total += tl.load(x + row * E + e, mask=e < E, other=0.0).to(tl.float32)
     if PARTS == 2:
         total += tl.load(y1 + row * E + e, mask=e < E, other=0.0).to(tl.float32)
     if BIASED0:
         total += tl.load(b0 + e, mask=e < E, other=0.0).to(tl.float32)
     if BIASED1:
         total += tl.load(b1 + e, mask=e < E, other=0.0).to(tl.float32)
+    total *= scale
+    if ADDS:
+        total += tl.load(x + row * E + e, mask=e < E, other=0.0).to(tl.float32)
     tl.store(out + row * E + e, total.to(out.dtype.element_ty), mask=e < E)
 
 
-def down_proj_rows(x: Residual | None, parts: Parts) -> Residual:
+def down_proj_rows(x: Residual | None, parts: Parts, scale: float = 1.0) -> Residual:
     """`down_proj_plain` for many rows, which are cuBLAS's to multiply; their sum is one launch."""
     ys = [functional.linear(part_NI, linear.weight_OI) for part_NI, linear in parts]
     biases = [linear.bias_O for _, linear in parts]
     (N, E), out_NE = ys[0].shape, torch.empty_like(ys[0])
     _add[(N,)](
-        out_NE if x is None else x.x_NE, ys[0], ys[-1], *(out_NE if bias is None else bias for bias in (biases[0], biases[-1])), out_NE,
+        out_NE if x is None else x.x_NE, ys[0], ys[-1], *(out_NE if bias is None else bias for bias in (biases[0], biases[-1])), out_NE, scale,
         E, x is not None, len(parts), biases[0] is not None, len(parts) == 2 and biases[-1] is not None, power_of_two(E),
         num_warps=4, **launch_options(),
     )  # fmt: skip
@@ -132,8 +135,8 @@ def store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O: tl.cons
 
 @jit(do_not_specialize=["rows"])
 def _down_proj(
-    x, a0, w0, a1, w1, b0, b1, y, moments, partial, arrived, OUT, rows, in0, in1,
-    ADDS: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, BIASED0: tl.constexpr, BIASED1: tl.constexpr,
+    x, a0, w0, a1, w1, b0, b1, y, moments, partial, arrived, scale, OUT, rows, in0, in1,
+    ADDS: tl.constexpr, SCALED: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, BIASED0: tl.constexpr, BIASED1: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
     AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -168,7 +171,8 @@ def _down_proj(
     if split == 0:
         sum_OR += bias_O[:, None]
         if ADDS:
-            sum_OR += tl.load(x + place_OR, mask=inside, other=0.0).to(tl.float32)
+            x_OR = tl.load(x + place_OR, mask=inside, other=0.0).to(tl.float32)
+            sum_OR += x_OR / scale if SCALED else x_OR
     if PDL:
         begin = tl.minimum(begin + AHEAD // BLOCK_I, until)
     sum_OR = _add_split(
@@ -185,6 +189,8 @@ def _down_proj(
     ticket = arrived + tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
     last, sum_OR = merge_splits(sum_OR, partial, ticket, place_OR, inside, split, rows * OUT, SPLITS)
     if last:
+        if SCALED:
+            sum_OR *= scale
         y_OR = sum_OR.to(y.dtype.element_ty)
         tl.store(y + place_OR, y_OR, mask=inside)
         store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O)
@@ -194,7 +200,7 @@ def _down_proj(
 TILE = Tile(outputs=WIDTH, depth=64, warps=4, stages=5)
 
 
-def down_proj(x: Residual | None, parts: Parts, tile: Tile = TILE) -> Residual:
+def down_proj(x: Residual | None, parts: Parts, scale: float = 1.0, tile: Tile = TILE) -> Residual:
     """`down_proj_plain` in one launch; the moments of the new residual stream beside it."""
     (a0, linear0), (a1, linear1) = parts[0], parts[-1]
     N, OUT, device = len(a0), linear0.weight_OI.shape[0], a0.device
@@ -209,8 +215,8 @@ def down_proj(x: Residual | None, parts: Parts, tile: Tile = TILE) -> Residual:
     biases = [y_NE if linear.bias_O is None else linear.bias_O for linear in (linear0, linear1)]
     _down_proj[(tiles, splits, row_tiles)](
         y_NE if x is None else x.x_NE, a0, linear0.weight_OI, a1, linear1.weight_OI, *biases, y_NE, moments_N2T, partial_SNE,
-        tickets(tiles * row_tiles, device), OUT, N, depths[0], depths[-1],
-        x is not None, splits, len(parts), linear0.bias_O is not None, len(parts) == 2 and linear1.bias_O is not None,
+        tickets(tiles * row_tiles, device), scale, OUT, N, depths[0], depths[-1],
+        x is not None, scale != 1.0, splits, len(parts), linear0.bias_O is not None, len(parts) == 2 and linear1.bias_O is not None,
         all(IN % depth == 0 for IN in depths), tile.outputs, *tile.options(y_NE, depth),
         num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
     )  # fmt: skip
