@@ -27,6 +27,7 @@ FAMILIES = {
     for model_type, module in (
         ("gemma2", "gemma"),
         ("gemma3_text", "gemma"),
+        ("glm4", "glm4"),
         ("gpt_neox", "gpt_neox"),
         ("gpt_oss", "gpt_oss"),
         ("granite", "granite"),

@@ -26,10 +26,15 @@ def angles(start: torch.Tensor, tokens: int, rope: Rotary, far_limit: int, dtype
     return Angles(*near, *far)
 
 
-def rotate(x_BMHD: torch.Tensor, cos_MF: torch.Tensor, sin_MF: torch.Tensor) -> torch.Tensor:
-    """Half-split rotation of the first 2 F numbers of each head; the rest passes (partial rotary)."""
+def rotate(
+    x_BMHD: torch.Tensor, cos_MF: torch.Tensor, sin_MF: torch.Tensor, interleaved: bool = False
+) -> torch.Tensor:
+    """Rotation of the first 2 F numbers of each head; the rest passes (partial rotary). Pairs are half-split, or neighbours
+    where `interleaved`."""
     F = cos_MF.shape[1]
     cos_MHF, sin_MHF = cos_MF[:, None, :], sin_MF[:, None, :]
-    first, second = x_BMHD[..., :F].to(cos_MF.dtype), x_BMHD[..., F : 2 * F].to(cos_MF.dtype)
-    turned = torch.cat([first * cos_MHF - second * sin_MHF, second * cos_MHF + first * sin_MHF], dim=-1)
+    turning = x_BMHD[..., : 2 * F].to(cos_MF.dtype)
+    first, second = turning.unflatten(-1, (F, 2)).unbind(-1) if interleaved else turning.chunk(2, -1)
+    both = first * cos_MHF - second * sin_MHF, second * cos_MHF + first * sin_MHF
+    turned = torch.stack(both, -1).flatten(-2) if interleaved else torch.cat(both, -1)
     return torch.cat([turned.to(x_BMHD.dtype), x_BMHD[..., 2 * F :]], dim=-1)

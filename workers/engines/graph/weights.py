@@ -67,13 +67,15 @@ class Attention:
     """How the queries of a layer attend.
 
     `scale` multiplies scores; `cap` c makes of a score s c * tanh(s / c). `sliding_window`: a query sees itself and as many
-    tokens less one before it, whatever the cache policy. `rope`: index into the model's ropes. `q_norm`, `k_norm`: of
+    tokens less one before it, whatever the cache policy. `rope`: index into the model's ropes; `interleaved`: it turns
+    neighbours of a head, not halves. `q_norm`, `k_norm`: of
     each head, or of all heads together where they are as long. `sinks_H`: learned, one more score in each softmax.
     """
 
     scale: float
     sliding_window: int | None = None
     rope: int = 0
+    interleaved: bool = False
     q_norm: Norm | None = None
     k_norm: Norm | None = None
     sinks_H: torch.Tensor | None = None

@@ -50,8 +50,8 @@ def attend_blocks_plain(
     B, M, H, D = q_BMHD.shape
     K = k_BMKD.shape[2]
     first = int(start)
-    q_BMHD = rotate(q_BMHD, angles.cos_MF, angles.sin_MF)
-    k_BMKD = rotate(k_BMKD, angles.cos_MF, angles.sin_MF)
+    q_BMHD = rotate(q_BMHD, angles.cos_MF, angles.sin_MF, how.interleaved)
+    k_BMKD = rotate(k_BMKD, angles.cos_MF, angles.sin_MF, how.interleaved)
     _write(cache, layer, first, k_BMKD, v_BMKD)
     if first == 0 and how.cap is None and how.sinks_H is None:
         q, k, v = (x.transpose(1, 2) for x in (q_BMHD, k_BMKD, v_BMKD))
@@ -190,7 +190,7 @@ def _share(blocks, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr, WHOLE: tl.conste
 @jit
 def _write_new_keys(
     k, v, k_row, k_head, v_row, v_head, table, here, to_v, cos, sin, first, M, b, begin, end,
-    D: tl.constexpr, F: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Those of the M new keys and values that fall into blocks `begin .. end`, `here` in each, of one key/value head of
     sequence `b`, which begins at `k_head` and `v_head` of a row."""
@@ -200,7 +200,7 @@ def _write_new_keys(
         position = first + j
         mine = (j < M) & (position >= begin * BLOCK) & (position < end * BLOCK)
         row = (b * M + j).to(tl.int64)  # a batch of long chunks passes 2^31 numbers
-        k_JD = load_rotated(k, row * k_row + k_head, mine, cos, sin, j, D, F, BLOCK_D)
+        k_JD = load_rotated(k, row * k_row + k_head, mine, cos, sin, j, D, F, INTERLEAVED, BLOCK_D)
         inside = mine[:, None] & (d < D)[None, :]
         v_JD = tl.load(v + (row * v_row + v_head)[:, None] + d[None, :], mask=inside, other=0.0)
         block_J = tl.load(table + position // BLOCK, mask=mine, other=0).to(
@@ -243,7 +243,7 @@ def _store_whole(
 def _attend_blocks(
     q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, start, cos, sin, partial, stats, out, M,
     scale, cap, learned,
-    B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, QUERIES: tl.constexpr,
+    B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, QUERIES: tl.constexpr,
     BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr, WHOLE: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr, LEARNED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -263,14 +263,14 @@ def _attend_blocks(
         m = group * QUERIES + r // G
         asks = (r < QUERIES * G) & (m < M)
         q_R = (b * M + m).to(tl.int64) * q_row + (head * G + r % G) * q_head
-        q_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, BLOCK_D)
+        q_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
 
         # The blocks of a program belong to it alone, so it writes the new keys that fall there before it reads.
         # Several groups of queries write the same bytes.
         if end * BLOCK > first:
             _write_new_keys(
                 k, v, k_row, head * k_head, v_row, head * v_head, table, here, to_v, cos, sin, first, M, b, begin, end,
-                D, F, BLOCK, BLOCK_D,
+                D, F, INTERLEAVED, BLOCK, BLOCK_D,
             )  # fmt: skip
 
         at_R = (b * M + m).to(tl.int64) * H + head * G + r % G
@@ -358,7 +358,7 @@ def attend_blocks(
     _attend_blocks[(programs, B * K, ceil_div(M, queries))](
         q_BMHD, k_BMKD, v_BMKD, *strides(q_BMHD), *strides(k_BMKD), *strides(v_BMKD),
         cache.table, layer, start, angles.cos_MF, angles.sin_MF, partial, stats, out, M, *scalars,
-        B, H, K, D, F, queries, BLOCK, OCTAVE, OCTAVES, whole, rows, block_d, *flags,
+        B, H, K, D, F, how.interleaved, queries, BLOCK, OCTAVE, OCTAVES, whole, rows, block_d, *flags,
         num_warps=cut.warps, num_stages=cut.stages, maxnreg=cut.registers, **launch_options(),
     )  # fmt: skip
     if not whole:

@@ -20,24 +20,26 @@ CUT_FLOAT32 = BlockSplit(warps=4, stages=2, at_once=None)
 @jit(do_not_specialize=["M"])
 def _rotate(
     x, x_row, x_head, cos, sin, out, M,
-    HEADS: tl.constexpr, D: tl.constexpr, F: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
+    HEADS: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(PDL)
     head, b = tl.program_id(1), tl.program_id(2)
     m = tl.program_id(0) * 16 + tl.arange(0, 16)
     row = (b * M + m).to(tl.int64)
-    x_RD = load_rotated(x, row * x_row + head * x_head, m < M, cos, sin, m, D, F, BLOCK_D)
+    x_RD = load_rotated(x, row * x_row + head * x_head, m < M, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
     d = tl.arange(0, BLOCK_D)
     place_RD = out + ((row * HEADS + head) * D)[:, None] + d[None, :]
     tl.store(place_RD, x_RD, mask=(m < M)[:, None] & (d < D)[None, :])
 
 
-def rotate_heads(x_BMHD: torch.Tensor, cos_MF: torch.Tensor, sin_MF: torch.Tensor) -> torch.Tensor:
+def rotate_heads(
+    x_BMHD: torch.Tensor, cos_MF: torch.Tensor, sin_MF: torch.Tensor, interleaved: bool
+) -> torch.Tensor:
     """`rope.rotate` in one launch; contiguous."""
     B, M, H, D = x_BMHD.shape
     out_BMHD = torch.empty(B, M, H, D, dtype=x_BMHD.dtype, device=x_BMHD.device)
     _rotate[(ceil_div(M, 16), H, B)](
-        x_BMHD, *strides(x_BMHD), cos_MF, sin_MF, out_BMHD, M, H, D, cos_MF.shape[1], max(16, power_of_two(D)),
+        x_BMHD, *strides(x_BMHD), cos_MF, sin_MF, out_BMHD, M, H, D, cos_MF.shape[1], interleaved, max(16, power_of_two(D)),
         num_warps=4, **launch_options(),
     )  # fmt: skip
     return out_BMHD
@@ -79,8 +81,8 @@ def attend_alone(
         return attend_chunk(q_BMHD, k_BMKD, v_BMKD, cache, layer, start, angles, how)
     B, M, H, D = q_BMHD.shape
     K = k_BMKD.shape[2]
-    q_BMHD = rotate_heads(q_BMHD, angles.cos_MF, angles.sin_MF)
-    k_BMKD = rotate_heads(k_BMKD, angles.cos_MF, angles.sin_MF)
+    q_BMHD = rotate_heads(q_BMHD, angles.cos_MF, angles.sin_MF, how.interleaved)
+    k_BMKD = rotate_heads(k_BMKD, angles.cos_MF, angles.sin_MF, how.interleaved)
     _keep_blocks[(ceil_div(M, BLOCK), K, B)](
         k_BMKD, v_BMKD, *strides(v_BMKD), cache.table, layer, M, B, K, D, BLOCK, max(16, power_of_two(D)),
         num_warps=4, **launch_options(),

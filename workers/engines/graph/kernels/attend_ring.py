@@ -35,7 +35,9 @@ def attend_ring_plain(
     M, H = q_BMHD.shape[1:3]
     position_M = start + torch.arange(M, device=start.device)
     slot_M = ring.slot(position_M)
-    k_BKCD.index_copy_(2, slot_M, rotate(k_BMKD, angles.cos_MF, angles.sin_MF).transpose(1, 2))
+    k_BKCD.index_copy_(
+        2, slot_M, rotate(k_BMKD, angles.cos_MF, angles.sin_MF, how.interleaved).transpose(1, 2)
+    )
     v_BKCD.index_copy_(2, slot_M, v_BMKD.transpose(1, 2))
 
     visible_MC = ring.visible(position_M, start + M)
@@ -43,8 +45,8 @@ def attend_ring_plain(
 
     K = k_BKCD.shape[1]
     k = k_BKCD.to(working(q_BMHD.dtype)).transpose(2, 3)
-    near = grouped(rotate(q_BMHD, angles.cos_MF, angles.sin_MF), K) @ k
-    far = grouped(rotate(q_BMHD, angles.far_cos_MF, angles.far_sin_MF), K) @ k
+    near = grouped(rotate(q_BMHD, angles.cos_MF, angles.sin_MF, how.interleaved), K) @ k
+    far = grouped(rotate(q_BMHD, angles.far_cos_MF, angles.far_sin_MF, how.interleaved), K) @ k
     scores_BKRC = scored(torch.where(is_sink_C, far, near), how)
     visible_RC = visible_MC.repeat_interleave(H // K, dim=0)
     hidden_BKRC = scores_BKRC.masked_fill(~visible_RC, -torch.inf)
@@ -80,7 +82,7 @@ def _merge_one(
 @jit
 def _write_new_keys(
     k, v, k_row, k_head, v_row, v_head, k_cache, v_cache, cos, sin, first, M, b, bk, low,
-    D: tl.constexpr, F: tl.constexpr, S: tl.constexpr, P: tl.constexpr, SPAN: tl.constexpr, BLOCK_D: tl.constexpr,
+    D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, S: tl.constexpr, P: tl.constexpr, SPAN: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Those of the M new keys and values that fall into the SPAN slots from `low` on, of one key/value head of sequence
     `b`, which begins at `k_head` and `v_head` of a row."""
@@ -91,7 +93,7 @@ def _write_new_keys(
         new = tl.where(first + j < S, first + j, S + tl.where(turned < 0, turned + P, turned))
         mine = (j < M) & (new >= low) & (new < low + SPAN)
         row = b * M + j
-        k_JD = load_rotated(k, row * k_row + k_head, mine, cos, sin, j, D, F, BLOCK_D)
+        k_JD = load_rotated(k, row * k_row + k_head, mine, cos, sin, j, D, F, INTERLEAVED, BLOCK_D)
         written = mine[:, None] & (d < D)[None, :]
         v_JD = tl.load(v + (row * v_row + v_head)[:, None] + d[None, :], mask=written, other=0.0)
         new_place = (bk * (S + P) + new)[:, None] * D + d[None, :]
@@ -148,7 +150,7 @@ def _merge_splits(
 def _attend_ring(
     q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, k_cache, v_cache, start,
     cos, sin, far_cos, far_sin, partial, stats, arrived, out, M, scale, cap, learned,
-    B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr,
+    B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr,
     S: tl.constexpr, P: tl.constexpr, WINDOW: tl.constexpr, SPLITS: tl.constexpr, QUERIES: tl.constexpr,
     SPAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
     CAPPED: tl.constexpr, LEARNED: tl.constexpr, PDL: tl.constexpr,
@@ -176,14 +178,14 @@ def _attend_ring(
     m = group * QUERIES + r // G
     asks = (r < QUERIES * G) & (m < M)
     q_R = (b * M + m) * q_row + (head * G + r % G) * q_head
-    near_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, BLOCK_D)
+    near_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
     oldest_place = last_place - (M - 1)
     in_ring = (S + last_place >= low) & (S + oldest_place < low + SPAN)
     wrapped = (oldest_place < 0) & (S + oldest_place + P < low + SPAN)
     if in_ring | wrapped | ((first < S) & (low < S)):
         _write_new_keys(
             k, v, k_row, head * k_head, v_row, head * v_head, k_cache, v_cache, cos, sin, first, M, b, bk, low,
-            D, F, S, P, SPAN, BLOCK_D,
+            D, F, INTERLEAVED, S, P, SPAN, BLOCK_D,
         )  # fmt: skip
         k_CD = tl.load(k_cache + place, mask=inside, other=0.0)
         v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
@@ -191,7 +193,7 @@ def _attend_ring(
     k_DC = tl.trans(k_CD)
     scores_RC = tl.dot(near_RD, k_DC, input_precision="ieee")
     if low < S:
-        far_RD = load_rotated(q, q_R, asks, far_cos, far_sin, m, D, F, BLOCK_D)
+        far_RD = load_rotated(q, q_R, asks, far_cos, far_sin, m, D, F, INTERLEAVED, BLOCK_D)
         far_RC = tl.dot(far_RD, k_DC, input_precision="ieee")
         scores_RC = tl.where((slot < S)[None, :], far_RC, scores_RC)
     visible = _visible(slot, m, first, last, last_place, M, S, P, WINDOW)
@@ -234,7 +236,7 @@ def attend_ring(
         q_BMHD, k_BMKD, v_BMKD, *strides(q_BMHD), *strides(k_BMKD), *strides(v_BMKD),
         cache.k_LBKCD[layer], cache.v_LBKCD[layer], start,
         angles.cos_MF, angles.sin_MF, angles.far_cos_MF, angles.far_sin_MF, partial, stats, cache.arrived, out,
-        M, *scalars, B, H, K, D, F, ring.sinks, ring.slots, ring.sliding_window, splits, queries,
+        M, *scalars, B, H, K, D, F, how.interleaved, ring.sinks, ring.slots, ring.sliding_window, splits, queries,
         SPAN, rows, max(16, power_of_two(D)), *flags, maxnreg=registers, num_warps=warps, num_stages=1, **launch_options(),
     )  # fmt: skip
     return out

@@ -40,7 +40,7 @@ def attend_window_plain(
 ) -> torch.Tensor:
     """[B, M, H * D]. Leaves the last keys of positions `start .. start + M` in the ring of one layer."""
     ring, first, M = cache.ring, int(start), q_BMHD.shape[1]
-    k_BKMD = rotate(k_BMKD, angles.cos_MF, angles.sin_MF).transpose(1, 2)
+    k_BKMD = rotate(k_BMKD, angles.cos_MF, angles.sin_MF, how.interleaved).transpose(1, 2)
     v_BKMD = v_BMKD.transpose(1, 2)
     in_cache = cache.k_LBKCD[layer], cache.v_LBKCD[layer]
     fresh_sinks = max(0, min(ring.sinks - first, M))
@@ -53,8 +53,8 @@ def attend_window_plain(
         others.append(
             torch.cat([held_BKCD[:, :, past_slot], new_BKMD[:, :, max(0, origin - first) :]], dim=2)
         )
-    near_BMHD = rotate(q_BMHD, angles.cos_MF, angles.sin_MF)
-    far_BMHD = rotate(q_BMHD, angles.far_cos_MF, angles.far_sin_MF)
+    near_BMHD = rotate(q_BMHD, angles.cos_MF, angles.sin_MF, how.interleaved)
+    far_BMHD = rotate(q_BMHD, angles.far_cos_MF, angles.far_sin_MF, how.interleaved)
     attended = []
     for begin in range(0, M, RING_QUERIES):
         end = min(begin + RING_QUERIES, M)
@@ -131,7 +131,7 @@ def _load_keys(
 def _attend_window(
     q, q_row, q_head, k, k_row, v, v_row, v_head, k_cache, v_cache, start, cos, sin, far_cos, far_sin, out, M,
     scale, cap, learned,
-    H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
+    H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
     WINDOW: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, BLOCK_D: tl.constexpr,
     CAPPED: tl.constexpr, LEARNED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -144,10 +144,10 @@ def _attend_window(
     m = tile * QUERIES + tl.arange(0, QUERIES)
     query = first + m
     q_R = (b * M + m).to(tl.int64) * q_row + h * q_head
-    near_RD = load_rotated(q, q_R, m < M, cos, sin, m, D, F, BLOCK_D)
+    near_RD = load_rotated(q, q_R, m < M, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
     peak_R, total_R, sum_RD = empty_softmax(QUERIES, BLOCK_D)
     if S > 0:
-        far_RD = load_rotated(q, q_R, m < M, far_cos, far_sin, m, D, F, BLOCK_D)
+        far_RD = load_rotated(q, q_R, m < M, far_cos, far_sin, m, D, F, INTERLEAVED, BLOCK_D)
         for s0 in range(0, S, 16):
             sink = s0 + tl.arange(0, 16)
             there = (sink < S) & (sink < first + M)
@@ -223,13 +223,13 @@ def attend_window(
     K, ring, F = k_BMKD.shape[2], cache.ring, angles.cos_MF.shape[1]
     cut = CUT_FLOAT32 if q_BMHD.dtype == torch.float32 else CUT
     block_d = max(16, power_of_two(D))
-    k_BMKD = rotate_heads(k_BMKD, angles.cos_MF, angles.sin_MF)
+    k_BMKD = rotate_heads(k_BMKD, angles.cos_MF, angles.sin_MF, how.interleaved)
     out = torch.empty(B, M, H * D, dtype=q_BMHD.dtype, device=q_BMHD.device)
     scalars, flags = kernel_arguments(how, out)
     _attend_window[(ceil_div(M, cut.queries), H, B)](
         q_BMHD, *strides(q_BMHD), k_BMKD, K * D, v_BMKD, *strides(v_BMKD), cache.k_LBKCD[layer], cache.v_LBKCD[layer],
         start, angles.cos_MF, angles.sin_MF, angles.far_cos_MF, angles.far_sin_MF, out, M, *scalars,
-        H, K, D, F, ring.sinks, ring.slots, ring.sliding_window, cut.queries, cut.keys, block_d, *flags,
+        H, K, D, F, how.interleaved, ring.sinks, ring.slots, ring.sliding_window, cut.queries, cut.keys, block_d, *flags,
         num_warps=cut.warps, num_stages=cut.stages, **launch_options(),
     )  # fmt: skip
     _keep[(ceil_div(min(M, ring.slots), 16) + ceil_div(ring.sinks, 16), K, B)](

@@ -34,14 +34,17 @@ def load_rotated(
     angle_R,
     D: tl.constexpr,
     F: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """[R, BLOCK_D] of rows at `x + offset_R`, rotated by angle row `angle_R`, rounded once. `rope.rotate`."""
     d = tl.arange(0, BLOCK_D)
     turned = d < 2 * F
-    frequency = tl.where(d < F, d, d - F)
-    partner = tl.where(d < F, d + F, d - F)
-    sign = tl.where(d < F, -1.0, 1.0)
+    if INTERLEAVED:
+        frequency, partner, is_first = d // 2, d + 1 - 2 * (d % 2), d % 2 == 0
+    else:
+        frequency, partner, is_first = tl.where(d < F, d, d - F), tl.where(d < F, d + F, d - F), d < F
+    sign = tl.where(is_first, -1.0, 1.0)
     inside = mask_R[:, None] & (d < D)[None, :]
     within = mask_R[:, None] & turned[None, :]
     a = tl.load(x + offset_R[:, None] + d[None, :], mask=inside, other=0.0)
