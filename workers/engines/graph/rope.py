@@ -27,7 +27,7 @@ def angles(start: torch.Tensor, tokens: int, rope: Rotary, far_limit: int, dtype
 
 
 def rotate(
-    x_BMHD: torch.Tensor, cos_MF: torch.Tensor, sin_MF: torch.Tensor, interleaved: bool = False
+    x_BMHD: torch.Tensor, cos_MF: torch.Tensor, sin_MF: torch.Tensor, interleaved: bool
 ) -> torch.Tensor:
     """Rotation of the first 2 F numbers of each head; the rest passes (partial rotary). Pairs are half-split, or neighbours
     where `interleaved`."""

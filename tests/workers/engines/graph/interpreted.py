@@ -61,20 +61,28 @@ def logits_alike() -> None:
 
 
 def families_alike() -> None:
-    """Norms of heads and of what is added, soft caps, learned scores, several ropes, windows, experts: a row alone, a chunk, a
+    """Norms of heads and of what is added, soft caps, learned scores, several ropes, windows, experts, neighbours rotated: a row alone, a chunk, a
     prompt in one pass."""
-    for family in ("qwen3", "olmo2", "gemma2", "gemma3_text", "smollm3", "qwen3_moe", "gpt_oss"):
+    for family, mode in (
+        *(
+            ("olmo2", "streaming"),
+            ("gemma2", "baseline"),
+            ("gemma3_text", "streaming"),
+            ("smollm3", "baseline"),
+        ),
+        *(
+            ("qwen3_moe", "streaming"),
+            ("gpt_oss", "baseline"),
+            ("granite", "streaming"),
+            ("glm4", "baseline"),
+        ),
+    ):
         target = loaded(layer_by_layer.build(family, dtype=torch.float32))
-        for mode in ("streaming", "baseline"):
-            asked = cell(mode, window=2)
-            expected = open_session(asked, target, None).logits(tokens(6)[0])
-            check(
-                f"{family} {mode}",
-                fused(open_session(asked, target, None)).logits(tokens(6)[0]),
-                expected,
-                1e-5,
-            )
-    for family in ("gemma2", "gemma3_text", "gpt_oss"):
+        asked = cell(mode, window=2)
+        expected = open_session(asked, target, None).logits(tokens(6)[0])
+        found = fused(open_session(asked, target, None)).logits(tokens(6)[0])
+        check(f"{family} {mode}", found, expected, 1e-5)
+    for family in ("gemma2", "gpt_oss"):
         target = loaded(layer_by_layer.build(family, dtype=torch.float32))
         for chunk in (None, 70):
             asked = cell("baseline", prefill_chunk=chunk)

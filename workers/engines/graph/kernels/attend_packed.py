@@ -66,9 +66,9 @@ def _attend_packed_plain(
 ) -> torch.Tensor:
     M, H = q_BMHD.shape[1:3]
     K, first = k_BMKD.shape[2], int(start)
-    _keep(cache, layer, first, rotate(k_BMKD, angles.cos_MF, angles.sin_MF), v_BMKD)
-    near = grouped(rotate(q_BMHD, angles.cos_MF, angles.sin_MF), K)
-    far = grouped(rotate(q_BMHD, angles.far_cos_MF, angles.far_sin_MF), K)
+    _keep(cache, layer, first, rotate(k_BMKD, angles.cos_MF, angles.sin_MF, how.interleaved), v_BMKD)
+    near = grouped(rotate(q_BMHD, angles.cos_MF, angles.sin_MF, how.interleaved), K)
+    far = grouped(rotate(q_BMHD, angles.far_cos_MF, angles.far_sin_MF, how.interleaved), K)
     position_R = (first + torch.arange(M, device=start.device)).repeat_interleave(H // K)
     peak_BKR = torch.full(near.shape[:3], -torch.inf, dtype=near.dtype, device=near.device)
     total_BKR, sum_BKRD = torch.zeros_like(peak_BKR), torch.zeros_like(near)

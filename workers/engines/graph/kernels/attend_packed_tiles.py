@@ -94,7 +94,7 @@ def _read_packed(
 @jit
 def _read_newest(
     q, q_R, near_RD, asks, m, query_R, recent, sinks, bk, first, last, M, far_cos, far_sin, scale, cap, peak_R, total_R, sum_RD,
-    B: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, S: tl.constexpr, WINDOW: tl.constexpr,
+    B: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, S: tl.constexpr, WINDOW: tl.constexpr,
     RECENT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr,
 ):  # fmt: skip
     """Newest tokens, and sinks, as the model computed them."""
@@ -114,7 +114,7 @@ def _read_newest(
         scores_RC = tl.where(seen_RC, scored_tile(products_RC, scale, cap, CAPPED), float("-inf"))
         peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
     if S > 0:
-        far_RD = load_rotated(q, q_R, asks, far_cos, far_sin, m, D, F, BLOCK_D)
+        far_RD = load_rotated(q, q_R, asks, far_cos, far_sin, m, D, F, INTERLEAVED, BLOCK_D)
         for s0 in range(0, S, 16):
             sink = s0 + tl.arange(0, 16)
             place = sinks + (bk.to(tl.int64) * S + sink)[:, None] * D + d[None, :]
@@ -172,7 +172,7 @@ def _scaled_queries(
 def _attend_packed(
     q, q_row, q_head, recent, sinks, table, layer, start, cos, sin, far_cos, far_sin, partial, stats, M, places, last_unit,
     scale, cap,
-    B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, S: tl.constexpr,
+    B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, S: tl.constexpr,
     WINDOW: tl.constexpr, RING: tl.constexpr, QUERIES: tl.constexpr,
     SIZE: tl.constexpr, V_CODES: tl.constexpr, K_SCALES: tl.constexpr, K_ZEROS: tl.constexpr,
     V_SCALES: tl.constexpr, V_ZEROS: tl.constexpr, CODE: tl.constexpr, ZEROS: tl.constexpr, HALVES: tl.constexpr,
@@ -193,7 +193,7 @@ def _attend_packed(
     query_R = first + m
     q_R = (b * M + m).to(tl.int64) * q_row + (head * G + r % G) * q_head
     at_R = (b * M + m).to(tl.int64) * H + head * G + r % G
-    near_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, BLOCK_D)
+    near_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
     peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
     sharing = tl.num_programs(0) - 1
     if program < sharing:
@@ -222,7 +222,7 @@ def _attend_packed(
     else:
         peak_R, total_R, sum_RD = _read_newest(
             q, q_R, near_RD, asks, m, query_R, recent, sinks, bk, first, last, M, far_cos, far_sin, scale, cap,
-            peak_R, total_R, sum_RD, B, K, D, F, S, WINDOW, RECENT, BLOCK, BLOCK_D, CAPPED,
+            peak_R, total_R, sum_RD, B, K, D, F, INTERLEAVED, S, WINDOW, RECENT, BLOCK, BLOCK_D, CAPPED,
         )  # fmt: skip
         _store_unit(partial, stats, last_unit, at_R, asks, B * M * H, peak_R, total_R, sum_RD, D, BLOCK_D)
 
@@ -296,13 +296,13 @@ def _attend(
     where = (group.v_codes, group.k_scales, group.k_zeros, group.v_scales, group.v_zeros)
     keep[(B * K,)](
         k_BMKD, v_BMKD, *strides(k_BMKD), *strides(v_BMKD), recent, sinks, cache.table, layer, start,
-        angles.cos_MF, angles.sin_MF, M, cache.places, B, K, D, F, S, group.size, *where, code, stored.largest,
+        angles.cos_MF, angles.sin_MF, M, cache.places, B, K, D, F, how.interleaved, S, group.size, *where, code, stored.largest,
         stored.has_zeros, is_fp8, stored.bits, RECENT_BLOCKS, BLOCK, block_d, num_warps=4, **launch_options(),
     )  # fmt: skip
     _attend_packed[(programs + 1, B * K, ceil_div(M, queries))](
         q_BMHD, *strides(q_BMHD), recent, sinks, cache.table, layer, start, angles.cos_MF, angles.sin_MF,
         angles.far_cos_MF, angles.far_sin_MF, partial, stats, M, cache.places, units, *scalars[:2],
-        B, H, K, D, F, S, cache.sliding_window, ring, queries, group.size, *where, code, stored.has_zeros,
+        B, H, K, D, F, how.interleaved, S, cache.sliding_window, ring, queries, group.size, *where, code, stored.has_zeros,
         8 // stored.bits, RECENT_BLOCKS, BLOCK, OCTAVE, OCTAVES, rows, block_d, capped,
         num_warps=WARPS, num_stages=STAGES, **launch_options(),
     )  # fmt: skip

@@ -87,7 +87,7 @@ def _pack(
 @jit(do_not_specialize=["M", "layer", "places"])
 def keep(
     k, v, k_row, k_head, v_row, v_head, recent, sinks, table, layer, start, cos, sin, M, places,
-    B: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, S: tl.constexpr,
+    B: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, S: tl.constexpr,
     SIZE: tl.constexpr, V_CODES: tl.constexpr, K_SCALES: tl.constexpr, K_ZEROS: tl.constexpr,
     V_SCALES: tl.constexpr, V_ZEROS: tl.constexpr, CODE: tl.constexpr, LARGEST: tl.constexpr,
     ZEROS: tl.constexpr, FP8: tl.constexpr, BITS: tl.constexpr,
@@ -104,7 +104,7 @@ def keep(
     for j0 in range(0, M, 16):
         j = j0 + tl.arange(0, 16)
         row = (b * M + j).to(tl.int64)
-        k_JD = load_rotated(k, row * k_row + head * k_head, j < M, cos, sin, j, D, F, BLOCK_D)
+        k_JD = load_rotated(k, row * k_row + head * k_head, j < M, cos, sin, j, D, F, INTERLEAVED, BLOCK_D)
         inside = (j < M)[:, None] & (d < D)[None, :]
         v_JD = tl.load(v + (row * v_row + head * v_head)[:, None] + d[None, :], mask=inside, other=0.0)
         slot = (first + j) % (RECENT * BLOCK)
