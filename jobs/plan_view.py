@@ -130,7 +130,7 @@ def _table(first: CellForecast, names: Names) -> Table:
 
 
 def _beyond(forecast: CellForecast) -> bool:
-    positions = forecast.cell.prompt_tokens + forecast.cell.length
+    positions = forecast.cell.workload_spec.positions(forecast.cell)
     return forecast.max_positions is not None and positions > forecast.max_positions
 
 

@@ -31,7 +31,12 @@ def cell_words(cell: Cell, names: Names, *, mode: bool = True) -> str:
     extra = f" x{cell.batch_size}" if cell.batch_size > 1 else ""
     budget = "" if cell.budget is None else f" in {round_size_text(cell.budget)}"
     purpose = " probe" if cell.purpose == "probe" else ""
-    return f"{model}{engine} {cell.prompt_tokens}+{cell.length}{extra}{budget}{purpose} #{cell.repeat}"
+    tokens = (
+        f"{cell.length}" if cell.workload_spec.prompt_is_length else f"{cell.prompt_tokens}+{cell.length}"
+    )
+    if cell.retrieve is not None:
+        tokens = f"{cell.retrieve.task} {tokens}"
+    return f"{model}{engine} {tokens}{extra}{budget}{purpose} #{cell.repeat}"
 
 
 def attempt_words(attempt: Attempt, names: Names) -> str:

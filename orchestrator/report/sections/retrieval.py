@@ -24,7 +24,7 @@ from orchestrator.report.pictures.heat_map import HeatMap, draw_heat_maps
 from orchestrator.report.pictures.theme import picture
 from orchestrator.report.setting import equal_rows
 from orchestrator.tables.retrieval import KEY, PEERS, SHARE
-from workers.modes import MODES, Streaming
+from workers.modes import MODES, Layout, Streaming
 from workers.retrieval.tasks import TASKS
 
 #: Wrong answers that are shown for each map.
@@ -132,8 +132,9 @@ def _title(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _window(row: dict[str, Any]) -> int | None:
+    """The last tokens that are kept; None where all are, or others are chosen."""
     policy = MODES[row["mode"]].policy
-    if policy.parameters is not Streaming or row["sinks"] is None or row["window"] is None:
+    if policy.layout is not Layout.RING or row["sinks"] is None or row["window"] is None:
         return None
     context = policy.context(Streaming(sinks=row["sinks"], window=row["window"]))
     return None if context is None else context.window
