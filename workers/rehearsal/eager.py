@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from workers.cell import Cell, ModelRef
 from workers.engines.eager.policies import OpenCache, takes_dynamic_cache
-from workers.engines.eager.score import skim
+from workers.engines.eager.score import score_through, skim
 from workers.engines.eager.session import CachedSession
 from workers.engines.session import ModeUnsupported, Unmeasured
 from workers.engines.shared.implementations import implementation
@@ -53,8 +53,8 @@ class EagerRehearsal:
         self._cell = dataclasses.replace(cell, speculation=speculation)
         self._batch = cell.batch_size
         policy, decoder = cell.mode_spec.policy, cell.mode_spec.decoder
-        if policy.layout is Layout.NONE or cell.workload == "score":
-            raise NotRehearsable(f"{cell.mode}, {cell.workload}: no passes of `generate`")
+        if policy.layout is Layout.NONE:
+            raise NotRehearsable(f"{cell.mode}: no passes over a cache")
         names = [cell.model.target]
         if decoder.needs_draft and cell.model.draft is not None:
             names.append(cell.model.draft)
@@ -82,6 +82,32 @@ class EagerRehearsal:
             cut = _Cut(self._log, readers)
             skim(readers, ids_BT, tokens)
             return cut.passed()
+
+    def scored(self, position: int, tokens: int) -> PassTrace:
+        """One pass over `tokens` tokens of a text that is scored, behind `position` that were: to the beginning of the next
+        one, or to the end of the text, where it is shorter than a whole pass.
+        """
+        chunk = eager_chunk(self._cell)
+        assert chunk is not None
+        earlier = min(position, chunk)  # the pass before, whose logits are still there
+        passes = _Passes(self._log, skip=0, passes=2 if earlier else 1)
+        following = chunk if tokens == chunk else 0
+        with self._running(), self._caches() as readers:
+            model, cache = readers[0]
+            if position > earlier:
+                self._filling.fill(model, cache, 1, position - earlier)
+            ids_T = torch.zeros(earlier + tokens + following + 1, dtype=torch.int64, device=CUDA)
+            passes.readers = readers[:1]
+            passes.begin()
+            hook = model.register_forward_pre_hook(passes.before_forward)
+            try:
+                score_through(model, cache, ids_T, chunk, Unmeasured())
+                passes.end()
+            except _Enough:
+                pass
+            finally:
+                hook.remove()
+        return passes.traces[-1]
 
     def start(self, prompt_tokens: int, *, read: bool) -> PassTrace:
         """Of a generation from its call to the end of its first pass. `read` as in `generation`."""
@@ -236,6 +262,11 @@ class _Passes:
 
     def begin(self) -> None:
         self._cut = _Cut(self._log, self.readers)
+
+    def end(self) -> None:
+        """The last pass has no forward behind it."""
+        assert self._cut is not None
+        self.traces.append(self._cut.passed())
 
     def before_forward(self, *_: object) -> None:
         if self._cut is None:

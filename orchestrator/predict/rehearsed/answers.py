@@ -13,14 +13,14 @@ from orchestrator.predict.allocator.caching import CachingAllocator
 from orchestrator.predict.allocator.settings import AllocatorSettings
 from orchestrator.predict.caches import kept_tokens
 from orchestrator.predict.device import DeviceProfile
-from orchestrator.predict.rehearsed.passes import RehearsedPasses
+from orchestrator.predict.rehearsed.passes import RehearsedPasses, ScoredPasses
 from orchestrator.predict.rehearsed.prefix import Prefix
-from orchestrator.predict.rehearsed.run import RehearsedRun, ids_bytes
+from orchestrator.predict.rehearsed.run import Rehearsal, RehearsedRun, ids_bytes
 from orchestrator.predict.rehearsed.store import answered
 from workers.allocator import DEFAULT, settings_text
 from workers.cell import Cell, ModelRef, to_json
 from workers.engines.sizes import eager_chunk
-from workers.modes import GENERATE, Layout
+from workers.modes import GENERATE, SCORE, Layout
 from workers.rehearsal.passes import ModeRefused, NotRehearsable
 
 #: No text is longer.
@@ -99,7 +99,9 @@ def largest_fitting(
     def find() -> list[int | None]:
         if not one.mode_spec.policy.grows and one.batch_size == two.batch_size:
             return [None if _fits(one, device, room) else 0]
-        if dataclasses.replace(one, length=two.length) == two and two.length == one.length + 1:
+        if not _is_scored(one) and (
+            dataclasses.replace(one, length=two.length) == two and two.length == one.length + 1
+        ):
             return [_longest(one, device, room)]
         first, chunk = guess or 1, eager_chunk(one)
         if chunk is not None and one.batch_size == two.batch_size:
@@ -138,16 +140,28 @@ def check(cell: Cell, device: DeviceProfile) -> None:
     policy = cell.mode_spec.policy
     if device.allocator != "cuda" or cell.engine != "eager":
         raise NotRehearsable(f"the {cell.engine} engine on {device.kind} is not rehearsed")
+    if _is_scored(cell) and policy.grows and policy.layout is Layout.APPENDED:
+        return
     if cell.workload != GENERATE.name or policy.layout is Layout.NONE or cell.prompt_tokens < 1:
         raise NotRehearsable(f"{cell.mode}, {cell.workload}: not rehearsed")
 
 
+def _is_scored(cell: Cell) -> bool:
+    return cell.workload == SCORE.name
+
+
+def _new_tokens(cell: Cell) -> int:
+    """A text that is scored counts as a prompt, with which its run ends."""
+    return 1 if _is_scored(cell) else cell.length
+
+
 def _peak(cell: Cell, device: DeviceProfile, room: int, loaded: bool) -> RehearsedPeak:
-    run = _run(cell, device, room).to(cell.length)
-    fits = run.fits(cell.length)
+    new = _new_tokens(cell)
+    run = _run(cell, device, room).to(new)
+    fits = run.fits(new)
     if not fits:
-        run = _run(cell, device, None).to(cell.length)
-    point = run.at(cell.length)
+        run = _run(cell, device, None).to(new)
+    point = run.at(new)
     if not loaded:
         reserved = max(point.peak_reserved, run.points[0].peak_reserved)
         point = max(point, run.points[0], key=lambda each: each.peak_allocated)._replace(
@@ -181,21 +195,22 @@ def _longest_prompt(at: Callable[[int], Cell], guess: int, device: DeviceProfile
         return _live_run(cell, chunk, max(room, 0), emulated, device.runtime_bytes, ids_of)
 
     def fits(value: int) -> bool:
-        return run(value, end).to(at(value).length).failure is None
+        return run(value, end).to(_new_tokens(at(value))).failure is None
 
     value = 2 * guess
     while value < _FAR:
         failure = run(value, _TYPICAL_PROMPT).to(1).failure
         if failure is not None:
             end = max(1, failure.tokens)
-            first = max(1, end - (at(value).prompt_tokens - value))
+            first = max(1, end - (_normal(at(value))[0].prompt_tokens - value))
             return _bisected(fits, first, max(1, first // 32)) or 1
         value *= 2
     return value
 
 
 def _fits(cell: Cell, device: DeviceProfile, room: int) -> bool:
-    return _run(cell, device, room).to(cell.length).fits(cell.length)
+    new = _new_tokens(cell)
+    return _run(cell, device, room).to(new).fits(new)
 
 
 def _bisected(fits: Callable[[int], bool], guess: int, step: int) -> int | None:
@@ -228,6 +243,8 @@ def _run(cell: Cell, device: DeviceProfile, room: int | None) -> RehearsedRun:
 
 def _normal(cell: Cell) -> tuple[Cell, int | None]:
     """The one cell of all that have its passes, and the chunks in which its prompt is read before them."""
+    if _is_scored(cell):  # all but the last token are read
+        cell = dataclasses.replace(cell, prompt_tokens=cell.length + 1)
     cell = dataclasses.replace(cell, length=1, **_ANY)
     chunk = eager_chunk(cell)
     if not cell.mode_spec.policy.grows and chunk is not None:
@@ -287,16 +304,19 @@ def _prompt_of(cell: Cell) -> int:
     return 1 if cell.mode_spec.policy.grows else cell.prompt_tokens
 
 
-def _passes(cell: Cell, chunk: int | None) -> RehearsedPasses:
+def _passes(cell: Cell, chunk: int | None) -> Rehearsal:
     return _passes_of(dataclasses.replace(cell, prompt_tokens=_prompt_of(cell), allocator=DEFAULT), chunk)
 
 
 @functools.lru_cache(maxsize=16)
-def _passes_of(cell: Cell, chunk: int | None) -> RehearsedPasses:
+def _passes_of(cell: Cell, chunk: int | None) -> Rehearsal:
     from workers.rehearsal.eager import (
         EagerRehearsal,  # torch and transformers: seconds, which few commands need
     )
 
+    if _is_scored(cell):
+        assert chunk is not None  # a text is never scored at once
+        return ScoredPasses(EagerRehearsal(cell), chunk)
     return RehearsedPasses(EagerRehearsal(cell), chunk, grows=cell.mode_spec.policy.grows)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from workers.rehearsal.passes import Generation, PassFamily, PassTrace, Piece
+from workers.rehearsal.passes import Generation, NotRehearsable, PassFamily, PassTrace, Piece
 
 #: A generation's steps are rehearsed at multiples of this many tokens.
 _STEPS = 64
@@ -19,11 +19,43 @@ class EngineRehearsal(Protocol):
 
     def chunk(self, position: int, tokens: int) -> PassTrace: ...
 
+    def scored(self, position: int, tokens: int) -> PassTrace: ...
+
     def start(self, prompt_tokens: int, *, read: bool) -> PassTrace: ...
 
     def generation(self, prompt_tokens: int, *, read: bool) -> Generation: ...
 
     def step(self, position: int) -> PassTrace: ...
+
+
+class ScoredPasses:
+    """Implements `run.Rehearsal` for a text that is scored `chunk` tokens at a time: a prompt, and nothing behind it."""
+
+    def __init__(self, rehearsal: EngineRehearsal, chunk: int) -> None:
+        self._rehearsal = rehearsal
+        self._chunk = chunk
+        self._others: dict[tuple[int, int], PassTrace] = {}
+        self._family = PassFamily(lambda position: rehearsal.scored(position, chunk), chunk, chunk)
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        return self._rehearsal.weights
+
+    def chunk(self, position: int, tokens: int) -> PassTrace:
+        if position and tokens == self._chunk:
+            return self._family.at(position)
+        if (position, tokens) not in self._others:
+            self._others[position, tokens] = self._rehearsal.scored(position, tokens)
+        return self._others[position, tokens]
+
+    def start(self, prompt_tokens: int) -> PassTrace:
+        return PassTrace((), (), (), ())
+
+    def first(self, prompt_tokens: int) -> PassTrace:
+        raise NotRehearsable("no token is new where a text is scored")
+
+    def steps(self, prompt_tokens: int, step: int) -> Piece:
+        raise NotRehearsable("no token is new where a text is scored")
 
 
 class RehearsedPasses:

@@ -43,7 +43,8 @@ def test_what_cannot_be_rehearsed_is_predicted_by_formula_and_says_so() -> None:
     assert predicted_by(CELL) == "rehearsal"
     assert predicted_by(CELL, cpu) == "formula"
     assert predicted_by(dataclasses.replace(CELL, engine="graph")) == "formula"
-    assert predicted_by(dataclasses.replace(CELL, workload="score")) == "formula"
+    recomputed = dataclasses.replace(CELL, workload="score", mode="recompute")
+    assert predicted_by(dataclasses.replace(recomputed, streaming=Streaming(sinks=4, window=60))) == "formula"
 
 
 def test_a_model_that_needs_real_values_falls_back_to_the_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,8 +79,16 @@ def test_a_cache_that_evicts_is_predicted_full(mode: str) -> None:
         lambda value: dataclasses.replace(CELL, prompt_tokens=value + 48, length=16, prefill_chunk=256),
         lambda value: dataclasses.replace(CELL, prompt_tokens=value, length=1),
         lambda value: dataclasses.replace(CELL, batch_size=value, length=64),
+        lambda value: dataclasses.replace(CELL, workload="score", length=value, prefill_chunk=256),
     ],
-    ids=["new tokens", "chunked prompt", "chunked prompt and its tail", "prompt in one pass", "batch"],
+    ids=[
+        "new tokens",
+        "chunked prompt",
+        "chunked prompt and its tail",
+        "prompt in one pass",
+        "batch",
+        "score",
+    ],
 )
 def test_a_boundary_is_where_a_cell_stops_fitting(at: Callable[[int], Cell]) -> None:
     boundary = largest_fitting(at, SHAPE, None, PROFILE)

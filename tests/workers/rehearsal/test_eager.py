@@ -104,6 +104,19 @@ def test_other_modes_are_rehearsed_by_their_own_session(cell: Cell) -> None:
     assert generation.steady.sizes
 
 
+def test_a_pass_that_scores_holds_its_logits_until_the_next_has_its_own() -> None:
+    rehearsal = EagerRehearsal(dataclasses.replace(SMALL, workload="score", prompt_tokens=0))
+    first, second, third = (rehearsal.scored(at, 128) for at in (0, 128, 256))
+    logits = 128 * 50304 * 2
+    kept = [label for own, label in first.leaves if first.sizes[own] == logits]
+    assert len(kept) == 1
+    assert set(second.frees) >= {*kept, *(label for _, label in first.leaves if label.startswith("cache"))}
+    assert third.is_like(second)
+    last = rehearsal.scored(256, 40)
+    assert set(last.frees) == set(third.frees)
+    assert {label for _, label in last.leaves} == {x for _, x in third.leaves if x not in kept}
+
+
 def test_a_batch_takes_its_share_of_everything_that_grows() -> None:
     one = EagerRehearsal(SMALL).chunk(128, 128)
     three = EagerRehearsal(dataclasses.replace(SMALL, batch_size=3)).chunk(128, 128)
