@@ -64,8 +64,11 @@ def _read_packed(
     c, d = tl.arange(0, TOKENS), tl.arange(0, BLOCK_D)
     inside_D = (d < D)[None, :]
     place = c[:, None] * D + d[None, :]
-    k_raw = tl.load(address.to(tl.pointer_type(tl.uint8)) + place, mask=inside_D, other=0)
-    v_raw = tl.load((address + V_CODES).to(tl.pointer_type(tl.uint8)) + place, mask=inside_D, other=0)
+    # Of the pointers, not of the addresses: only so are 16 codes read at once.
+    k_codes = tl.multiple_of(address.to(tl.pointer_type(tl.uint8)), 16)
+    v_codes = tl.multiple_of((address + V_CODES).to(tl.pointer_type(tl.uint8)), 16)
+    k_raw = tl.load(k_codes + place, mask=inside_D, other=0)
+    v_raw = tl.load(v_codes + place, mask=inside_D, other=0)
     for half in tl.static_range(HALVES):
         if HALVES == 2:
             k_CD = ((k_raw >> (4 * half)) & 15).to(tl.float32).to(q_RD.dtype)
@@ -159,7 +162,9 @@ def _scaled_queries(
     """The queries by the scales of a block's channels, and with their zeros."""
     d = tl.arange(0, BLOCK_D)
     kind = tl.pointer_type(near_RD.dtype)
-    scale_D = tl.load((address + K_SCALES).to(kind) + d, mask=d < D, other=0.0).to(tl.float32)
+    scale_D = tl.load(tl.multiple_of((address + K_SCALES).to(kind), 16) + d, mask=d < D, other=0.0).to(
+        tl.float32
+    )
     scaled_RD = (near_RD.to(tl.float32) * scale_D[None, :]).to(near_RD.dtype)
     shift_R = tl.zeros_like(total_R)
     if ZEROS:
@@ -199,8 +204,12 @@ def _attend_packed(
     if program < sharing:
         unit, begin, end = _share(first, last, sharing, RING, WINDOW, RECENT, BLOCK, OCTAVE, OCTAVES)
         here = (layer.to(tl.int64) * B * K + bk) * SIZE
+        follows = tl.load(
+            table + begin % places
+        )  # read one ahead, so that the loads of a block wait for nothing
         for index in range(begin, end):
-            address = tl.multiple_of(tl.load(table + index % places) + here, 16)
+            address = follows + here
+            follows = tl.load(table + (index + 1) % places)
             scaled_RD, shift_R = _scaled_queries(
                 near_RD, total_R, address, K_SCALES, K_ZEROS, D, BLOCK_D, ZEROS
             )

@@ -49,7 +49,7 @@ def quantised(
         zero = wide.amin(over, keepdim=True).to(x_BKCD.dtype)
         wide = wide - zero.to(wide.dtype)
         span = wide.amax(over, keepdim=True)
-    scale = (span / stored.largest).to(x_BKCD.dtype)
+    scale = (span / torch.full_like(span, stored.largest)).to(x_BKCD.dtype)
     step = scale.to(wide.dtype)
     code = wide / torch.where(step > 0, step, 1)
     if stored.name != "fp8":
