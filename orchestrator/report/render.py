@@ -22,6 +22,7 @@ from orchestrator.report.sections import (
     retrieval,
     speculation,
     speed,
+    trade,
 )
 from orchestrator.report.sections.weighing import Evidence
 from orchestrator.report.setting import names_of, settings
@@ -54,6 +55,7 @@ def render(folder: str | Path) -> str:
             cards.boundaries(found),
             speed.lengths(found),
             speed.speed_pictures(found, runs),
+            trade.trade(tables.attempts, tables.quality, names),
             quality.quality(tables.quality, names),
             quality.text_sanity(
                 found, comparable_runs(found, tables.view), is_scored=tables.quality.height > 0

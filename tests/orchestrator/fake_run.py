@@ -216,9 +216,20 @@ def _scored(cell: Cell, number: int, device: Device, started_at: float) -> Attem
             new_tokens=cell.length,
             max_positions=CONTEXT,
             tokens_per_s=20.0 if cell.mode == "recompute" else 800.0,
+            kv_cache_bytes=2 * MiB
+            if cell.streaming
+            else cell.length * TOKEN_BYTES // (1 if cell.kv_dtype == "auto" else 2),
+            **_closeness(cell),
         ),
         results=scores,
     )
+
+
+def _closeness(cell: Cell) -> dict[str, float]:
+    if cell.mode in ("baseline", "recompute") and cell.kv_dtype == "auto":
+        return {}
+    kl = 0.001 if cell.streaming is None else 1.5
+    return {"kl_tokens": 1024, "kl_mean": kl, "kl_p99": 10 * kl, "same_choice": 0.99 if kl < 1 else 0.2}
 
 
 def _asked(cell: Cell, number: int, device: Device, started_at: float) -> Attempt:

@@ -1,0 +1,37 @@
+"""Memory beside quality: the table, the recommendation, and where there is none."""
+
+from pathlib import Path
+
+from orchestrator.journal.folder import open_run
+from orchestrator.journal.record import Record
+from orchestrator.report import render
+from tests.orchestrator.fake_run import demo_attempts, demo_spec
+
+TITLE = "What is saved, and what is lost"
+
+
+def rendered(folder: Path, **changes: object) -> str:
+    spec = demo_spec(workload="score", lengths=[2000], engines=["graph"], budgets=[None], **changes)
+    with open_run(folder, spec) as run:
+        run.journal.append([Record(run.run_id, attempt) for attempt in demo_attempts(spec)])
+    return Path(render(folder)).read_text()
+
+
+def test_the_smallest_cache_that_is_close_is_recommended(tmp_path: Path) -> None:
+    text = rendered(tmp_path, modes=["baseline", "streaming"], kv_dtype=["auto", "int8"])
+    section = text.split(TITLE)[1].split("\n## ")[0]
+    assert "Use baseline · int8 KV: it takes 50% of the keys and values of baseline on this text" in section
+    assert "after 1.0% of the tokens it would have chosen another one" in section
+    rows = [line for line in section.splitlines() if line.startswith("| baseline · int8 KV")]
+    assert ["0.001" in row and "0.01" in row and "99.0%" in row for row in rows] == [True]
+    assert (tmp_path / "plots").is_dir()
+    assert any(path.name.startswith("trade-") for path in (tmp_path / "plots").iterdir())
+
+
+def test_where_nothing_is_close_the_full_cache_is_kept(tmp_path: Path) -> None:
+    text = rendered(tmp_path, modes=["baseline", "streaming"])
+    assert "Keep baseline: no other policy here chooses the same next token 95%" in text
+
+
+def test_without_a_comparison_there_is_no_section(tmp_path: Path) -> None:
+    assert TITLE not in rendered(tmp_path, modes=["baseline"])
