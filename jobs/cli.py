@@ -15,7 +15,7 @@ import typer
 from jobs.output import announce, complain, flush_or_discard, prepare_streams
 from orchestrator.journal.errors import REFUSALS
 from orchestrator.spec_error import SpecError
-from workers.modes import SCORE, modes_with
+from workers.modes import BrokenEntryPoint
 from workers.outcome import Outcome
 
 # Each command imports what it needs: a person who asks for help waits for no library.
@@ -254,7 +254,7 @@ def export(
 @app.command()
 def logits(
     model: Annotated[str, typer.Option(help="Hub id, local folder, file.gguf, pocket, random:NAME.")],
-    mode: Annotated[str, typer.Option(help=f"{', '.join(modes_with(SCORE))}.")],
+    mode: Annotated[str, typer.Option(help="One that reads a given text: baseline, streaming, ...")],
     tokens: Annotated[Path, typer.Option(metavar="IDS.json", help="A JSON list of token ids.")],
     out: Annotated[Path, typer.Option(metavar="FILE.safetensors")],
     engine: Annotated[str, typer.Option(help="eager or graph.")] = "eager",
@@ -364,7 +364,7 @@ def main() -> None:
     prepare_streams()
     try:
         app()
-    except (SpecError, *REFUSALS) as error:
+    except (SpecError, BrokenEntryPoint, *REFUSALS) as error:
         complain(str(error))
         sys.exit(2)
     except OSError:

@@ -32,6 +32,7 @@ from orchestrator.fleet.slots import Placement, has_gpu, name_nodes, placements
 from workers.attempt import Attempt, Device
 from workers.cause import cause, cause_first
 from workers.cell import Lease
+from workers.modes.installed import carried
 
 _REFRESH_S = 10.0
 _START_LIMIT_S = 120.0  # an infeasible actor pends for ever
@@ -244,6 +245,8 @@ class RayFleet:
             "name": f"oomline {self._options.run_id} {name} {next(self._serial)}",
             "scheduling_strategy": NodeAffinitySchedulingStrategy(placement.node_id, soft=False),
         }
+        if entry_points := carried():
+            options["runtime_env"] = {"env_vars": dict(entry_points)}
         entry.handle = self._actor_class.options(**options).remote(
             name, placement.cpu_total_bytes, self._board
         )

@@ -4,10 +4,11 @@ A policy and a decoder are values that know what others need of them: their name
 `decoders` list them; every pair that fits is a mode.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from workers.modes.decoders import DECODERS, PLAIN, Decoder
+from workers.modes.installed import BrokenEntryPoint, Registry
 from workers.modes.parameters import Retrieve, Speculation, Streaming
 from workers.modes.policies import FULL, POLICIES
 from workers.modes.policy import CachePolicy, Context, Dash, Layout
@@ -31,6 +32,7 @@ __all__ = [
     "RETRIEVE",
     "SCORE",
     "WORKLOADS",
+    "BrokenEntryPoint",
     "CachePolicy",
     "Context",
     "Dash",
@@ -93,10 +95,10 @@ def modes_of(policies: Iterable[CachePolicy], decoders: Iterable[Decoder]) -> di
     return {mode.name: mode for mode in modes if mode.fits}
 
 
-MODES = modes_of(POLICIES.values(), DECODERS.values())
+MODES: Mapping[str, Mode] = Registry(lambda: modes_of(POLICIES.values(), DECODERS.values()))
 #: The mode that others are compared with: it sees everything and decodes plainly.
 BASELINE = Mode(FULL, PLAIN).name
-_RANKS = {name: rank for rank, name in enumerate(MODES)}
+_RANKS: Mapping[str, int] = Registry(lambda: {name: rank for rank, name in enumerate(MODES)})
 
 
 def modes_with(workload: Workload) -> list[str]:

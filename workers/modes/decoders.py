@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from workers.modes.installed import DECODERS_GROUP, with_installed
 from workers.modes.parameters import Speculation
 from workers.modes.policy import Dash
 
@@ -60,4 +61,4 @@ SPECULATIVE = Decoder(
     dash=(6, 3, 0),
 )
 
-DECODERS = {decoder.name: decoder for decoder in (PLAIN, SPECULATIVE)}
+DECODERS = with_installed((PLAIN, SPECULATIVE), DECODERS_GROUP, Decoder)

@@ -1,5 +1,6 @@
 """The cache policies. To add one: a value here, its cache in an engine, its lines in `docs/modes.md`."""
 
+from workers.modes.installed import POLICIES_GROUP, with_installed
 from workers.modes.parameters import Streaming
 from workers.modes.policy import CachePolicy, Context, Layout
 
@@ -131,4 +132,4 @@ KEYDIFF = CachePolicy(
     colour="#56b4e9",
 )
 
-POLICIES = {policy.name: policy for policy in (FULL, STREAMING, WINDOW, RECOMPUTE, TOVA, KEYDIFF)}
+POLICIES = with_installed((FULL, STREAMING, WINDOW, RECOMPUTE, TOVA, KEYDIFF), POLICIES_GROUP, CachePolicy)

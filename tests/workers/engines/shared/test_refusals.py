@@ -61,9 +61,9 @@ def test_an_injected_acceptance_is_never_left_out_in_silence(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A decoder that makes its own proposals only."""
-    monkeypatch.setitem(
-        MODES, "baseline+own", Mode(FULL, dataclasses.replace(SPECULATIVE, takes_oracle=False))
-    )
+    own = Mode(FULL, dataclasses.replace(SPECULATIVE, takes_oracle=False))
+    for module in ("workers.cell", "tests.workers.engines.layer_by_layer"):
+        monkeypatch.setattr(f"{module}.MODES", {**MODES, "baseline+own": own})
     asked = cell("baseline+own", engine, speculation=Speculation(gamma=3, acceptance=0.5))
     assert "makes its own proposals" in refused(asked)
 
