@@ -1,11 +1,13 @@
 """`oomline run`: a sweep from its file to its report. The exit status is the sweep's."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from jobs.answer_view import say_answer
 from jobs.output import NeverFails, say
@@ -23,6 +25,9 @@ from orchestrator.watch.live import LiveWatcher
 from orchestrator.watch.plain import PlainWatcher
 from workers.outcome import Outcome
 from workers.units import duration_text
+
+#: The folder in which Ray keeps what jobs bring.
+_RAYS_COPIES = "working_dir_files"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +87,7 @@ def run_command(
 
 def run_in_folder(spec: SweepSpec, out: str, watcher: Watcher, how: How) -> RunEnd:
     """Run or resume `spec` in the run folder `out`, then render the report. Raises `SpecError`."""
+    _refuse_folder_of_a_job(out)
     try:
         folder = open_run(out, spec, extend=how.extend)
     except REFUSALS as error:
@@ -93,6 +99,16 @@ def run_in_folder(spec: SweepSpec, out: str, watcher: Watcher, how: How) -> RunE
         finally:
             kept = folder.journal.send_kept()
     return replace(ended, kept=kept)
+
+
+def _refuse_folder_of_a_job(out: str) -> None:
+    """Ray may delete the copy of the working directory that a submitted job runs in, once the job has ended."""
+    here = Path.cwd()
+    if _RAYS_COPIES in here.parts and "://" not in out and here in Path(os.path.abspath(out)).parents:
+        raise SpecError(
+            f"--out {out}: this job runs in a copy of its working directory that Ray may delete ({here}): give an absolute "
+            "path on shared storage, or an object store such as s3://bucket/run"
+        )
 
 
 def _run(spec: SweepSpec, out: str, folder: RunFolder, watcher: Watcher, how: How) -> RunEnd:

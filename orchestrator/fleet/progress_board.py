@@ -35,5 +35,7 @@ def start_board(run_id: str) -> Any:
         "max_restarts": 0,
         "name": f"oomline-{run_id}-board",
         "scheduling_strategy": here,
+        # One call a second and device would drown the cells in Ray's list of tasks.
+        "enable_task_events": False,
     }
     return ray.remote(**options)(launched(ProgressBoard)).remote()

@@ -13,8 +13,10 @@ import yaml
 from packaging.requirements import Requirement
 from ray.runtime_env import RuntimeEnv
 
+from jobs.run import run_command
 from orchestrator.plan import expand
 from orchestrator.spec import read_spec
+from orchestrator.spec_error import SpecError
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "jobs" / "deploy"
@@ -41,12 +43,44 @@ def test_head_of_the_cluster_offers_no_slot() -> None:
 
 
 def test_runtime_environment_is_valid_and_carries_every_dependency_but_ray() -> None:
+    """As constraints.txt pins it, where it does."""
     runtime_env = read_yaml("runtime_env.yaml")
     RuntimeEnv(**runtime_env)
+    assert runtime_env["config"]["setup_timeout_seconds"] > 600
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {r.name: r for r in (Requirement(line) for line in lines if line and not line.startswith("#"))}
     packages = {r.name: r for r in map(Requirement, runtime_env["pip"]["packages"])}
     for name, requirement in project_requirements().items():
         if name != "ray":  # the image's own
-            assert packages[name].specifier == requirement.specifier, name
+            assert packages[name].specifier == pins.get(name, requirement).specifier, name
+
+
+def test_the_image_is_built_from_what_the_ignore_file_lets_through() -> None:
+    """Without docker: every file that the Dockerfile copies is there and not ignored, and the packages are all copied."""
+    copied = [
+        name
+        for line in (DEPLOY / "Dockerfile").read_text().splitlines()
+        if line.startswith("COPY")
+        for name in line.split()[2:-1]
+    ]
+    let_through = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
+    }
+    assert set(copied) == let_through
+    assert all((ROOT / name).exists() for name in copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {*project["license-files"], project["readme"], "jobs", "orchestrator", "workers"} <= set(copied)
+
+
+def test_a_folder_that_goes_with_the_job_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "runtime_resources/working_dir_files/_ray_pkg_1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    spec = read_spec(ROOT / "jobs/sweeps/demo.yaml")
+    for out in ("runs/demo", str(copy / "run")):
+        with pytest.raises(SpecError, match="copy of its working directory that Ray may delete"):
+            run_command(spec, out, address=None, cpu_slots=None)
+    assert list(copy.iterdir()) == []
 
 
 def test_rayjob_is_a_driver_without_gpu_and_workers_with() -> None:
@@ -56,6 +90,7 @@ def test_rayjob_is_a_driver_without_gpu_and_workers_with() -> None:
     assert not {"entrypointNumCpus", "entrypointNumGpus", "entrypointResources"} & set(spec)
     RuntimeEnv(**{k: v for k, v in yaml.safe_load(spec["runtimeEnvYAML"]).items() if k != "working_dir"})
     cluster = spec["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"] is True
     assert cluster["rayVersion"] in str(project_requirements()["ray"].specifier) + ".0"
     head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
     assert "nvidia.com/gpu" not in head["resources"]["limits"]
