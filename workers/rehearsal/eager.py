@@ -58,7 +58,7 @@ class EagerRehearsal:
         names = [cell.model.target]
         if decoder.needs_draft and cell.model.draft is not None:
             names.append(cell.model.draft)
-        with _refusals():
+        with _refusals(), _without_remarks():
             self._open_cache: OpenCache = implementation(policy, "eager")
             self._open_decoder = implementation(decoder, "eager")
             self.weights, models = _load(names, cell.model)
