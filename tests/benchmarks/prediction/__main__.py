@@ -3,6 +3,7 @@
     --record DIR     on a card: run the shapes of shapes.json, write DIR/events.npz and DIR/runs.json
     --calibrate DIR  on a card: what libraries and contexts take, DIR/facts.json (part of --record)
     --replay FILE    anywhere: recorded events through the allocator model, the error of reserved bytes per event
+    --peaks FILE     on a card: cells of the graph engine, and of scoring, beside their predictions
     --compare DIR    anywhere: the same runs rehearsed, the pass in which memory ends and the peak
 
 `--unseen` records the shapes that the prediction was not developed with.
@@ -24,6 +25,9 @@ def main() -> None:
     parser.add_argument("--calibrate", type=Path)
     parser.add_argument("--replay", type=Path)
     parser.add_argument("--compare", type=Path)
+    parser.add_argument("--peaks", type=Path)
+    parser.add_argument("--shapes", nargs="*", help="of --peaks")
+    parser.add_argument("--lengths", type=int, nargs="*", default=(4096, 16384), help="of --peaks")
     parser.add_argument("--unseen", action="store_true")
     parser.add_argument("--only", default="", help="shapes whose name holds this")
     parser.add_argument("--jobs", type=int, default=2)
@@ -37,10 +41,14 @@ def main() -> None:
         from tests.benchmarks.prediction.comparing import compare
 
         compare(arguments.compare)
+    elif arguments.peaks:
+        from tests.benchmarks.prediction.peaks import SHAPES, peaks
+
+        peaks(arguments.peaks, arguments.shapes or SHAPES, arguments.lengths)
     elif arguments.record or arguments.calibrate:
         _on_a_card(arguments)
     else:
-        parser.error("one of --record, --calibrate, --replay, --compare")
+        parser.error("one of --record, --calibrate, --peaks, --replay, --compare")
 
 
 def _on_a_card(arguments: argparse.Namespace) -> None:
