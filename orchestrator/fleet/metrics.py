@@ -1,7 +1,8 @@
 """Exports the sweep's gauges and counters through `ray.util.metrics`, for Ray's dashboard, Prometheus and Grafana.
 
 Their names begin with `ray_oomline_`. A series ends with the process that sets it, so all are set in the driver. Tags
-are bounded: slots, modes, outcomes, never a cell.
+are bounded: the run, slots, modes, outcomes, never a cell. Counters of a run stay exported for as long as the head knows
+its driver: the tag `run` keeps them apart from those of the next one.
 """
 
 from ray.util.metrics import Counter, Gauge
@@ -12,6 +13,7 @@ from orchestrator.watch import (
     CellStarted,
     DeviceJoined,
     DeviceLost,
+    SweepEnded,
     SweepEvent,
     Tick,
     Watcher,
@@ -21,11 +23,12 @@ from workers.progress import Progress
 
 
 class MeteredWatcher:
-    """Sets the metrics, and passes every event on to `inner`. It can be created before Ray is connected."""
+    """Sets the metrics of the run `run`, and passes every event on to `inner`. It can be created before Ray is connected."""
 
-    def __init__(self, inner: Watcher) -> None:
+    def __init__(self, inner: Watcher, run: str) -> None:
         self._inner = inner
-        device = ("slot",)
+        device = ("run", "slot")
+        cells = ("run", "mode", "engine")
         self._used = Gauge("oomline_device_used_bytes", "Memory that the running cell uses.", device)
         self._limit = Gauge(
             "oomline_device_limit_bytes", "Budget of the running cell, or the device.", device
@@ -40,15 +43,16 @@ class MeteredWatcher:
             "oomline_host_other_load_cores", "Cores that others kept busy during the last cell.", device
         )
         self._energy = Counter(
-            "oomline_energy_joules_total", "Energy of devices during finished cells.", ("mode", "engine")
+            "oomline_energy_joules_total", "Energy of devices during finished cells.", cells
         )
-        self._tokens = Counter("oomline_tokens_total", "New tokens of finished cells.", ("mode", "engine"))
-        self._cells = Counter(
-            "oomline_cells_total", "Attempts that came back.", ("mode", "engine", "outcome")
-        )
-        self._queued = Gauge("oomline_cells_queued", "Cells that wait for a device.")
-        self._running = Gauge("oomline_cells_running", "Cells in flight.")
-        self._devices = Gauge("oomline_devices", "Devices of the sweep that live.")
+        self._tokens = Counter("oomline_tokens_total", "New tokens of finished cells.", cells)
+        self._cells = Counter("oomline_cells_total", "Attempts that came back.", (*cells, "outcome"))
+        self._queued = Gauge("oomline_cells_queued", "Cells that wait for a device.", ("run",))
+        self._running = Gauge("oomline_cells_running", "Cells in flight.", ("run",))
+        self._devices = Gauge("oomline_devices", "Devices of the sweep that live.", ("run",))
+        for metric in vars(self).values():
+            if isinstance(metric, Counter | Gauge):
+                metric.set_default_tags({"run": run})
 
     def see(self, event: SweepEvent) -> None:
         self._meter(event)
@@ -72,6 +76,9 @@ class MeteredWatcher:
                 self._queued.set(event.queued)
                 self._running.set(event.running)
                 self._devices.set(event.devices)
+            case SweepEnded():
+                for gauge in (self._queued, self._running, self._devices):
+                    gauge.set(0)
 
     def _progressed(self, slot: str, progress: Progress) -> None:
         clock = progress.sm_clock_mhz
@@ -100,5 +107,5 @@ class MeteredWatcher:
             self._idle(slot)
 
     def _idle(self, slot: str) -> None:
-        for gauge in (self._busy, self._used, self._speed):
+        for gauge in (self._busy, self._used, self._limit, self._speed):
             gauge.set(0, {"slot": slot})

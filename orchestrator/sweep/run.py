@@ -46,7 +46,7 @@ def run_sweep(
     SIGINT, SIGHUP (on the main thread), `stop`, a full disk, or when no device is left.
     Raises `ConnectError` when no Ray answers at the address.
     """
-    metered = MeteredWatcher(watcher)
+    metered = MeteredWatcher(watcher, folder.run_id)
     # Shapes of models need it as soon as a device is there; Ray takes seconds to start, most of which it waits.
     importing = threading.Thread(target=_import_models, name="import-models")
     importing.start()

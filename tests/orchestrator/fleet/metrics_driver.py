@@ -23,6 +23,7 @@ def scrape() -> dict[str, float]:
     found = {}
     for line in urllib.request.urlopen(url, timeout=5).read().decode().splitlines():
         if match := re.match(r"ray_(oomline_\w+)\{(.*)\} (\S+)", line):
+            assert 'run="demo-1"' in match[2], line
             tags = re.findall(r'(slot|mode|engine|outcome)="([^"]*)"', match[2])
             found[f"{match[1]}{dict(sorted(tags)) or ''}"] = float(match[3])
     return found
@@ -38,7 +39,7 @@ def await_metric(name: str, value: float) -> dict[str, float]:
 
 def watch_and_scrape() -> None:
     seen = EventLog()
-    watcher = MeteredWatcher(seen)
+    watcher = MeteredWatcher(seen, "demo-1")
     for event in STORY:
         watcher.see(event)
     slot = "{'slot': 'n1/gpu0'}"
@@ -63,6 +64,7 @@ def watch_and_scrape() -> None:
     assert found["oomline_energy_joules_total{'engine': 'graph', 'mode': 'baseline'}"] == 4000
     assert found[f"oomline_host_other_load_cores{slot}"] == 0.5
     assert found[f"oomline_device_busy{slot}"] == 0
+    assert found[f"oomline_device_limit_bytes{slot}"] == 0
     assert seen.events == STORY + ENDING
 
 
