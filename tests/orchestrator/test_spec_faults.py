@@ -37,7 +37,8 @@ boundary: {reach: prefil,
             "sweep.yaml, line 5: models.1.target: missing; add `models.1.target:`",
             "sweep.yaml, line 7: lengths: [500, '1k'] is not valid: a whole number, a list of them, or a range such as "
             "500-8000*2 or 1000-4000+500",
-            "sweep.yaml, line 10: boundary.reach: 'prefil' is not valid: the nearest is 'prefill' (of decode, prefill)",
+            "sweep.yaml, line 10: boundary.reach: 'prefil' is not valid: the nearest is 'prefill' (of decode, "
+            "prefill, synthetic)",
             "sweep.yaml, line 11: boundary.confirm: 'many' is not valid: a whole number",
             "--set repeats: 0 is not valid: 1 or more",
         ]
