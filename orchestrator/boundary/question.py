@@ -107,7 +107,8 @@ class Question:
         """What a failed run says of how far it came."""
         if attempt.outcome is Outcome.OOM_LOAD:
             # What is prepared after the load (captures, caches) may depend on the value; the weights do not.
-            return ProbeReading(passed=False, passed_up_to=0 if attempt.phase is RunPhase.LOAD else None)
+            by_weights = attempt.phase in (RunPhase.SPAWN, RunPhase.LOAD)
+            return ProbeReading(passed=False, passed_up_to=0 if by_weights else None)
         if self.axis == "batch_size":
             return ProbeReading(passed=False)
         cell = attempt.cell

@@ -1,6 +1,6 @@
 """Decides what must be journalled of an attempt that came back, and what follows from it. The loop acts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.fleet import SlotId
@@ -72,19 +72,18 @@ class Decider:
         if attempt.outcome.is_device_oom:
             self._prune(attempt, self.kinds[item.key.device_kind], now, decisions)
 
-    def close_too_large(self, kind: KindWork, now: float, decisions: Decisions) -> None:
-        """Add to `decisions` the outcome of every cell that waits and whose budget its weights alone exceed."""
-        for item in list(kind.queue):
+    def close_too_large(
+        self, kind: KindWork, items: Iterable[WorkItem], now: float, decisions: Decisions
+    ) -> None:
+        """Add to `decisions` the outcome of each of `items`, which wait, whose budget its weights alone exceed."""
+        for item in items:
             needed = self.estimates.bytes_too_large(item.cell)
             if needed is not None:
-                self._close(
-                    kind,
-                    item,
-                    driver_attempts.too_large(
-                        item.cell, item.key.cell_id, self._next_number(item), needed, kind.device, now
-                    ),
-                    decisions,
+                final = driver_attempts.too_large(
+                    item.cell, item.key.cell_id, self._next_number(item), needed, kind.device, now
                 )
+                self._close(kind, item, final, decisions)
+                decisions.finals.append((item, final))
 
     def note_duplicate(self, attempt: Attempt, decisions: Decisions) -> None:
         """A device that was lost hands back its attempt after all: it is recorded, and nothing follows from it."""

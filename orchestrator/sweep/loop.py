@@ -170,10 +170,8 @@ class Sweep:
                 self._estimates,
                 repeat_more=self._spec.repeats == "auto",
             )
-            decisions = Decisions()
-            self._decider.close_too_large(self.kinds[device.kind], self._clock(), decisions)
-            if decisions.records:
-                self._act_on(decisions)
+            kind = self.kinds[device.kind]
+            self._close_too_large(kind, list(kind.queue))
         self._ending.note_return(device.kind)
         if self._roster.join(slot, device, self._clock()):
             self._watcher.see(DeviceJoined(slot, device))
@@ -229,6 +227,14 @@ class Sweep:
         for event in decisions.news:
             self._watcher.see(event)
 
+    def _close_too_large(self, kind: KindWork, items: Sequence[WorkItem]) -> bool:
+        """End those of `items`, which wait, that no device need run. Returns whether there are any."""
+        decisions = Decisions()
+        self._decider.close_too_large(kind, items, self._clock(), decisions)
+        if decisions.records:
+            self._act_on(decisions)
+        return bool(decisions.records)
+
     def _record(self, records: Sequence[Record]) -> None:
         try:
             self._journal.append(records)
@@ -251,8 +257,8 @@ class Sweep:
     def _dispatch(self) -> None:
         for kind in self.kinds.values():
             idle = self._roster.idle(kind.kind)
-            if idle and kind.searching.active():
-                kind.refill(len(idle))
+            while idle and kind.searching.active() and self._close_too_large(kind, kind.refill(len(idle))):
+                pass  # the search goes on from what is known without a device
             if len(kind.queue) > len(idle) and self._roster.take_released(kind.kind):
                 self._fleet.recall()
             for device in idle:

@@ -87,13 +87,16 @@ class KindWork:
         """Whether something waits for a device, or a search may still ask for one."""
         return bool(len(self.queue)) or self.searching.active() > 0
 
-    def refill(self, idle: int) -> None:
-        """Queue probes for `idle` devices. They go before the plan's cells."""
+    def refill(self, idle: int) -> list[WorkItem]:
+        """Queue probes for `idle` devices, and return them. They go before the plan's cells."""
+        items = []
         for cell in self.searching.next(idle, spread=not len(self.queue)):
             key = Key(cell.cell_id, self.kind)
             seconds = self._estimates.seconds(cell, self.device)
             item = WorkItem(key=key, cell=cell, seconds=seconds, rank=(-seconds, 0, 0), urgent=True)
-            self.queue.push(self._with_history(item))
+            items.append(self._with_history(item))
+            self.queue.push(items[-1])
+        return items
 
     def requeue(self, item: WorkItem, history: RetryHistory) -> None:
         """Queue a retry. It goes before everything else, so that a sweep does not end on its doubtful cells."""

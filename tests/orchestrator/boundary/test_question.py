@@ -146,7 +146,8 @@ def test_a_run_says_how_far_it_came() -> None:
     assert (failed.passed, failed.passed_up_to) == (False, 700)
     prefill = attempt_of(cell, Outcome.OOM_PREFILL)
     load = dataclasses.replace(attempt_of(cell, Outcome.OOM_LOAD), phase=Phase.LOAD)
-    for attempt in (prefill, load):
+    foretold = dataclasses.replace(load, phase=Phase.SPAWN)
+    for attempt in (prefill, load, foretold):
         nothing = question.read(attempt)
         assert nothing is not None
         assert (nothing.passed, nothing.passed_up_to) == (False, 0)

@@ -2,8 +2,11 @@
 
 from collections import Counter, defaultdict
 
+from orchestrator.boundary.question import questions
+from orchestrator.boundary.replay import replay
+from orchestrator.boundary.start import search_for
 from orchestrator.plan import expand
-from tests.orchestrator.sweep.simulated import FlatEstimates, device, simulate, spec
+from tests.orchestrator.sweep.simulated import Fate, FlatEstimates, device, simulate, spec
 from workers.outcome import Outcome
 
 
@@ -20,4 +23,27 @@ def test_a_budget_below_the_weights_is_an_outcome_without_a_device():
     assert told.failure.error_message == (
         "predicted, no device touched: the weights take 2.00 GiB, the budget is 1 GiB"
     )
+    assert played.sweep.summary().exit_status == 0
+
+
+def test_a_search_below_the_weights_ends_without_a_device():
+    asked = spec(budgets=["1GiB", "8GiB"], boundary={"max_length": 4000, "resolution": 1000, "confirm": 2})
+    estimates = FlatEstimates(weights_bytes=2 * 2**30)
+    searched = questions(asked)
+    played = simulate(
+        asked,
+        [],
+        [device("a"), device("b")],
+        lambda lease, on: Fate(1.0),
+        questions=searched,
+        estimates=estimates,
+    )
+    assert {lease.cell.budget for _, lease, _ in played.fleet.leases} == {8 * 2**30}
+    for question in searched:
+        search = search_for(question, 0)
+        replay(question, search, played.journal.attempts)
+        assert search.done
+        assert search.bracket.censored == (question.cell.budget == 8 * 2**30)
+        if not search.bracket.censored:
+            assert (search.bracket.last_ok, search.bracket.confirmed_oom) == (None, 2)
     assert played.sweep.summary().exit_status == 0
