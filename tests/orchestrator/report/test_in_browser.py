@@ -3,7 +3,7 @@
 import base64
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
 _HOSTILE = "<img src=x onerror=alert(1)>'\"</script><script>alert(2)</script>"
 _SCREEN = 900  # a screen's height, in CSS pixels
@@ -94,6 +95,11 @@ def page(browser: Any, folder: Path) -> Iterator[Any]:
     assert browser.get_log("browser") == []
 
 
+def _await(browser: Any, condition: Callable[[], bool]) -> None:
+    """A link is followed after the key that chose it has been answered."""
+    WebDriverWait(browser, 20).until(lambda _: condition())
+
+
 def _resize(browser: Any, width: int) -> None:
     metrics = {"width": width, "height": _SCREEN, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -110,18 +116,17 @@ def test_a_point_tells_its_value_to_pointer_and_keyboard(page: Any) -> None:
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", figure)
     ActionChains(page).move_to_element(mark).perform()
     tip = page.find_element(By.CSS_SELECTOR, ".tip")
-    assert tip.is_displayed()
-    assert tip.text == mark.get_attribute("aria-label")
+    _await(page, lambda: tip.text == mark.get_attribute("aria-label"))
     assert "memory (MiB) at 8,000 new tokens" in tip.text
     ActionChains(page).move_to_element(page.find_element(By.TAG_NAME, "h1")).perform()
-    assert not tip.is_displayed()
+    _await(page, lambda: not tip.is_displayed())
     figure.send_keys(Keys.ARROW_RIGHT)
+    _await(page, tip.is_displayed)
     first = tip.text
     figure.send_keys(Keys.ARROW_RIGHT)
-    assert first
-    assert tip.text not in ("", first)
+    _await(page, lambda: tip.text not in ("", first))
     figure.send_keys(Keys.ESCAPE)
-    assert not tip.is_displayed()
+    _await(page, lambda: not tip.is_displayed())
 
 
 def test_a_heading_sorts_within_groups_by_value(page: Any) -> None:
@@ -160,12 +165,12 @@ def test_a_row_leads_to_its_evidence_and_back(page: Any) -> None:
     case = page.find_element(By.CSS_SELECTOR, link.get_attribute("hash"))
     assert not case.get_property("open")
     link.send_keys(Keys.ENTER)
-    assert case.get_property("open")
+    _await(page, lambda: case.get_property("open"))
     back = case.find_element(By.CSS_SELECTOR, ".back a")
     back.click()
     row = page.find_element(By.CSS_SELECTOR, back.get_attribute("hash"))
     assert row.find_element(By.TAG_NAME, "a") == link
-    assert 0 <= row.rect["y"] - page.execute_script("return scrollY") < _SCREEN
+    _await(page, lambda: 0 <= row.rect["y"] - page.execute_script("return scrollY") < _SCREEN)
 
 
 def test_the_contents_lead_to_every_section(page: Any) -> None:
@@ -173,7 +178,7 @@ def test_the_contents_lead_to_every_section(page: Any) -> None:
     sections = [section.get_attribute("id") for section in page.find_elements(By.TAG_NAME, "section")]
     assert [link.get_attribute("hash") for link in links] == [f"#{name}" for name in sections]
     links[-1].click()
-    assert page.execute_script("return scrollY") > _SCREEN
+    _await(page, lambda: page.execute_script("return scrollY") > _SCREEN)
 
 
 @pytest.mark.parametrize("width", [1400, 800, 390])
