@@ -5,12 +5,13 @@ from collections import Counter
 import polars as pl
 
 from orchestrator.report import formats
+from orchestrator.report.speed_claims import ENOUGH
 from orchestrator.tables.speed_rows import measures_speed
 
 #: The beginnings of `noise_reasons` -> what a reader can do.
 _REMEDIES = {
-    "waited": "stop what else computes there, or give cells fewer cores",
-    "others": "stop what else computes there",
+    "waited": "stop what else computes there, or run fewer cells at a time (--cpu-slots)",
+    "others": "stop what else computes there, or run fewer cells at a time (--cpu-slots)",
     "stolen": "take a machine whose cores are not shared",
     "throttled": "cool the card, or set a clock that it holds",
     "copy": "repeat on a quiet machine",
@@ -32,10 +33,12 @@ def noisy_machine(attempts: pl.DataFrame) -> str | None:
     )
     reasons = [f"{_words(kind)} in {count}" for kind, count in kinds.most_common()]
     remedies = dict.fromkeys(_REMEDIES[kind] for kind, _ in kinds.most_common())
+    if measured["repeat"].max() in (0, 1):
+        remedies[f"set “repeats: {ENOUGH}” or “repeats: auto”"] = None
     return (
         f"Measured on a noisy machine: {noisy.height:,} of {formats.plural(measured.height, 'cell')} "
         f"({formats.listing(reasons)}). Their intervals are wider, and what they do not carry is not said. Memory and "
-        f"boundaries are not touched by it. To do: {'; '.join(remedies)}; set “repeats: 3” or more."
+        f"boundaries are not touched by it. To do: {'; '.join(remedies)}."
     )
 
 

@@ -13,7 +13,7 @@ from orchestrator.report.sections.cards import bracket, card_tables, predicted
 from orchestrator.report.sections.retrieval import found_sentences
 from orchestrator.report.sections.weighing import Evidence, weigh
 from orchestrator.report.setting import Setting, variant_of
-from orchestrator.report.speed_claims import ENOUGH, Speed, claim, is_faster, is_untold, speed_of
+from orchestrator.report.speed_claims import ENOUGH, Speed, claim, is_carried, is_faster, is_untold, speed_of
 from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.quality import QualityBoundary
 from workers.modes import BASELINE, MODES, Layout, mode_rank
@@ -344,4 +344,6 @@ def _speculating(best: _Extent, candidates: Sequence[_Extent]) -> str:
     drafting = [e.speed for e in same if e is not twin and e.speed.tokens_per_s]
     if any(is_untold(speed, twin.speed) for speed in drafting):
         return f"; too few runs to tell whether speculation is faster: set “repeats: {ENOUGH}”"
+    if any(not is_carried(speed, twin.speed) for speed in drafting):
+        return "; whether speculation is faster cannot be told from runs on a noisy machine"
     return ""

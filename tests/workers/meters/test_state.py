@@ -83,6 +83,30 @@ def test_a_card_that_offers_nothing_crashes_nothing(monkeypatch: pytest.MonkeyPa
     assert state.not_offered.count("Not Supported") == 8
 
 
+def test_a_slice_whose_card_the_driver_does_not_give_offers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = MeteredNvml(monkeypatch)
+
+    def refuse(handle: str) -> str:
+        raise pynvml.NVMLError_NoPermission()
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetDeviceHandleFromMigDeviceHandle", refuse)
+    state = _run(nvml, CardState("MIG-1"), 1.0, 1.5, 5.0)
+    assert (state.energy_j, state.sm_clock_median_mhz, state.throttle_reasons) == (None, None, None)
+    assert "card: Insufficient Permissions" in state.not_offered
+
+
+def test_a_driver_before_535_is_asked_by_the_older_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = MeteredNvml(monkeypatch)
+
+    def is_missing(handle: str) -> int:
+        raise pynvml.NVMLError_FunctionNotFound()
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", is_missing)
+    older = lambda handle: pynvml.nvmlClocksThrottleReasonHwSlowdown  # noqa: E731
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", older)
+    assert _run(nvml, CardState("GPU-1"), 1.0, 1.5, 5.0).throttle_reasons == "hw_slowdown"
+
+
 def test_a_card_that_is_lost_while_it_runs_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = MeteredNvml(monkeypatch)
     meter = CardState("GPU-1")

@@ -33,11 +33,9 @@ class CardState:
     energy_period_s = ENERGY_PERIOD_S
 
     def __init__(self, uuid: str) -> None:
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         is_slice = uuid.startswith("MIG-")
-        if is_slice:
-            handle = pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
         self.not_offered: dict[str, str] = {}
+        handle = self._card_of(uuid, is_slice)
         self._power = None if is_slice else self._offered("power", lambda: _power_w(handle))
         self._energy = (
             None
@@ -71,8 +69,19 @@ class CardState:
     def counters(self) -> Counters:
         return Counters(_ask(self._energy), _ask(self._replays), _ask(self._ecc))
 
+    def _card_of(self, uuid: str, is_slice: bool) -> Any:
+        """None where the driver does not give the card around a slice: then nothing of it is offered."""
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            return pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle) if is_slice else handle
+        except pynvml.NVMLError as error:
+            self.not_offered["card"] = str(error)
+            return None
+
     def _offered(self, quantity: str, ask: Callable[[], Any]) -> Callable[[], Any] | None:
         """`ask`, where the card answers it now."""
+        if "card" in self.not_offered:
+            return None
         try:
             ask()
         except pynvml.NVMLError as error:
@@ -103,7 +112,10 @@ def _power_w(handle: Any) -> float:
 
 
 def _reasons(handle: Any) -> tuple[str, ...]:
-    mask = pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
+    try:
+        mask = pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
+    except pynvml.NVMLError_FunctionNotFound:  # drivers before 535
+        mask = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
     return tuple(name for name, bit in _REASONS.items() if mask & bit)
 
 
