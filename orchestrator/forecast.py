@@ -17,6 +17,7 @@ from orchestrator.predict.rehearsed.background import Call, answer_in_parallel
 from orchestrator.predict.shape import ModelShape
 from orchestrator.spec import SweepSpec, parse_bytes
 from orchestrator.spec_error import SpecError
+from workers import kv_dtype
 from workers.allocator import refusal_on_cpu
 from workers.attempt import Device
 from workers.cell import Cell, ModelRef
@@ -85,6 +86,10 @@ def forecast(spec: SweepSpec, device: str | None = None) -> Forecast:
             if reason := refusal_on_cpu(name):
                 told[f"allocator {name}"] = reason
                 possible = [cell for cell in possible if cell.allocator != name]
+        for name in dict.fromkeys(spec.kv_placement):
+            if reason := kv_dtype.refusal_on_cpu(name):
+                told[f"kv_placement {name}"] = reason
+                possible = [cell for cell in possible if cell.kv_placement != name]
     return Forecast(
         cells=len(cells),
         device=profile,

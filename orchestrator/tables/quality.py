@@ -87,6 +87,11 @@ class QualityBoundary:
         return cast(str, self.identity["mode"])
 
     @property
+    def words(self) -> str:
+        """The mode, and what is unusual about how its keys and values are kept."""
+        return " · ".join([self.mode, *axes.unusual(self.identity, Role.POLICY)])
+
+    @property
     def engine(self) -> str:
         return cast(str, self.identity["engine"])
 

@@ -90,3 +90,9 @@ def test_a_mode_that_the_engine_refuses_for_an_architecture_has_no_prediction(tm
     [(name, reason)] = outlook.unknown
     assert name.endswith("mode streaming")
     assert "cannot stream" in reason
+
+
+def test_keys_and_values_beside_a_cpu_are_told_before_a_run() -> None:
+    outlook = forecast(_spec(1, kv_placement=["device", "host"]), "cpu")
+    assert {found.cell.kv_placement for found in outlook.forecasts} == {"device"}
+    assert "this device is a CPU" in dict(outlook.unknown)["kv_placement host"]

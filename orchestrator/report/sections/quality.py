@@ -13,9 +13,11 @@ from orchestrator.report.pictures.theme import picture
 from orchestrator.report.setting import Setting, equal_rows
 from orchestrator.tables.quality import QualityBoundary, quality_boundaries
 from workers.attempt import Attempt
-from workers.modes import MODES
+from workers.modes import MODES, Dash
 
 _GRAM = 8
+#: Of curves of one policy whose keys and values are stored in fewer bits.
+_STORED: dict[str, Dash] = {"fp8": (9, 3, 0), "int8": (5, 3, 0), "int4": (2, 3, 0)}
 
 
 def quality(table: pl.DataFrame, names: Names) -> Section | None:
@@ -33,7 +35,7 @@ def quality(table: pl.DataFrame, names: Names) -> Section | None:
     ]  # fmt: skip
     lines = [
         [
-            ", ".join([names.row(dict(row.identity)), *row.others]), row.mode, row.engine, formats.number(row.in_context, 2), formats.number(row.beyond, 2),
+            ", ".join([names.row(dict(row.identity)), *row.others]), row.words, row.engine, formats.number(row.in_context, 2), formats.number(row.beyond, 2),
             formats.NOTHING if row.in_context is None else "never" if row.departs_at is None else f"{row.departs_at:,}",
             formats.count(row.scored_to), formats.number(row.tokens_per_s, 1),
         ]
@@ -63,7 +65,7 @@ def _picture(peers: Sequence[QualityBoundary], table: pl.DataFrame, names: Names
         policy = MODES[row.mode].policy
         curves.append(
             Curve(
-                row.mode, policy.colour, policy.control,
+                row.words, policy.colour, policy.control or _STORED.get(row.identity["kv_dtype"]),
                 ((rows["position_start"] + rows["position_end"]) / 2).to_list(), [math.exp(min(nll, 50.0)) for nll in rows["nll_mean"]],
             )
         )  # fmt: skip

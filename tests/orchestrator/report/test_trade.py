@@ -21,6 +21,7 @@ def test_the_smallest_cache_that_is_close_is_recommended(tmp_path: Path) -> None
     text = rendered(tmp_path, modes=["baseline", "streaming"], kv_dtype=["auto", "int8"])
     section = text.split(TITLE)[1].split("\n## ")[0]
     assert "Use baseline · int8 KV: it takes 50% of the keys and values of baseline on this text" in section
+    assert "| baseline · int8 KV | graph |" in text
     assert "after 1.0% of the tokens it would have chosen another one" in section
     rows = [line for line in section.splitlines() if line.startswith("| baseline · int8 KV")]
     assert ["0.001" in row and "0.01" in row and "99.0%" in row for row in rows] == [True]
