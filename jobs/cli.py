@@ -26,6 +26,7 @@ app = typer.Typer(
     name="oomline",
     help="Where does your model run out of memory, how fast is it on the way there, does the text stay sane?",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 

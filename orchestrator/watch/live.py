@@ -150,9 +150,8 @@ class LiveWatcher:
 
     def _say(self, text: str, style: str) -> None:
         line = f"{time.strftime('%H:%M:%S')} {one_line(text)}"
-        self._live.console.print(
-            Text(line[:500], style=style), soft_wrap=False, overflow="ellipsis", no_wrap=True
-        )
+        # Wrapped, not cut: how to go on stands at the end.
+        self._live.console.print(Text(line[:500], style=style))
 
 
 def _bar(done: float, total: float, label: str, width: int, full: str = "green") -> RenderableType:

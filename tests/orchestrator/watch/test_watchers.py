@@ -96,6 +96,20 @@ ENDING: list[SweepEvent] = [
 ]
 
 
+def test_a_narrow_terminal_cuts_no_line_that_stays() -> None:
+    out = io.StringIO()
+    watcher = LiveWatcher(Console(file=out, width=60))
+    watcher.see(
+        SweepEnded(
+            1, "3 cells computed, 0 reused (3 ok); 18 left without an outcome: run the same command to go on"
+        )
+    )
+    watcher.close()
+    assert " ".join(out.getvalue().split()).endswith(
+        "18 left without an outcome: run the same command to go on"
+    )
+
+
 def test_a_log_gets_one_line_per_event_and_no_control_characters() -> None:
     out = io.StringIO()
     watcher = PlainWatcher(out)
