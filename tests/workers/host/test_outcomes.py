@@ -1,5 +1,6 @@
 """Every outcome that a CPU can produce, from real processes; after each the next cell is ok."""
 
+import os
 import pickle
 import signal
 import sys
@@ -51,6 +52,10 @@ class TestEagerEngine:
         assert measured.load_s < attempt.first_model_call_s < attempt.duration_s
         assert attempt.peak_device_bytes >= measured.weights_bytes + measured.kv_cache_bytes
         assert attempt.context_bytes is not None
+        assert measured.copy_bandwidth_after_bytes_per_s > 0
+        assert measured.matmul_flops_per_s > 0
+        assert measured.matmul_after_flops_per_s > 0
+        assert attempt.machine.host_cores == os.cpu_count()
         assert max(s.device_used_bytes for s in attempt.samples) <= attempt.peak_device_bytes
         assert len(pickle.dumps(attempt)) < 100_000
 
