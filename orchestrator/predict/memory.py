@@ -194,7 +194,10 @@ def copied_bytes(cell: Cell, shape: ModelShape, tokens: int) -> int:
 
 
 def fits(cell: Cell, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile) -> bool:
-    return predict(cell, shape, draft_shape, device).peak_bytes <= device.capacity(cell.budget)
+    try:
+        return answers.fits(cell, device, _KERNELS[cell.engine](cell, device.allocator))
+    except NotRehearsable:
+        return predict_by_formula(cell, shape, draft_shape, device).peak_bytes <= device.capacity(cell.budget)
 
 
 def predict_boundary(

@@ -58,6 +58,15 @@ def peak(cell: Cell, device: DeviceProfile, kernels_bytes: int, *, loaded: bool 
     return RehearsedPeak(*answered(question, lambda: _peak(cell, device, room, loaded)))
 
 
+def fits(cell: Cell, device: DeviceProfile, kernels_bytes: int) -> bool:
+    """Whether the run ends: quicker than its peak, where it does not."""
+    check(cell, device)
+    room = device.capacity(cell.budget) - device.context_bytes - kernels_bytes
+    question = {"ask": "fits", **_content(cell, device), "room": room}
+    found: bool = answered(question, lambda: [_fits(cell, device, room)])[0]
+    return found
+
+
 def refusal(cell: Cell, device: DeviceProfile) -> str | None:
     """Why the engine refuses the cell's mode for this architecture; None where it does not, or cannot be asked."""
 
