@@ -49,8 +49,9 @@ def planned(name: str) -> str | None:
     ("family", "changes", "reason"),
     [
         ("llama", {"pad_token_id": 5000}, "Padding_idx must be within num_embeddings"),
-        ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1,000,000,000, more than 10,000"),
-        ("llama", {"num_hidden_layers": math.inf}, "num_hidden_layers is inf, more than 10,000"),
+        ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1,000,000,000, more than 1,000"),
+        ("llama", {"num_hidden_layers": 4_000}, "num_hidden_layers is 4,000, more than 1,000"),
+        ("llama", {"num_hidden_layers": math.inf}, "num_hidden_layers is inf, more than 1,000"),
         (
             "llama",
             {"num_attention_heads": 0},
@@ -95,10 +96,9 @@ def test_a_file_that_is_no_config_is_that_models_reason(tmp_path: Path, text: st
     assert "no usable configuration" in found
 
 
-@pytest.mark.timeout(600)
 def test_mutated_configs_end_in_a_prediction_or_a_reason(tmp_path: Path) -> None:
-    """Each is rehearsed, which takes seconds: `python -m tests.benchmarks.config_fuzz` does so with 500."""
-    for number, text in enumerate(mutated(24)):
+    """Each is rehearsed, which takes seconds: `python -m tests.benchmarks.families.config_fuzz` does so with 500."""
+    for number, text in enumerate(mutated(10)):
         planned(write(tmp_path / str(number), text))
 
 

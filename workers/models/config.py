@@ -26,7 +26,7 @@ _DEPTHS = frozenset(
         "encoder_layers",
     )
 )
-_MOST_LAYERS = 10_000
+_MOST_LAYERS = 1_000
 
 
 def read_config(name: str, ref: ModelRef) -> "PreTrainedConfig":

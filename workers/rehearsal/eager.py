@@ -27,11 +27,13 @@ from workers.models.config import vocab_size
 from workers.models.load import LoadedModel, eos_ids_of, read_config
 from workers.models.source import RANDOM
 from workers.modes import Layout
-from workers.rehearsal.filling import Filling, is_recurrent
+from workers.rehearsal.filling import Filling, does_grow, is_recurrent
 from workers.rehearsal.passes import Generation, Label, ModeRefused, NotRehearsable, PassTrace
 from workers.rehearsal.stand_in import CUDA, standing_in
 from workers.rehearsal.storages import StorageLog
 
+#: Neither padding nor an end of text, whatever the vocabulary.
+_NO_ID = -(2**40)
 #: Tokens after which a state of one size is what it is after any number of them.
 _STATE = 64
 Readers = list[tuple[PreTrainedModel, Cache]]
@@ -121,7 +123,8 @@ class EagerRehearsal:
             return self.generation(min(position, _STATE) if constant else position, read=False).steady
         with self._running(), self._caches() as readers:
             recurrent = any(is_recurrent(cache) for _, cache in readers)
-        return self.generation(position, read=recurrent).steady
+            grows = any(does_grow(cache) for _, cache in readers)
+        return self.generation(position if grows else min(position, _STATE), read=recurrent).steady
 
     def generation(self, prompt_tokens: int, *, read: bool) -> Generation:
         """`read`: all but the prompt's last token are in the caches already; else the session reads the prompt."""
@@ -155,7 +158,7 @@ class EagerRehearsal:
         with self._running():
             session = CachedSession(cell, *self._both(), filled, self._open_decoder)
             cuts.is_open = True
-            ids_BT = torch.zeros(self._batch, prompt_tokens, dtype=torch.int64)
+            ids_BT = torch.full((1, 1), _NO_ID).expand(self._batch, prompt_tokens)
             hook = self._models[0].register_forward_pre_hook(cuts.before_forward)
             try:
                 session.generate(ids_BT, 8, Unmeasured())

@@ -35,6 +35,11 @@ def is_recurrent(cache: Cache | None) -> bool:
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in getattr(cache, "layers", ()))
 
 
+def does_grow(cache: Cache | None) -> bool:
+    """Whether some layer may keep more of a longer text: false of states alone."""
+    return any(type(layer) is not LinearAttentionLayer for layer in getattr(cache, "layers", (None,)))
+
+
 #: Of these layers one forward tells what any other leaves.
 _PLAIN = (DynamicLayer, DynamicSlidingWindowLayer)
 #: Rotations whose tables are made anew at some lengths.

@@ -7,12 +7,13 @@ from inspect import signature
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
 from transformers.cache_utils import DynamicCache
 from transformers.initialization import no_init_weights
 
 from workers.engines.eager.own_state import own_state_of
 from workers.engines.eager.policies import takes_dynamic_cache
+from workers.engines.eager.session import own_defaults
 from workers.models.build import from_config
 from workers.models.cache_tensors import cache_bytes
 from workers.models.config import max_positions
@@ -47,7 +48,9 @@ class KvRehearsal:
             with torch.device("meta"), no_init_weights():
                 model = from_config(config, dtype)
             self._positions = max_positions(config)
-            self._model: Any = model.eval().requires_grad_(False)
+            # Some constructors make tensors of the CPU whatever the device.
+            self._model: Any = model.to("meta").eval().requires_grad_(False)
+            self._by_generate = _prepares_ids(self._model)
 
     def bytes_after(self, tokens: int, batch_size: int = 1) -> int:
         """Of the cache after `tokens` tokens of each sequence, the last of them by itself: a window is cut when the next
@@ -58,6 +61,9 @@ class KvRehearsal:
         with _refusals(), torch.no_grad(), standing_in(), StorageLog(), own_state_of(model) as own:
             if takes_dynamic_cache(type(model)):
                 cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+            if self._by_generate and tokens > 1:
+                _generate(model, cache, torch.empty(batch_size, tokens - 1, dtype=torch.int64, device=CUDA))
+                return cache_bytes(own.latest if cache is None else cache)
             for count in (tokens - 1, 1) if cache is not None and tokens > 1 else (tokens,):
                 ids_BT = torch.empty(batch_size, count, dtype=torch.int64, device=CUDA)
                 given = {} if cache is None else {"past_key_values": cache}
@@ -95,6 +101,26 @@ def kv_law(config: PreTrainedConfig, dtype: torch.dtype = torch.bfloat16, batch_
     Of a multimodal model the text part is run. Takes about a second. Raises `NotRehearsable`.
     """
     return KvRehearsal(config, dtype).law(batch_size)
+
+
+def _prepares_ids(model: Any) -> bool:
+    """Whether a forward of `generate` reads other ids than the new ones: one more (XLNet), or the whole text (CPM-Ant)."""
+    if type(model).prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation:
+        return False
+    ids_BT = torch.empty(1, 3, dtype=torch.int64, device="meta")
+    try:
+        given = model.prepare_inputs_for_generation(ids_BT, next_sequence_length=1, use_cache=True)
+        read = given["input_ids"].shape[1]
+        return bool(read > 3 or (read == 3 and takes_dynamic_cache(type(model))))
+    except Exception:  # it needs more than ids, or other ones
+        return False
+
+
+def _generate(model: Any, cache: DynamicCache | None, ids_BT: torch.Tensor) -> None:
+    """Read the text as `generate` does, and one more token."""
+    given = {} if cache is None else {"past_key_values": cache}
+    with own_defaults(model):
+        model.generate(ids_BT, generation_config=GenerationConfig(do_sample=False, max_new_tokens=2), **given)
 
 
 def _window(size: object) -> int:

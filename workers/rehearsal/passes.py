@@ -14,6 +14,10 @@ _TOLERANCE_BYTES, _TOLERANCE = 64 * 2**10, 0.002
 _MOST_SAMPLES = 60
 
 
+#: A new piece is at first so many times as long as all before it.
+_LONGER = 15
+
+
 class NotRehearsable(Exception):
     """The engine cannot be run without computing: Python reads values, or a config is not complete. One line."""
 
@@ -96,8 +100,8 @@ class PassFamily:
     def piece(self, position: int) -> Piece:
         """The piece that holds `position`. Raises `NotRehearsable`."""
         while position >= self._ends[-1]:
-            begin = self._ends[-1]  # the next piece is three times as long as all before it
-            self._ends.append(begin + max(1, (begin - self._first) // self._unit * 3) * self._unit)
+            begin = self._ends[-1]
+            self._ends.append(begin + max(1, (begin - self._first) // self._unit * _LONGER) * self._unit)
         while True:
             index = bisect_right(self._ends, position)
             begin, end = self._ends[index - 1], self._ends[index]

@@ -11,6 +11,8 @@ from workers.rehearsal.attention import attend
 
 CUDA = torch.device("cuda", 0)
 _META = torch.device("meta")
+#: Numbers of a tensor on the host beyond which it takes no memory.
+_LONG = 2**16
 
 
 class CudaStandIn(TorchFunctionMode):
@@ -34,7 +36,7 @@ class CudaStandIn(TorchFunctionMode):
         if func in _PLACING and any(_is_cuda(argument) for argument in args):
             args = tuple(_META if _is_cuda(argument) else argument for argument in args)
         if func in _PLACING and args[0].is_meta and _to_host(args[1:], kwargs or {}):
-            return torch.zeros(args[0].shape, dtype=args[0].dtype)
+            return _zeros(args[0])
         return func(*args, **(kwargs or {}))
 
 
@@ -55,7 +57,23 @@ def _device(tensor: torch.Tensor) -> torch.device:
 
 
 def _on_host(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.cpu()
+    return _zeros(tensor) if tensor.is_meta else tensor.cpu()
+
+
+def _zeros(tensor: torch.Tensor) -> torch.Tensor:
+    """Its copy on the host. A long text is one number, shown many times: nobody writes to it there."""
+    if tensor.numel() > _LONG:
+        return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+
+def _split(tensor: torch.Tensor, split_size: int | list[int], dim: int = 0) -> tuple[torch.Tensor, ...]:
+    """Where nobody knows how long the parts are (the tokens of each expert), they are equal, but for the first."""
+    size = tensor.shape[dim]
+    if isinstance(split_size, list) and tensor.is_meta and size and split_size and not any(split_size):
+        part = size // len(split_size)
+        split_size = [size - part * (len(split_size) - 1), *[part] * (len(split_size) - 1)]
+    return tuple(torch.split(tensor, split_size, dim))
 
 
 def _softmax(
@@ -82,6 +100,7 @@ _SPECIAL: dict[Any, Callable[..., Any]] = {
     torch.Tensor.tolist: lambda tensor: _on_host(tensor).tolist(),
     torch.nn.functional.softmax: _softmax,
     torch._grouped_mm: _grouped_mm,
+    torch.Tensor.split: _split,
     torch.nn.functional.scaled_dot_product_attention: attend,
 }
 

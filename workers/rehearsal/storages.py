@@ -9,13 +9,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from workers.rehearsal import kernels
+from workers.rehearsal.passes import NotRehearsable
 
 _aten = torch.ops.aten
 
+#: Between two calls of `clear`. Half of it is what a few passes of the largest models of today come to; a config that is
+#: damaged may ask for thousands of layers.
+_MOST_EVENTS = 300_000
 #: What a tensor's value would be, where Python asks and nobody knows: masks hold no padding.
 _TRUE_OF = (_aten.all.default, _aten.all.dim, _aten.all.dims)
+#: What these return nobody knows.
+_EMPTY = (
+    *(_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default),
+    *(_aten.new_empty.default, _aten.new_empty_strided.default),
+)
 #: Integers and booleans of up to so many elements are computed where their inputs are known: a loop's end hangs on them.
 _FEW = 64
+
+
+#: The meta device refuses masks here.
+_INDEXING = (_aten.index.Tensor, _aten.index_put_.default, _aten.index_put.default)
 
 
 class _Layout(NamedTuple):
@@ -87,6 +100,8 @@ class StorageLog(TorchDispatchMode):
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operation's result. One like an earlier one is made from its layout: far faster than asking again."""
+        if func in _INDEXING and args[0].is_meta:
+            args = (args[0], [self._places(index) for index in args[1]], *args[2:])
         if func is _aten.nonzero.default and args[0].is_meta:
             out = args[0].new_empty((0, args[0].ndim), dtype=torch.int64)
             self._see(out, func)
@@ -110,6 +125,14 @@ class StorageLog(TorchDispatchMode):
         if is_plain:
             self._layouts[key] = tuple(None if tensor is None else _layout(tensor) for tensor in out)
         return out
+
+    def _places(self, index: torch.Tensor | None) -> torch.Tensor | None:
+        """A mask as the place that it picks, of one dimension: all of them, where nobody knows its values."""
+        if index is None or index.dtype != torch.bool or index.ndim != 1 or not index.is_meta:
+            return index
+        known = self._known(index)
+        count = index.numel() if known is None else int(known.sum())
+        return torch.empty(count, dtype=torch.int64, device="meta")
 
     def _made(self, layout: _Layout | None, func: Any) -> torch.Tensor | None:
         if layout is None:
@@ -138,6 +161,8 @@ class StorageLog(TorchDispatchMode):
         return True
 
     def _take(self, size: int, maker: str) -> int:
+        if len(self.events) > _MOST_EVENTS:
+            raise NotRehearsable(f"a few passes take and free memory more than {_MOST_EVENTS:,} times")
         self.events.append(size)
         self.makers.append(maker)
         return len(self.events) - 1
@@ -158,6 +183,7 @@ class StorageLog(TorchDispatchMode):
             or out.numel() > _FEW
             or out.is_floating_point()
             or not out.is_meta
+            or func in _EMPTY
         ):
             return
         key = out.untyped_storage()._cdata
@@ -181,7 +207,11 @@ class StorageLog(TorchDispatchMode):
         if not tensor.is_meta:
             return tensor
         value = self._values.get(tensor.untyped_storage()._cdata)
-        return value if value is not None and value.shape == tensor.shape else None
+        if value is None or value.shape == tensor.shape:
+            return value
+        if value.numel() * value.element_size() != tensor.untyped_storage().nbytes():
+            return None
+        return value.flatten().as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
     def _value(self, tensor: torch.Tensor) -> bool | int | float:
         known = self._known(tensor)

@@ -9,12 +9,17 @@ from typing import NamedTuple, Protocol
 
 from orchestrator.predict.allocator.blocks import Block
 from orchestrator.predict.allocator.caching import CachingAllocator, OutOfDeviceMemory
-from workers.rehearsal.passes import Label, PassTrace, Piece
+from workers.rehearsal.passes import Label, NotRehearsable, PassTrace, Piece
 
 _SMALL, _SHARED, _UNIT = 2**20, 10 * 2**20, 512
-#: Of a generation every step is replayed as long as caches are pieces of shared segments: there each moves the next. Later
-#: each that makes the text longer by this share; at once, where so many steps were replayed.
+#: Of a generation every step is replayed as long as caches are pieces of shared segments: there each moves the next. Of tiny
+#: models one for so many bytes of each cache: those between have rounded sizes of their neighbours.
+_FINE = _UNIT // 2
+#: Later each that makes the text longer by this share; at once, where so many steps were replayed.
 _STRIDE, _MOST_FINE = 1 / 1024, 30_000
+#: A run that allocates more often in its steps is not replayed to its end. Twice what the deepest models take that an 80 GB
+#: card holds.
+_MOST_ALLOCATIONS = 10_000_000
 #: Every so many-th is replayed whole; of the others what is small and does not outlive its pass comes and goes alike.
 _WHOLE = 64
 
@@ -86,7 +91,7 @@ class RehearsedRun:
         self._held: dict[Label, Block] = {}
         self._ids: Block | None = None
         self._phase, self._tokens = "load", 0
-        self._played = 0
+        self._played = self._allocations = 0
         self._steps: _Steps | None = None
 
     @property
@@ -195,6 +200,9 @@ class RehearsedRun:
         else:
             self._steps.play(position, self.allocator, self._held)
         self._played += 1
+        self._allocations += self._steps.allocations
+        if self._allocations > _MOST_ALLOCATIONS:
+            raise NotRehearsable(f"a run allocates more than {_MOST_ALLOCATIONS:,} times")
         self._note("decode", step + 1)
 
     def _stride(self) -> int:
@@ -205,7 +213,7 @@ class RehearsedRun:
         if not self._steps.grows:
             return max(1, tokens // 4)
         if self._played < _MOST_FINE and self._steps.is_fine(tokens - 3):
-            return 1
+            return self._steps.fine_stride
         return max(1, int(tokens * _STRIDE))
 
     def _play(self, trace: PassTrace) -> None:
@@ -244,8 +252,11 @@ class _Steps:
         )
         self._kept = [place[own] for own, _ in first.leaves]
         self._cached = [self._sizes[place[own]] for own, label in first.leaves if label.startswith("cache")]
+        self.allocations = len(played)
         self._is_expandable = is_expandable
+        fastest = max((growth for _, growth in self._cached), default=0)
         self.grows = any(growth for _, growth in self._cached)
+        self.fine_stride = max(1, _FINE * self._length // fastest) if fastest > 0 else 1
 
     def is_fine(self, position: int) -> bool:
         """Whether the caches share segments, and not by whole units of the allocator, so that steps rearrange them."""

@@ -53,7 +53,7 @@ class Checked:
 
 def check(model_type: str) -> Checked:
     """Ask `COLUMNS` of the family. One that does not load, or run baseline, is asked nothing else."""
-    found = _Family(model_type)
+    found = AskedFamily(model_type)
     asked: dict[str, Callable[[], None]] = {name: getattr(found, name) for name in COLUMNS}
     reasons: dict[str, str] = {}
     tracebacks: dict[str, str] = {}
@@ -76,7 +76,7 @@ def check(model_type: str) -> Checked:
     return Checked(family, tracebacks)
 
 
-class _Family:
+class AskedFamily:
     def __init__(self, model_type: str) -> None:
         self._model_type = model_type
         self._target: LoadedModel | None = None

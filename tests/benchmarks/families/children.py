@@ -7,7 +7,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -35,15 +35,22 @@ class _Child:
 
 
 def answers(
-    names: Iterable[str], ask: str, *, jobs: int, limit_s: float, limit_bytes: int
+    names: Iterable[str],
+    ask: str,
+    *,
+    jobs: int,
+    limit_s: float,
+    limit_bytes: int,
+    imports: Sequence[str] = (),
 ) -> Iterator[Answer]:
-    """Yield each answer as it comes. Children are forked from a server that has imported torch and transformers, and nothing
-    that this process holds: its memory would count against their limit, its threads are not theirs.
+    """Yield each answer as it comes. Children are forked from a server that has imported torch, transformers and `imports`
+    (modules that start no thread), and nothing that this process holds: its memory would count against their limit, its
+    threads are not theirs.
 
     `ask`: a function as MODULE:NAME, which returns plain JSON values. A child that is too slow is killed.
     """
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["torch", "transformers"])
+    server.set_forkserver_preload(["torch", "transformers", *imports])
     waiting = list(names)[::-1]
     running: list[_Child] = []
     with tempfile.TemporaryDirectory() as folder:

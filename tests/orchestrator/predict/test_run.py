@@ -13,6 +13,7 @@ from orchestrator.predict.rehearsed.run import RehearsedRun
 from tests.benchmarks.prediction.shapes import benchmark_shapes
 from workers.cell import Cell, ModelRef
 from workers.rehearsal.eager import EagerRehearsal
+from workers.rehearsal.passes import NotRehearsable
 
 MiB = 2**20
 RECORDED = Path(__file__).parent / "recorded" / "lfm2-1.2b-h100.npz"
@@ -121,3 +122,9 @@ def test_a_batch_ends_where_its_caches_fill_the_card(batch: int) -> None:
     kv_bytes = ended.points[-1].kv_bytes
     assert kv_bytes <= 90 * MiB - ended.weights_bytes
     assert came_to(ended) * per_token == pytest.approx(kv_bytes, rel=0.25)
+
+
+def test_a_run_without_end_is_refused(pythia: RehearsedPasses, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.predict.rehearsed.run._MOST_ALLOCATIONS", 1000)
+    with pytest.raises(NotRehearsable, match="more than 1,000 times"):
+        run(pythia, None, FAR)

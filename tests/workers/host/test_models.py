@@ -47,7 +47,7 @@ def test_a_model_of_another_kind_runs_and_is_counted(
     ("changes", "reason"),
     [
         ({"pad_token_id": 5000}, "Padding_idx must be within num_embeddings"),
-        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1,000,000,000, more than 10,000"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1,000,000,000, more than 1,000"),
         ({"hidden_act": "none such"}, "none such"),
         ({"vocab_size": -1}, "negative dimension -1"),
     ],

@@ -181,7 +181,12 @@ _DETAILS: dict[str, dict[str, Any]] = {
             *("qwen2_5_omni_text", "hunyuan_vl_text"),
         )
     },
-    "reformer": {"is_decoder": True, "axial_pos_embds_dim": (16, 48), "axial_pos_shape": (16, 16)},
+    "reformer": {
+        "is_decoder": True,
+        "axial_pos_embds_dim": (16, 48),
+        "axial_pos_shape": (32, 32),
+        "max_position_embeddings": 1024,
+    },
     "xlm": {"causal": True, "emb_dim": 64},
     "xmod": {"is_decoder": True, "languages": ["en_XX"], "default_language": "en_XX"},
     "xlstm": {"embedding_dim": 64, "qk_dim_factor": 1.0},

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig
 from transformers.cache_utils import DynamicCache
 
+from tests.benchmarks.families.check import AskedFamily
 from workers.models.build import from_config
 from workers.models.cache_tensors import cache_tensors
 from workers.models.shapes import shapes
@@ -79,3 +80,21 @@ def test_the_law_is_what_a_real_cache_holds(asked: Any) -> None:
 def test_a_config_that_is_not_complete_is_refused_in_one_line() -> None:
     with pytest.raises(NotRehearsable, match=r"^\w+Error: [^\n]+$"):
         kv_law(config("deepseek_v2"))
+
+
+@pytest.mark.parametrize(
+    ("family", "peculiar"),
+    [
+        ("xlnet", "reads a token more than was given; made on the CPU whatever the device"),
+        ("cpmant", "reads the whole text each time, behind a prompt of its own"),
+        ("prophetnet", "reads its positions back from the device"),
+        ("xmod", "picks rows by masks"),
+        ("jetmoe", "reads from the device how many tokens each expert has"),
+        ("reformer", "keeps hidden states and, of longer texts, buckets"),
+    ],
+)
+def test_peculiar_models_are_counted_exactly(family: str, peculiar: str) -> None:
+    found = AskedFamily(family)
+    found.loads()
+    found.baseline()
+    found.kv_law()
