@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ import ray  # noqa: E402
 from ray.exceptions import AuthenticationError  # noqa: E402
 
 _PROBE_S = 2.0
+_FOLDER_RETURNS_S = 10.0
 _LOCAL_OBJECT_STORE_BYTES = 100 * 2**20
 #: Attempts are plain values far below this; nothing else travels through plasma.
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -126,10 +128,33 @@ def _own_ray(option: str | None) -> Target:
     return Target(address, "this process")
 
 
+@contextlib.contextmanager
+def elsewhere(folder: str) -> Iterator[None]:
+    """Work in `folder` for the length of the block, then return to the folder at the same path as before.
+
+    Ray takes the folder of a submitted job away and unpacks it again while its driver joins: the one that the process
+    was in is gone, and the new one may take a moment.
+    """
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        until = time.monotonic() + _FOLDER_RETURNS_S
+        while True:
+            try:
+                os.chdir(before)
+                break
+            except FileNotFoundError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.05)
+
+
 def _join(target: Target) -> None:
     probe(target)
     try:
-        with contextlib.chdir("/"):  # as in `_start`
+        with elsewhere("/"):  # as in `_start`
             ray.init(address=target.address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError:
         raise ConnectError(
@@ -150,7 +175,7 @@ def _start(temp_dir: str, cpus: int | None) -> None:
     _provide_token()
     # Ray puts the folder that it is started in before everything else on the path of its workers: a file numpy.py
     # there would be imported by Ray itself, before an actor can put the path in order.
-    with _hangups_blocked(), contextlib.chdir(temp_dir):
+    with _hangups_blocked(), elsewhere(temp_dir):
         ray.init(
             address="local",
             num_cpus=cpus,

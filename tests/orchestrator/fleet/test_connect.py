@@ -4,11 +4,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from orchestrator.fleet.connect import ConnectError, Target, connected, probe, resolve, slices
+from orchestrator.fleet.connect import ConnectError, Target, connected, elsewhere, probe, resolve, slices
 
 
 @pytest.mark.parametrize(
@@ -156,3 +157,19 @@ def test_ray_starts_where_the_home_cannot_be_written(tmp_path: Path) -> None:
         check=True,
     )
     assert ended.stdout.split()[-1] == "1"
+
+
+def test_a_folder_that_is_replaced_meanwhile_is_entered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with elsewhere("/"):
+        assert Path.cwd() == Path("/")
+        folder.rmdir()
+        replaced = threading.Timer(0.3, folder.mkdir)
+        replaced.start()
+    assert Path.cwd() == folder
+    (folder / "there").touch()
+    assert Path("there").exists()

@@ -56,10 +56,14 @@ def run(model: str, preload: str) -> str:
 
 @pytest.mark.skipif(JEMALLOC is None, reason="needs jemalloc (Debian: libjemalloc2)")
 def test_a_cell_under_a_preloaded_allocator_is_measured_as_without_it(model: str) -> None:
+    """To 1 %: the peak of one and the same process is a heap's step of 64 KiB off now and then."""
     left_out, preloaded = run(model, str(JEMALLOC)).splitlines()
     assert left_out == f"left out: {JEMALLOC}"
-    assert preloaded.startswith("outcome: ok")
-    assert run(model, "").splitlines() == ["left out: None", preloaded]
+    with_none, plain = run(model, "").splitlines()
+    assert with_none == "left out: None"
+    *ended, peak = preloaded.split()
+    assert ended == ["outcome:", "ok"]
+    assert int(peak) == pytest.approx(int(plain.split()[-1]), rel=0.01)
 
 
 @pytest.mark.skipif(JEMALLOC is None, reason="needs jemalloc (Debian: libjemalloc2)")
