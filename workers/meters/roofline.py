@@ -16,7 +16,7 @@ def roofline_fraction(measured: Measured, steps: Sequence[Step], batch_size: int
 
     A step reads `step_weights_bytes` and the KV cache, here its mean over the new tokens. With a draft a step is a
     round; the draft's cache is counted once of gamma times. None where a part of it is not known: the bandwidth, the
-    speed, the cache, or which of its weights a step reads (a mixture of experts).
+    speed, the cache, or which of its weights a step reads (several tokens of a mixture of experts).
     """
     cache = _mean_cache_bytes(steps)
     speed, bandwidth, weights = (
