@@ -20,7 +20,7 @@ def compare_command(folders: Sequence[str], *, as_json: bool, fail_on: str | Non
     limits = {} if fail_on is None else parse_limits(fail_on)
     found = read_comparison(folders)
     worse = worse_than(found, limits)
-    page = None if out is None else write_pages(found, limits, out)
+    page = None if out is None else write_pages(found, worse, out)
     if as_json:
         typer.echo(json.dumps(comparison_as_json(found, worse), indent=2))
     else:

@@ -1,12 +1,11 @@
 """`oomline compare`: Markdown, JSON, or a folder with pages and pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.journal.store import LocalStore
 from orchestrator.report.comparing.comparison import Comparison, read_comparison
-from orchestrator.report.comparing.differences import Quantity
-from orchestrator.report.comparing.fail_on import worse_than
+from orchestrator.report.comparing.fail_on import Worse
 from orchestrator.report.comparing.told import as_document
 from orchestrator.report.document import files, with_files_of_their_own
 from orchestrator.report.html import to_html
@@ -23,9 +22,9 @@ def compare(folders: Sequence[str | Path]) -> str:
     return to_markdown(as_document(read_comparison(folders), pictures=False))
 
 
-def write_pages(found: Comparison, limits: Mapping[Quantity, float], out: Path) -> str:
+def write_pages(found: Comparison, worse: Sequence[Worse], out: Path) -> str:
     """Write compare.html, the same as Markdown, and their pictures into `out`. Return the path of the HTML page."""
-    document = with_files_of_their_own(as_document(found, worse_than(found, limits), pictures=True))
+    document = with_files_of_their_own(as_document(found, worse, pictures=True))
     store = LocalStore(out)
     for name, data in files(document).items():
         store.write(name, data)

@@ -29,12 +29,15 @@ from orchestrator.tables.boundary_rows import BoundaryRow
 
 @dataclass(frozen=True, slots=True)
 class HeldRow:
-    """What at least two sides have. `shown`: by side's label; `differences`: of each other side against `first`."""
+    """What at least two sides have. `shown`: by side's label. `differences`: of each other side against the one that
+    `against` names: the first that has it on the same kind of device, else `first`.
+    """
 
     quantity: Quantity
     what: str
     shown: Mapping[str, str]
     first: str
+    against: Mapping[str, str]
     differences: Mapping[str, Difference]
     found: Mapping[str, Any]
 
@@ -85,13 +88,26 @@ def read_comparison(folders: Sequence[str | Path]) -> Comparison:
                 side.label: show(found[side.label]) if side.label in found else formats.NOTHING
                 for side in sides
             }
-            held = {label: differ(found[first], found[label]) for label in others}
-            rows.append(HeldRow(quantity, what, shown, first, held, found))
+            against = _against([side for side in sides if side.label in found])
+            held = {label: differ(found[against[label]], found[label]) for label in others}
+            rows.append(HeldRow(quantity, what, shown, first, against, held, found))
 
     hold(Quantity.BOUNDARY, lambda side: side.boundaries, boundary_words, longest, boundaries_differ)
     hold(Quantity.SPEED, lambda side: side.rows, cell_words, _speed, speeds_differ)
     hold(Quantity.MEMORY, lambda side: side.rows, cell_words, _peak, peaks_differ)
     return Comparison(sides, names, _setups(sides), rows, unmatched)
+
+
+def _against(sides: Sequence[Side]) -> dict[str, str]:
+    """The label that each but the first of `sides` is held against."""
+    first, *others = sides
+    of_kind: dict[str, str] = {}
+    for side in sides:
+        of_kind.setdefault(side.device_kind, side.label)
+    return {
+        side.label: first.label if of_kind[side.device_kind] == side.label else of_kind[side.device_kind]
+        for side in others
+    }
 
 
 def _setups(sides: Sequence[Side]) -> list[str]:

@@ -31,22 +31,25 @@ class Difference:
 
 
 def boundaries_differ(one: BoundaryRow, other: BoundaryRow) -> Difference:
-    """Disjoint brackets; a side that never ran out ends nowhere."""
+    """Disjoint brackets. A side that never ran out ends nowhere: where it came less far, nothing can be told."""
     low, high = sorted((one, other), key=lambda row: row.last_ok or 0)
     change = (other.last_ok or 0) / one.last_ok - 1 if one.last_ok else None
+    if low.first_oom is None and low.last_ok != high.last_ok:
+        return Difference(None, change, "cannot tell: it did not run out")
     if low.first_oom is None or (high.last_ok or 0) < low.first_oom:
         return Difference(False, change, "no")
-    if one.last_ok and other.last_ok and not (one.censored or other.censored):
+    if one.last_ok and other.last_ok and one.first_oom and other.first_oom:
         return Difference(True, change, f"yes: {(change or 0) * 100:+.1f} %")
     return Difference(True, change, "yes")
 
 
 def speeds_differ(one: dict[str, Any], other: dict[str, Any]) -> Difference:
-    """Disjoint 95 % intervals. A side without a speed, because it ended otherwise, has lost all of it."""
+    """Disjoint 95 % intervals. A second side that ended otherwise, without a speed, has lost all of it."""
     if one["tokens_per_s_median"] is None or other["tokens_per_s_median"] is None:
         if one["outcome"] == other["outcome"]:
             return Difference(False, None, "no")
-        return Difference(True, -1.0 if other["tokens_per_s_median"] is None else None, "yes: the outcome")
+        is_lost = one["tokens_per_s_median"] is not None
+        return Difference(True, -1.0 if is_lost else None, "yes: the outcome")
     change = other["tokens_per_s_median"] / one["tokens_per_s_median"] - 1
     ratio = f"{1 + change:.2f}×"
     if one["tokens_per_s_ci_low"] is None or other["tokens_per_s_ci_low"] is None:

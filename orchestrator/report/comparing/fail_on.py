@@ -34,17 +34,31 @@ def parse_limits(text: str) -> dict[Quantity, float]:
             raise SpecError(
                 f"--fail-on {text}: {part.strip()!r} is not QUANTITY:PERCENT%, such as boundary:2%,speed:5%,memory:1%"
             )
+        if found["quantity"] in limits:
+            raise SpecError(f"--fail-on {text}: {found['quantity']} has two limits; give one")
         limits[Quantity(found["quantity"])] = float(found["percent"]) / 100
     return limits
 
 
 def worse_than(found: Comparison, limits: Mapping[Quantity, float]) -> list[Worse]:
-    """What is worse than in the first run that has it by more than the limit, and beyond the noise."""
+    """What is worse than in the first run that has it by more than the limit, and beyond the noise.
+
+    Kinds of device of one run are not held against each other. Raises `SpecError` where the runs have nothing in common
+    that a limit is for: a check of nothing must not pass.
+    """
+    for quantity in limits:
+        if not any(row.quantity is quantity for row in found.rows):
+            raise SpecError(
+                f"--fail-on {quantity}: the runs have no {quantity} in common, so nothing is checked"
+            )
+    folders = {side.label: side.folder for side in found.sides}
     worse: list[Worse] = []
     for row in found.rows:
         limit = limits.get(row.quantity)
         for label, difference in row.differences.items():
             if limit is None or not difference.differs or difference.change is None:
+                continue
+            if folders[label] == folders[row.against[label]]:
                 continue
             loss = -difference.change if row.quantity.is_better_larger else difference.change
             if loss > limit:

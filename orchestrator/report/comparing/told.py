@@ -56,9 +56,12 @@ def as_json(found: Comparison, worse: Sequence[Worse] = ()) -> dict[str, Any]:
                 "quantity": row.quantity,
                 "what": row.what,
                 "shown": dict(row.shown),
-                "against": row.first,
                 "differences": {
-                    label: {"differs": difference.differs, "change": difference.change}
+                    label: {
+                        "against": row.against[label],
+                        "differs": difference.differs,
+                        "change": difference.change,
+                    }
                     for label, difference in row.differences.items()
                 },
             }
@@ -108,8 +111,10 @@ def _picture(quantity: Quantity, rows: Sequence[HeldRow]) -> Picture | None:
 
 
 def _difference(row: HeldRow, sides: int) -> str:
+    if sides == 2:
+        return "; ".join(difference.words for difference in row.differences.values())
     return "; ".join(
-        f"{label}: {difference.words}" if sides > 2 else difference.words
+        f"{label}{'' if row.against[label] == row.first else f' against {row.against[label]}'}: {difference.words}"
         for label, difference in row.differences.items()
     )
 

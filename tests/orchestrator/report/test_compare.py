@@ -10,8 +10,9 @@ from orchestrator.journal.record import Record
 from orchestrator.report import compare
 from orchestrator.spec import SpeculationSpec
 from orchestrator.spec_error import SpecError
-from tests.orchestrator.fake_run import MiB, demo_attempts, demo_spec
+from tests.orchestrator.fake_run import CPU, MiB, demo_attempts, demo_spec
 from workers.attempt import Attempt
+from workers.outcome import Outcome
 
 
 def _write(folder: Path, attempts: list[Attempt]) -> Path:
@@ -145,3 +146,67 @@ def test_a_lost_boundary_is_worse(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "pages/plots").iterdir()} == {
         *("compare-boundaries.svg", "compare-boundaries.png", "compare-speed.svg", "compare-speed.png")
     }
+
+
+def _ended(attempts: list[Attempt], outcome: Outcome) -> list[Attempt]:
+    """The same, but what ran out of memory ended otherwise."""
+    return [dataclasses.replace(a, outcome=outcome) if a.outcome.is_device_oom else a for a in attempts]
+
+
+def test_a_speed_that_no_side_has_is_not_lost(tmp_path: Path) -> None:
+    attempts = demo_attempts(demo_spec(repeats=3, lengths=[500, 4000]))
+    a, b = (
+        str(_write(tmp_path / "a", attempts)),
+        str(_write(tmp_path / "b", _ended(attempts, Outcome.OOM_PREFILL))),
+    )
+    assert _row(compare([a, b]), "Speed", "pocket baseline, eager, 64 MiB, 64 + 4,000").endswith(
+        "| yes: the outcome |"
+    )
+    assert compare_command([a, b], as_json=True, fail_on="speed:5%", out=None) == 0
+
+
+def test_less_far_without_an_end_cannot_be_told(tmp_path: Path) -> None:
+    """One sweep asked for less: that its streaming passed all of it says nothing of what would have been."""
+    for name, lengths in (("far", [500, 4000]), ("near", [500, 1000])):
+        spec = demo_spec(repeats=3, lengths=lengths)
+        with open_run(tmp_path / name, spec) as run:
+            run.journal.append([Record(run.run_id, attempt) for attempt in demo_attempts(spec)])
+    folders = [str(tmp_path / "far"), str(tmp_path / "near")]
+    told = _row(compare(folders), "Boundaries", "pocket streaming, eager")
+    assert told.endswith("| ≥ 4,000 | ≥ 1,000 | cannot tell: it did not run out |")
+    assert compare_command(folders, as_json=True, fail_on="boundary:2%", out=None) == 0
+
+
+def test_a_check_of_nothing_does_not_pass(tmp_path: Path) -> None:
+    attempts = demo_attempts(demo_spec(repeats=3, lengths=[500, 4000]))
+    with open_run(tmp_path / "b", demo_spec()) as run:
+        run.finish("finished")
+    folders = [str(_write(tmp_path / "a", attempts)), str(tmp_path / "b")]
+    with pytest.raises(SpecError, match="the runs have no speed in common, so nothing is checked"):
+        compare_command(folders, as_json=True, fail_on="speed:5%", out=None)
+    with pytest.raises(SpecError, match="speed has two limits"):
+        compare_command(folders, as_json=True, fail_on="speed:5%,speed:9%", out=None)
+
+
+def test_each_kind_of_device_is_held_against_its_own_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second kind is slower in both runs: that is no regression. Where it became slower still, it is one."""
+    attempts = demo_attempts(demo_spec(repeats=3, lengths=[500, 4000]))
+
+    def both(factor: float) -> list[Attempt]:
+        device = dataclasses.replace(CPU, kind="slow", uuid="slow-0")
+        others = [
+            dataclasses.replace(_faster(a, factor, 1.0), device=device, lease_id=f"{a.lease_id}s")
+            for a in attempts
+        ]
+        return [*attempts, *others]
+
+    same = [str(_write(tmp_path / "a", both(0.5))), str(_write(tmp_path / "b", both(0.5)))]
+    assert compare_command(same, as_json=True, fail_on="speed:5%", out=None) == 0
+    slower = [same[0], str(_write(tmp_path / "c", both(0.4)))]
+    capsys.readouterr()
+    assert compare_command(slower, as_json=True, fail_on="speed:5%", out=None) == 1
+    told = json.loads(capsys.readouterr().out)["worse"]
+    assert all(words.endswith("-20.0 % in B (slow)") for words in told)
+    assert "B (slow) against A (slow): yes: 0.80×" in compare(slower)
