@@ -14,6 +14,8 @@ from orchestrator.tables.quality import QualityBoundary, quality_boundaries
 from orchestrator.tables.write import Tables
 
 _SAME = ("model", "dtype", "engine", "mode")
+#: Of a task, what its modes have in common.
+_TASK = ("model", "dtype", "engine", "task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ def weigh(extents: Sequence[_Extent], evidence: Evidence) -> tuple[list[_Extent]
         ("retrieval", "finds what it read only up to"),
     ):
         outdone = [
-            f"{extent.name} passes {extent.tokens:,} tokens, but {words} {use.tokens:,}"
+            f"{extent.name} passes {extent.tokens:,} tokens, but "
+            + (f"{words} {use.tokens:,}" if use.tokens else "finds nothing of what it read")
             for extent, use in zip(fast, uses, strict=True)
             if use.ended_by == ended_by and use.tokens < best and extent.tokens >= furthest_kept
         ]
@@ -80,7 +83,8 @@ def weigh(extents: Sequence[_Extent], evidence: Evidence) -> tuple[list[_Extent]
 
 
 def use_of(extent: Weighable, evidence: Evidence) -> Use:
-    """The first of the ends that are known. Retrieval: of the task that fails first."""
+    """The first of the ends that are known. Retrieval: of the task that fails first; 0 where the mode found nothing at
+    all. A task of which no mode finds anything tells nothing of the modes."""
     ends = [Use(extent.tokens, "memory")]
     ends += [
         Use(row.departs_at, "perplexity")
@@ -88,11 +92,15 @@ def use_of(extent: Weighable, evidence: Evidence) -> Use:
         if row.departs_at is not None and _is_of(extent.row, row.identity)
     ]
     ends += [
-        Use(row["effective_length"], "retrieval")
-        for row in evidence.effective.drop_nulls("effective_length").iter_rows(named=True)
+        Use(row["effective_length"] or 0, "retrieval")
+        for row in _doable(evidence.effective).iter_rows(named=True)
         if not row["censored"] and _is_of(extent.row, row)
     ]
     return min(ends, key=lambda end: end.tokens)
+
+
+def _doable(effective: pl.DataFrame) -> pl.DataFrame:
+    return effective.filter(pl.col("effective_length").is_not_null().any().over(_TASK))
 
 
 def _is_of(row: BoundaryRow, other: Any) -> bool:

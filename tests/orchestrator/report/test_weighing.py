@@ -52,10 +52,13 @@ def _evidence(
     **of: str,
 ) -> Evidence:
     rows = [
-        OF | of | {"mode": mode, "effective_length": tokens, "censored": False}
+        OF | {"task": "passkey"} | of | {"mode": mode, "effective_length": tokens, "censored": False}
         for mode, tokens in (effective or {}).items()
     ]
-    schema = dict.fromkeys([*OF, "mode"], pl.String) | {"effective_length": pl.Int64, "censored": pl.Boolean}
+    schema = dict.fromkeys([*OF, "task", "mode"], pl.String) | {
+        "effective_length": pl.Int64,
+        "censored": pl.Boolean,
+    }
     quality = [
         QualityBoundary(
             identity=OF | {"mode": mode},
@@ -85,7 +88,12 @@ def _evidence(
             " Perplexity decided: streaming passes 8,000 tokens, but its perplexity stays sane only up to 900.",
         ),
         (_evidence({"streaming": 3000}), ["streaming"], ""),
-        (_evidence({"streaming": None}), ["streaming"], ""),
+        (_evidence({"streaming": None, "baseline": None}), ["streaming"], ""),
+        (
+            _evidence({"streaming": None, "baseline": 1000}),
+            ["baseline"],
+            " Retrieval decided: streaming passes 8,000 tokens, but finds nothing of what it read.",
+        ),
         (_evidence({"streaming": 256}, engine="graph"), ["streaming"], ""),
         (_evidence({"streaming": 256, "baseline": 256}), ["baseline", "streaming"], ""),
         (
