@@ -79,24 +79,26 @@ def kv_cache_bytes(attempt: Attempt) -> int | None:
 
 
 def _parts(attempt: Attempt) -> list[tuple[str, int]]:
-    """Weights and caches as counted; the rest by difference: of torch's own two figures, and of the device's
-    use.
+    """Weights and caches as counted; the rest by difference: of torch's own two figures, beside which the context stands,
+    or of the use of a device or of a CPU's process, which holds the context too.
     """
     measured, failure, device = attempt.measured, attempt.failure, attempt.device
     assert failure is not None
     assert device is not None
     weights = measured.weights_bytes or 0
     kv = kv_cache_bytes(attempt) or 0
+    context = attempt.context_bytes or 0
     parts = [("weights", weights), ("KV cache", kv)]
     if failure.oom_allocated_bytes is not None:
-        parts.append(("activations and workspace", max(failure.oom_allocated_bytes - weights - kv, 0)))
+        is_torchs = failure.oom_reserved_bytes is not None
+        counted = weights + kv + (0 if is_torchs else context)
+        parts.append(("activations and workspace", max(failure.oom_allocated_bytes - counted, 0)))
         if failure.oom_reserved_bytes is not None:
             cached = failure.oom_reserved_bytes - failure.oom_allocated_bytes
             parts.append(("allocator: cached, but free", cached))
     elif attempt.peak_device_bytes is not None:
-        parts.append(("everything else", max(attempt.peak_device_bytes - weights - kv, 0)))
-    if attempt.context_bytes is not None:
-        parts.append(("context", attempt.context_bytes))
+        parts.append(("everything else", max(attempt.peak_device_bytes - weights - kv - context, 0)))
+    parts.append(("context", context))
     parts.append(("driver's reserve", device.reserve_bytes))
     return parts
 
@@ -115,7 +117,7 @@ def _reading(attempt: Attempt, parts: tuple[Share, ...], budget: int) -> str:
     if cached is not None and cached is not largest and cached.of_budget >= _NOTABLE:
         text += f"; {cached.of_budget:.0%} was fragmentation, cached by the allocator but of no use to this request"
     if failure.oom_requested_bytes is not None:
-        text += f"; the last straw was a request of {size_text(failure.oom_requested_bytes)}"
+        text += f"; it failed at a request of {size_text(failure.oom_requested_bytes)}"
         if failure.oom_free_bytes is not None:
             text += f" with {size_text(failure.oom_free_bytes)} free"
     return text + "."

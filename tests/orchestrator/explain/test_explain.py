@@ -86,6 +86,22 @@ def test_a_process_without_an_allocator_of_its_own() -> None:
     assert "in the prompt" in found.reading
 
 
+@pytest.mark.parametrize(
+    ("at_failure", "rest"), [(None, "everything else"), (4 * GiB, "activations and workspace")]
+)
+def test_a_process_data_holds_its_context_once(at_failure: int | None, rest: str) -> None:
+    attempt = attempt_of(
+        CELL, Outcome.OOM_PREFILL, kv_cache_bytes=GiB, device=CPU, oom_allocated_bytes=at_failure
+    )
+    found = explain(dataclasses.replace(attempt, peak_device_bytes=4 * GiB, context_bytes=GiB))
+    assert found is not None
+    assert {part.name: part.bytes / GiB for part in found.parts} == {
+        "KV cache": 1.0,
+        rest: 2.0,
+        "context": 1.0,
+    }
+
+
 def test_the_cache_is_read_from_the_last_step_where_the_failure_did_not_count_it() -> None:
     step = Step(token_index=1, t_s=1.0, allocated_bytes=None, reserved_bytes=None, kv_cache_bytes=GiB)
     found = explain(attempt_of(CELL, Outcome.OOM_DECODE, index=5, device=CARD, steps=(step,)))
