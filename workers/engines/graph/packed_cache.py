@@ -127,7 +127,8 @@ class PackedCache:
         """Hold finite noise for the positions `first .. end`, as if they had been read. They are reserved."""
         self.recent.normal_()
         scales = slice(self.group.k_scales, self.group.v_zeros + BLOCK * self.dtype.itemsize)
-        for slab in self.slabs:
+        begun = 0 if self.ring is not None else first // BLOCK // SLAB_BLOCKS
+        for slab in self.slabs[begun:]:
             groups = slab.view(-1, self.group.size)
             groups.random_(64)  # of fp8: below 2, and never infinite
             groups[:, scales].view(self.dtype).fill_(2**-5)
