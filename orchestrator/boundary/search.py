@@ -18,6 +18,7 @@ Rules 2 and 3 may be wrong. A value that they name is moved into the interval as
 """
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 #: Errors of the prediction, relative to the boundary, that cost one probe and two. A run that ends at its own out-of-memory takes the
@@ -153,8 +154,10 @@ class Search:
 
     @property
     def bracket(self) -> Bracket:
-        low, high = self._ends()
-        tallies = self._tallies()
+        """Of real runs alone: while scouts still look for the ends, nothing is known of them."""
+        runs = self._runs()
+        tallies = _evidence(runs)
+        low, high = _ends(tallies)
         contradicting = tuple(
             value
             for value, tally in sorted(tallies.items())
@@ -168,7 +171,7 @@ class Search:
             confirmed_oom=tallies[high].fails if high in tallies else 0,
             censored=high is None and low == self.max_value,
             non_monotone=contradicting,
-            refuted=tuple(sorted(value for value, tally in self._runs().items() if tally.refutes)),
+            refuted=tuple(sorted(value for value, tally in runs.items() if tally.refutes)),
         )
 
     # What to run next
@@ -312,11 +315,9 @@ class Search:
     # The evidence
 
     def _tallies(self) -> dict[int, _Tally]:
-        """The evidence at each value. A scout alone is none once another one was refuted."""
-        tallies = self._runs()
-        if any(tally.refutes for tally in tallies.values()):
-            return {value: tally for value, tally in tallies.items() if tally.passes or tally.fails}
-        return tallies
+        """What steers the search, by value. A scout alone does not once another one was refuted."""
+        runs = self._runs()
+        return _evidence(runs) if any(tally.refutes for tally in runs.values()) else runs
 
     def _runs(self) -> dict[int, _Tally]:
         """All that ran at each value."""
@@ -332,14 +333,7 @@ class Search:
         return tallies
 
     def _ends(self) -> tuple[int, int | None]:
-        """The largest pass below the smallest failure (0: none), and the smallest failure (None: none).
-
-        Each value counts by the majority of its runs.
-        """
-        tallies = self._tallies()
-        high = min((value for value, tally in tallies.items() if not tally.passed), default=None)
-        passed = (value for value, tally in tallies.items() if tally.passed)
-        return max((value for value in passed if high is None or value < high), default=0), high
+        return _ends(self._tallies())
 
     def _tight(self, low: int, high: int | None) -> bool:
         """Whether no value is left to try between the ends: only to confirm them."""
@@ -371,3 +365,18 @@ class Search:
         while Probe(value, index) in self._observed or Probe(value, index) in self._pending:
             index += 1
         return index
+
+
+def _evidence(runs: Mapping[int, _Tally]) -> dict[int, _Tally]:
+    """Without the values at which a scout alone ran."""
+    return {value: tally for value, tally in runs.items() if tally.passes or tally.fails}
+
+
+def _ends(tallies: Mapping[int, _Tally]) -> tuple[int, int | None]:
+    """The largest pass below the smallest failure (0: none), and the smallest failure (None: none).
+
+    Each value counts by the majority of its runs.
+    """
+    high = min((value for value, tally in tallies.items() if not tally.passed), default=None)
+    passed = (value for value, tally in tallies.items() if tally.passed)
+    return max((value for value in passed if high is None or value < high), default=0), high

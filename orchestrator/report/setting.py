@@ -160,7 +160,7 @@ def settings(tables: Tables) -> list[Setting]:
     """Of measured cells, and of searches whose cells have not run yet."""
     generated = tables.attempts.filter(pl.col("final") & measures_speed())
     measured = generated.filter(pl.col("purpose") == "measure")
-    probes = generated.filter(pl.col("purpose") == "probe")
+    probes = generated.filter((pl.col("purpose") == "probe") & ~pl.col("synthetic"))
     totals = dict(
         tables.attempts.filter(pl.col("device_kind").is_not_null())
         .group_by("device_kind")

@@ -209,7 +209,8 @@ def _answer(
     mine, _ = replay(question, search, attempts)
     bracket = search.bracket
     prefilling = question.phase.startswith("prefill")
-    at_end = [attempt for attempt in mine if question.value(attempt.cell) == bracket.first_oom]
+    real = [attempt for attempt in mine if not attempt.cell.synthetic]
+    at_end = [attempt for attempt in real if question.value(attempt.cell) == bracket.first_oom]
     row = _row(question.cell, device, shapes, mine, at_end, bracket, foretold)
     row = _with_expandable(row, lambda value: question.probe(value, 0), shapes, profile)
     fixed = {"length": question.cell.length if question.axis == "batch_size" else None}

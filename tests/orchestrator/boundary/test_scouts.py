@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.boundary.search import Probe, Search
+from orchestrator.boundary.search import Bracket, Probe, Search
 from tests.orchestrator.boundary.fake_card import FakeCard, Told, assert_brackets, drive
 
 
@@ -58,3 +58,16 @@ def test_a_scout_that_was_refuted_is_told_and_none_is_asked_again() -> None:
     assert (search.bracket.last_ok, search.bracket.first_oom) == (8000, 8064)
     asked = len(scout.runs)
     assert scout.runs[-1].value == 7040 or asked < 12
+
+
+def test_scouts_alone_are_no_bracket() -> None:
+    search = searching(8000, 64, 2)
+    card = FakeCard(8000)
+    scouting = search.next_probes(1)
+    while scouting[0].confirmation == 0:
+        search.observe(scouting[0], *card.run(scouting[0]))
+        assert search.bracket == Bracket(None, None, 0, 0, False)
+        scouting = search.next_probes(1)
+    assert scouting == [Probe(8064, 1)]
+    search.observe(scouting[0], *card.run(scouting[0]))
+    assert search.bracket == Bracket(None, 8064, 0, 1, False)

@@ -73,6 +73,27 @@ def test_a_searched_question_gives_its_bracket_prediction_error_and_growth() -> 
     assert (streaming.bytes_per_token, streaming.analytic_bytes_per_token) == (0, 0)
 
 
+def test_what_synthetic_probes_held_is_not_what_a_run_holds_at_its_end() -> None:
+    """Their bracket neither, while no real run has confirmed it."""
+    boundary = {"resolution": 64, "max_length": 20_000, "reach": "synthetic"}
+    asked = spec(modes=["baseline"], engines=["graph"], boundary=boundary)
+    (question,) = questions(asked)
+
+    def held(cell: Cell) -> Attempt:
+        attempt = run(cell, 10_100)
+        if attempt.failure is None:
+            return attempt
+        sizes = {"oom_allocated_bytes": 1000, "oom_reserved_bytes": 5000 if cell.synthetic else 1200}
+        return dataclasses.replace(attempt, failure=dataclasses.replace(attempt.failure, **sizes))
+
+    attempts = searching.search(question, CPU, held)
+    scouts = [attempt for attempt in attempts if attempt.cell.synthetic]
+    (row,) = boundaries(asked, attempts)
+    assert (row.last_ok, row.first_oom, row.fragmentation_bytes) == (10_048, 10_112, 200)
+    (row,) = boundaries(asked, scouts)
+    assert (row.is_open, row.last_ok, row.first_oom, row.fragmentation_bytes) == (True, None, None, None)
+
+
 def test_a_bracket_found_by_a_prompt_stands_beside_the_run_that_went_token_by_token() -> None:
     asked = spec(modes=["baseline"], boundary={"resolution": 64, "max_length": 20_000, "reach": "prefill"})
     (question,) = questions(asked)
