@@ -100,6 +100,11 @@ class BoundaryRow:
         return self.first_oom - (self.last_ok or 0) > self.resolution
 
     @property
+    def has_only_failed(self) -> bool:
+        """The search was stopped before it met a pass: shorter ones may pass."""
+        return self.is_wide and self.last_ok is None
+
+    @property
     def key(self) -> tuple[object, ...]:
         """What tells boundaries apart within a run."""
         return (*self.identity.values(), self.device_kind, self.phase, self.axis)

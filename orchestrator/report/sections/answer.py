@@ -110,13 +110,19 @@ def _not_searched(group: Sequence[Setting]) -> list[str]:
 def _searching(group: Sequence[Setting]) -> list[str]:
     """Modes whose end is still being looked for: no ground for a recommendation."""
     passed: dict[str, int] = {}
+    failed: dict[str, int] = {}
     for setting in group:
         for row in setting.boundaries:
-            if row.is_open and row.last_ok and setting.main.asks(row) and _is_length_of_decode(row):
+            if not (setting.main.asks(row) and _is_length_of_decode(row)):
+                continue
+            if row.is_open and row.last_ok:
                 passed[row.mode] = max(passed.get(row.mode, 0), row.last_ok)
+            elif row.has_only_failed and row.first_oom:
+                failed[row.mode] = min(failed.get(row.mode, row.first_oom), row.first_oom)
     return [
-        f"{mode} has passed {tokens:,} tokens, and its search has not ended"
-        for mode, tokens in passed.items()
+        f"{mode} has {verb} {tokens:,} tokens, and its search has not ended"
+        for verb, found in (("passed", passed), ("run out of memory by", failed))
+        for mode, tokens in found.items()
     ]
 
 
@@ -196,7 +202,7 @@ class _Extent:
 
 def _extent(setting: Setting, row: BoundaryRow, engines: bool) -> _Extent | None:
     main = setting.main
-    if not _is_length_of_decode(row) or row.is_open or not main.asks(row):
+    if not _is_length_of_decode(row) or row.is_open or row.has_only_failed or not main.asks(row):
         return None
     variant = variant_of(row)
     passed = main.of(variant, main.summary).drop_nulls("tokens_per_s_median").sort("length")

@@ -60,10 +60,12 @@ def _order(line: tuple[tuple[str, Variant], object]) -> tuple[object, ...]:
 
 
 def longest(row: BoundaryRow) -> str:
-    """The largest value that passed: `3,264`, or `≥ 8,000` where memory never ran out, or has not yet."""
-    if row.censored or row.is_open:
-        return f"≥ {row.last_ok:,}" if row.last_ok is not None else formats.NOTHING
-    return f"{row.last_ok:,}" if row.last_ok else "none"
+    """The largest value that passed: `3,264`, or `≥ 8,000` where memory never ran out, or has not yet. A search that was
+    stopped before any passed tells nothing.
+    """
+    if row.last_ok is None:
+        return formats.NOTHING if row.censored or row.is_open or row.has_only_failed else "none"
+    return f"≥ {row.last_ok:,}" if row.censored or row.is_open else f"{row.last_ok:,}"
 
 
 def boundaries(settings: Sequence[Setting]) -> Section | None:

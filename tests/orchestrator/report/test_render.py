@@ -216,6 +216,19 @@ def test_a_search_that_was_stopped_after_a_failure_is_told_as_such(tmp_path: Pat
     assert "(2,048, 4,096], not ended" in text
 
 
+def test_a_search_that_was_stopped_before_anything_passed_does_not_say_that_nothing_does(
+    tmp_path: Path,
+) -> None:
+    spec = demo_spec(lengths=[500], modes=["baseline"], boundary=BoundarySpec(max_length=8000))
+    (cell,) = expand(spec)
+    probe = dataclasses.replace(cell, length=4096, purpose="probe")
+    text = _run(tmp_path, spec, [attempt_of(probe, 0)], cells=1, end=False)
+    assert "baseline has run out of memory by 4,096 tokens, and its search has not ended" in text
+    assert "(0, 4,096], not ended" in text
+    assert "| none |" not in text
+    assert "Use **" not in text
+
+
 @pytest.mark.parametrize("phases", [["decode", "prefill"], ["prefill", "decode"]])
 def test_probes_of_a_prompt_in_one_pass_are_no_part_of_the_picture(
     tmp_path: Path, phases: list[Literal["decode", "prefill"]]
