@@ -14,7 +14,8 @@ from orchestrator.predict.rehearsed.kv_law import rehearsed_law
 from orchestrator.predict.shape import dtype_bytes
 from workers.cell import Cell, ModelRef
 from workers.engines.sizes import BLOCK
-from workers.modes import Layout
+from workers.kv_dtype import AUTO
+from workers.modes.policies import FULL
 from workers.rehearsal.passes import NotRehearsable
 
 #: Two lengths beyond every window, of whole blocks.
@@ -33,9 +34,13 @@ class CacheLaw:
 
 
 def cache_law(cell: Cell, shapes: CellShapes) -> CacheLaw | None:
-    """None where nothing tells. The eager engine's growing cache is transformers'; all others are written down here."""
-    if cell.engine != "eager" or cell.mode_spec.policy.layout is not Layout.APPENDED:
+    """None where nothing tells, as of transformers' caches in fewer bits. Where the eager engine keeps every token as it is, the
+    cache is transformers'; all others are written down here."""
+    policy = cell.mode_spec.policy
+    if cell.engine != "eager" or not policy.sees_all or policy.token_bytes is not FULL.token_bytes:
         return _of_engine(cell, shapes)
+    if cell.kv_dtype != AUTO:
+        return None
     laws = [_of_model(name, cell) for name in _names(cell)]
     if any(law is None for law in laws):
         return None

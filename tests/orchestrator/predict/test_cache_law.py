@@ -14,6 +14,7 @@ from orchestrator.spec import parse_spec
 from workers.cell import Cell, ModelRef
 from workers.models.config import read_config
 from workers.models.shapes import shapes
+from workers.modes import Streaming
 
 #: One of every kind of layer. `python -m tests.benchmarks.families` holds the rehearsal to a live cache for every family.
 KINDS = (
@@ -81,3 +82,14 @@ def test_plan_says_where_the_sources_part(monkeypatch: pytest.MonkeyPatch) -> No
         "random:pythia-160m: KV cache by the formulas 36,864 bytes per token and 0 constant, by rehearsal 40,000 and 7; "
         "the rehearsal is used"
     )
+
+
+@pytest.mark.parametrize("mode", ["tova", "keydiff"])
+def test_a_cache_that_drops_tokens_is_all_constant(mode: str) -> None:
+    """64 tokens of 12 layers, 768 numbers of two bytes."""
+    law = law_of("pythia-160m", mode=mode, streaming=Streaming(sinks=4, window=60))
+    assert law == CacheLaw(0, 64 * 12 * 2 * 768 * 2, "engine")
+
+
+def test_of_transformers_caches_in_fewer_bits_nothing_is_told() -> None:
+    assert law_of("pythia-160m", kv_dtype="fp8") is None
