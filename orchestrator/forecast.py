@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.plan import expand
 from orchestrator.predict.cache_law import CacheLaw, cache_law, difference
@@ -76,11 +77,8 @@ def forecast(spec: SweepSpec, device: str | None = None) -> Forecast:
     shapes = ModelShapes()
     for cell in cells:
         shapes.weighed(cell)  # also of models whose modes are all refused: what is unknown of them is told
-    refused = _refused_by_config(cells)
-    _rehearse([cell for cell in cells if _mode(cell) not in refused], shapes, profile)
-    refused |= _refused_by_engine([cell for cell in cells if _mode(cell) not in refused], profile)
-    possible = [cell for cell in cells if _mode(cell) not in refused]
-    told = {f"{model.target}, mode {mode}": reason for (model, mode, _), reason in refused.items()}
+    possible = list(cells)
+    told: dict[str, str] = {}
     if profile.allocator == "cpu":
         for name in dict.fromkeys(spec.allocator):
             if reason := refusal_on_cpu(name):
@@ -90,6 +88,12 @@ def forecast(spec: SweepSpec, device: str | None = None) -> Forecast:
             if reason := kv_dtype.refusal_on_cpu(name):
                 told[f"kv_placement {name}"] = reason
                 possible = [cell for cell in possible if cell.kv_placement != name]
+    refused = _refused_by_config(possible)
+    possible = [cell for cell in possible if _mode(cell) not in refused]
+    _rehearse(possible, shapes, profile)
+    refused |= _refused_by_engine(possible, profile)
+    possible = [cell for cell in possible if _mode(cell) not in refused]
+    told |= {_words(mode): reason for mode, reason in refused.items()}
     return Forecast(
         cells=len(cells),
         device=profile,
@@ -111,11 +115,25 @@ def _differences(cells: Iterable[Cell], shapes: ModelShapes) -> Iterator[str]:
     yield from told
 
 
-_Mode = tuple[ModelRef, str, str]
+class _Mode(NamedTuple):
+    """What an engine takes or refuses as a whole."""
+
+    model: ModelRef
+    mode: str
+    engine: str
+    kv_dtype: str
+    kv_placement: str
 
 
 def _mode(cell: Cell) -> _Mode:
-    return cell.model, cell.mode, cell.engine
+    return _Mode(cell.model, cell.mode, cell.engine, cell.kv_dtype, cell.kv_placement)
+
+
+def _words(mode: _Mode) -> str:
+    words = f"{mode.model.target}, mode {mode.mode}"
+    if mode.kv_dtype != kv_dtype.AUTO:
+        words += f", kv_dtype {mode.kv_dtype}"
+    return words if mode.kv_placement == kv_dtype.DEVICE else f"{words}, kv_placement {mode.kv_placement}"
 
 
 def _refused_by_engine(cells: Iterable[Cell], profile: DeviceProfile) -> dict[_Mode, str]:

@@ -96,3 +96,25 @@ def test_keys_and_values_beside_a_cpu_are_told_before_a_run() -> None:
     outlook = forecast(_spec(1, kv_placement=["device", "host"]), "cpu")
     assert {found.cell.kv_placement for found in outlook.forecasts} == {"device"}
     assert "this device is a CPU" in dict(outlook.unknown)["kv_placement host"]
+
+
+@pytest.mark.usefixtures("own_answers")
+def test_a_dtype_that_a_mode_refuses_leaves_the_mode_its_other_dtypes() -> None:
+    outlook = forecast(_spec(1, kv_dtype=["auto", "fp8"], budgets=["2GiB"]), "H100")
+    assert {(found.cell.mode, found.cell.kv_dtype) for found in outlook.forecasts} == {
+        ("baseline", "auto"),
+        ("baseline", "fp8"),
+        ("streaming", "auto"),
+    }
+    [(name, reason)] = outlook.unknown
+    assert name == "pocket, mode streaming, kv_dtype fp8"
+    assert "keeps its cache itself" in reason
+
+
+def test_keys_and_values_off_the_device_are_no_prediction_for_the_graph_engine() -> None:
+    keys = {"engines": ["graph"], "kv_placement": ["device", "host"], "budgets": ["2GiB"]}
+    outlook = forecast(_spec(1, **keys), "H100")
+    assert {found.cell.kv_placement for found in outlook.forecasts} == {"device"}
+    assert {name for name, _ in outlook.unknown} == {
+        f"pocket, mode {mode}, kv_placement host" for mode in ("baseline", "streaming")
+    }

@@ -31,16 +31,33 @@ def is_stored_otherwise(cell: Cell) -> bool:
     return cell.kv_dtype != AUTO or cell.kv_placement != DEVICE
 
 
-@contextmanager
-def stored(model: PreTrainedModel, cell: Cell) -> Iterator[Cache]:
-    """Every token, in the cell's `kv_dtype`, at its `kv_placement`. Raises `ModeUnsupported`, in one line."""
-    name = type(model).__name__
+def refuse_stored(cell: Cell) -> None:
+    """Raises `ModeUnsupported` where no model has keys and values stored as the cell asks."""
+    if not is_stored_otherwise(cell):
+        return
+    if not cell.mode_spec.policy.sees_all:
+        raise ModeUnsupported(
+            f"mode {cell.mode} keeps its cache itself: kv_dtype and kv_placement are of baseline in the eager engine"
+        )
     if cell.kv_dtype != AUTO and cell.kv_placement != DEVICE:
         raise ModeUnsupported("transformers has no cache that is both quantised and offloaded: ask for one")
     if cell.mode_spec.decoder.verifies:
         raise ModeUnsupported(
             "transformers' quantised and offloaded caches do not take back a rejected token rightly: use them without +spec"
         )
+
+
+def refuse_missing_package(cell: Cell) -> None:
+    """Raises `ModeUnsupported` where this machine lacks the package that stores keys and values as the cell asks."""
+    if cell.kv_dtype != AUTO:
+        _backend(cell.kv_dtype)
+
+
+@contextmanager
+def stored(model: PreTrainedModel, cell: Cell) -> Iterator[Cache]:
+    """Every token, in the cell's `kv_dtype`, at its `kv_placement`. Raises `ModeUnsupported`, in one line."""
+    refuse_stored(cell)
+    name = type(model).__name__
     config = model.config.get_text_config(decoder=True)
     try:
         if cell.kv_dtype == AUTO:

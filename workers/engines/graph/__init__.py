@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 
 from workers.cell import Cell
 from workers.engines.graph.session import GraphSession
-from workers.engines.session import ModeUnsupported
 from workers.engines.shared.implementations import implementation
-from workers.engines.shared.refusals import check_decoder
-from workers.kv_dtype import DEVICE
+from workers.engines.shared.refusals import check_decoder, refuse_placement
 
 if TYPE_CHECKING:
     from workers.models.load import LoadedModel
@@ -25,7 +23,6 @@ def open_session(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None")
     """
     policy, decoder = cell.mode_spec.policy, cell.mode_spec.decoder
     open_cache, stages_of = implementation(policy, "graph"), implementation(decoder, "graph")
-    if cell.kv_placement != DEVICE:
-        raise ModeUnsupported("the graph engine keeps keys and values on the device: leave out kv_placement")
+    refuse_placement(cell)
     check_decoder(cell, target, draft)
     return GraphSession(cell, target, draft if decoder.needs_draft else None, open_cache, stages_of)

@@ -4,12 +4,19 @@ from typing import TYPE_CHECKING
 
 from workers.cell import Cell
 from workers.engines.session import ModeUnsupported
+from workers.kv_dtype import DEVICE
 
 if TYPE_CHECKING:
     from workers.models.load import LoadedModel
 
 #: Of a mode of constant memory.
 NOTHING_TO_DROP = "each of its layers keeps constant memory already, so that streaming would change nothing"
+
+
+def refuse_placement(cell: Cell) -> None:
+    """Raises `ModeUnsupported` where the graph engine is to keep keys and values off the device."""
+    if cell.kv_placement != DEVICE:
+        raise ModeUnsupported("the graph engine keeps keys and values on the device: leave out kv_placement")
 
 
 def check_decoder(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None") -> None:

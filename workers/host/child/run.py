@@ -13,7 +13,7 @@ import torch
 from workers import error_kinds
 from workers.attempt import Failure, Phase
 from workers.engines import open_session
-from workers.engines.preflight import refuse_by_config
+from workers.engines.preflight import refuse_by_config, refuse_by_machine
 from workers.engines.session import Session
 from workers.error_kinds import Raised
 from workers.host.child.cell_run import CellRun
@@ -85,6 +85,7 @@ def _run(run: CellRun) -> int:
     """Returns how many tokens were produced, or scored."""
     cell = run.request.lease.cell
     refuse_by_config(cell)
+    refuse_by_machine(cell)
     with reading_ids(cell, beat=lambda: run.send(Produced(0))) as ids:
         _set_up(run)
         run.recorder.phase(Phase.LOAD)
