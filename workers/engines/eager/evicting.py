@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from workers.engines.session import ModeUnsupported
-from workers.engines.shared.refusals import NOTHING_TO_DROP
 from workers.models.config import one_line
 from workers.modes import Context
 
@@ -86,5 +85,5 @@ def evicting(model: PreTrainedModel, layer: type[EvictingLayer], budget: int) ->
         ) from error
     layers = [layer(budget) if type(each) is DynamicLayer else each for each in own]
     if not any(isinstance(each, EvictingLayer) for each in layers):
-        raise ModeUnsupported(f"{type(model).__name__} cannot evict: {NOTHING_TO_DROP}")
+        raise ModeUnsupported(f"{type(model).__name__} cannot evict: none of its layers keeps every token as keys and values")
     yield EvictingCache(layers, budget)
