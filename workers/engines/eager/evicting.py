@@ -85,5 +85,7 @@ def evicting(model: PreTrainedModel, layer: type[EvictingLayer], budget: int) ->
         ) from error
     layers = [layer(budget) if type(each) is DynamicLayer else each for each in own]
     if not any(isinstance(each, EvictingLayer) for each in layers):
-        raise ModeUnsupported(f"{type(model).__name__} cannot evict: none of its layers keeps every token as keys and values")
+        raise ModeUnsupported(
+            f"{type(model).__name__} cannot evict: none of its layers keeps every token as keys and values"
+        )
     yield EvictingCache(layers, budget)

@@ -30,7 +30,9 @@ class TovaLayer(EvictingLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self._is_waiting:
-            raise ModeUnsupported("cannot evict: not every layer attends through transformers' attention interface")
+            raise ModeUnsupported(
+                "cannot evict: not every layer attends through transformers' attention interface"
+            )
         self._is_waiting = True
         return super().update(key_states, value_states)
 
