@@ -1,10 +1,13 @@
 """TOVA and KeyDiff against their definitions: dense attention under a mask of what each head of each layer still keeps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
 
 from tests.workers.engines.eager.tiny import FAMILIES, SINKS, WINDOW, cell, loaded, text, tiny
+from tests.workers.engines.layer_by_layer import WINDOW_OF_ITS_OWN, build
 from tests.workers.engines.streaming_reference import (
     _embedding,
     _expand,
@@ -18,6 +21,7 @@ from workers.engines.eager import open_session
 from workers.engines.eager.policies import keydiff, tova
 from workers.engines.eager.score import read
 from workers.engines.session import ModeUnsupported
+from workers.modes import Streaming
 
 BUDGET = SINKS + WINDOW
 TOKENS = 90
@@ -128,3 +132,34 @@ def test_a_layer_that_attends_in_its_own_way_is_refused() -> None:
         cache.update(key, key, 0)
         with pytest.raises(ModeUnsupported, match="attention interface"):
             model(input_ids=ids_T[None], past_key_values=cache)
+
+
+@pytest.mark.parametrize("mode", OPEN)
+@pytest.mark.parametrize("family", ["gemma3_text", "gpt_oss"])
+def test_layers_with_a_window_keep_what_they_keep_in_baseline(family: str, mode: str) -> None:
+    """In chunks, of two sequences: within the budget nothing changes; beyond it other layers drop, each row for itself."""
+    model, ids_BT = build(family), torch.stack([text(60), text(60, seed=2)])
+
+    def found(ids_BT: torch.Tensor, budget: int) -> tuple[torch.Tensor, list[int]]:
+        asked = replace(cell(mode, workload="score"), streaming=Streaming(sinks=1, window=budget - 1))
+        with torch.no_grad(), OPEN[mode](model, asked) as cache:
+            rows_BTV = torch.cat(list(read(model, cache, ids_BT, 7)), 1)
+            return rows_BTV, [layer.keys.shape[2] for layer in cache.layers]
+
+    with torch.no_grad():
+        full_BTV = model(input_ids=ids_BT, use_cache=False).logits
+    everything_BTV, _ = found(ids_BT, 100)
+    assert relative(everything_BTV, full_BTV) < 1e-9
+    dropped_BTV, kept = found(ids_BT, 12)
+    windows = [kind == "sliding_attention" for kind in model.config.layer_types]
+    assert kept == [WINDOW_OF_ITS_OWN - 1 if is_window else 12 for is_window in windows]
+    assert relative(dropped_BTV, full_BTV) > 1e-2
+    for row, ids_T in enumerate(ids_BT):
+        assert relative(dropped_BTV[row], found(ids_T[None], 12)[0][0]) < 1e-9
+
+
+@pytest.mark.parametrize("mode", OPEN)
+def test_a_model_without_a_layer_that_keeps_every_token_is_refused(mode: str) -> None:
+    words = "MistralForCausalLM cannot evict: none of its layers keeps every token"
+    with pytest.raises(ModeUnsupported, match=words), OPEN[mode](build("mistral", windowed=True), cell(mode)):
+        pass
