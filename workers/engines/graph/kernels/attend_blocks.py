@@ -16,9 +16,8 @@ from workers.engines.graph.kernels.jit import (
 )
 from workers.engines.graph.kernels.scores import (
     add_learned,
+    attended,
     kernel_arguments,
-    learned_rows,
-    scored,
     scored_tile,
 )
 from workers.engines.graph.kernels.tiles import (
@@ -43,10 +42,7 @@ def attend_blocks_plain(
     angles: Angles,
     how: Attention,
 ) -> torch.Tensor:
-    """[B, M, H * D]. Writes positions `start .. start + M` of one layer.
-
-    Blocks are merged by their log-sum-exp (FlashAttention, arXiv:2205.14135): memory is bounded by one block.
-    """
+    """[B, M, H * D]. Writes positions `start .. start + M` of one layer. Memory is bounded by one block."""
     B, M, H, D = q_BMHD.shape
     K = k_BMKD.shape[2]
     first = int(start)
@@ -61,24 +57,16 @@ def attend_blocks_plain(
         return out_BHMD.transpose(1, 2).reshape(B, M, H * D)
     q_BKRD = grouped(q_BMHD, K)
     position_R = (first + torch.arange(M, device=start.device)).repeat_interleave(H // K)
-    peak_BKR = torch.full(q_BKRD.shape[:3], -torch.inf, dtype=q_BKRD.dtype, device=q_BKRD.device)
-    total_BKR = torch.zeros_like(peak_BKR)
-    sum_BKRD = torch.zeros_like(q_BKRD)
-    for index, block in enumerate(cache.blocks[: ceil_div(first + M, BLOCK)]):
-        k_BKCD, v_BKCD = block[layer, 0].to(q_BKRD.dtype), block[layer, 1].to(q_BKRD.dtype)
-        position_C = index * BLOCK + torch.arange(BLOCK, device=start.device)
-        hidden_RC = position_C[None, :] > position_R[:, None]
-        scores_BKRC = scored(q_BKRD @ k_BKCD.transpose(2, 3), how).masked_fill(hidden_RC, -torch.inf)
-        new_peak_BKR = torch.maximum(peak_BKR, scores_BKRC.amax(-1))  # finite: everyone sees position 0
-        weights_BKRC = (scores_BKRC - new_peak_BKR[..., None]).exp()
-        fade_BKR = (peak_BKR - new_peak_BKR).exp()
-        total_BKR = total_BKR * fade_BKR + weights_BKRC.sum(-1)
-        sum_BKRD = sum_BKRD * fade_BKR[..., None] + weights_BKRC @ v_BKCD
-        peak_BKR = new_peak_BKR
-    learned_KR = learned_rows(how, K, M, peak_BKR)
-    if learned_KR is not None:
-        total_BKR = total_BKR + (learned_KR - peak_BKR).exp()
-    return ungrouped(sum_BKRD / total_BKR[..., None], M).to(q_BMHD.dtype)
+    within_C = torch.arange(BLOCK, device=start.device)
+    tiles = (
+        (
+            q_BKRD @ block[layer, 0].to(q_BKRD.dtype).transpose(2, 3),
+            block[layer, 1],
+            index * BLOCK + within_C <= position_R[:, None],
+        )
+        for index, block in enumerate(cache.blocks[: ceil_div(first + M, BLOCK)])
+    )
+    return ungrouped(attended(q_BKRD, tiles, how, M), M).to(q_BMHD.dtype)
 
 
 def _write(cache: FullCache, layer: int, first: int, k_BMKD: torch.Tensor, v_BMKD: torch.Tensor) -> None:

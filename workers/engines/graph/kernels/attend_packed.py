@@ -12,7 +12,7 @@ import torch
 
 from workers.engines.graph.kernels.attend_blocks import grouped, ungrouped
 from workers.engines.graph.kernels.packing import pack, unpack
-from workers.engines.graph.kernels.scores import learned_rows, scored
+from workers.engines.graph.kernels.scores import attended
 from workers.engines.graph.packed_cache import PackedCache
 from workers.engines.graph.rope import Angles, rotate
 from workers.engines.graph.weights import Attention
@@ -70,22 +70,11 @@ def _attend_packed_plain(
     near = grouped(rotate(q_BMHD, angles.cos_MF, angles.sin_MF, how.interleaved), K)
     far = grouped(rotate(q_BMHD, angles.far_cos_MF, angles.far_sin_MF, how.interleaved), K)
     position_R = (first + torch.arange(M, device=start.device)).repeat_interleave(H // K)
-    peak_BKR = torch.full(near.shape[:3], -torch.inf, dtype=near.dtype, device=near.device)
-    total_BKR, sum_BKRD = torch.zeros_like(peak_BKR), torch.zeros_like(near)
-    for k_BKCD, v_BKCD, seen_RC, is_sink in _tiles(cache, layer, first, position_R):
-        products = (far if is_sink else near) @ k_BKCD.to(near.dtype).transpose(2, 3)
-        scores_BKRC = scored(products, how).masked_fill(~seen_RC, -torch.inf)
-        new_peak_BKR = torch.maximum(peak_BKR, scores_BKRC.amax(-1))
-        level_BKR = new_peak_BKR.masked_fill(new_peak_BKR == -torch.inf, 0)
-        weights_BKRC = (scores_BKRC - level_BKR[..., None]).exp()
-        fade_BKR = (peak_BKR - level_BKR).exp()
-        total_BKR = total_BKR * fade_BKR + weights_BKRC.sum(-1)
-        sum_BKRD = sum_BKRD * fade_BKR[..., None] + weights_BKRC @ v_BKCD.to(near.dtype)
-        peak_BKR = new_peak_BKR
-    learned_KR = learned_rows(how, K, M, peak_BKR)
-    if learned_KR is not None:
-        total_BKR = total_BKR + (learned_KR - peak_BKR).exp()
-    return ungrouped(sum_BKRD / total_BKR[..., None], M).to(q_BMHD.dtype)
+    tiles = (
+        ((far if is_sink else near) @ k_BKCD.to(near.dtype).transpose(2, 3), v_BKCD, seen_RC)
+        for k_BKCD, v_BKCD, seen_RC, is_sink in _tiles(cache, layer, first, position_R)
+    )
+    return ungrouped(attended(near, tiles, how, M), M).to(q_BMHD.dtype)
 
 
 #: [B, M, H * D]. Writes positions `start .. start + M` of one layer.

@@ -1,5 +1,7 @@
 """From the products of queries and keys to the weights of a softmax: scale, cap, learned sinks. Plain torch and Triton."""
 
+from collections.abc import Iterable
+
 import torch
 
 from workers.engines.graph.kernels.jit import jit, tl
@@ -26,6 +28,36 @@ def weighted(scores_BKRC: torch.Tensor, learned_KR: torch.Tensor | None) -> torc
         return scores_BKRC.softmax(-1)
     learned_BKR1 = learned_KR[None, :, :, None].expand(len(scores_BKRC), -1, -1, 1)
     return torch.cat([scores_BKRC, learned_BKR1], -1).softmax(-1)[..., :-1]
+
+
+def attended(
+    like_BKRD: torch.Tensor,
+    tiles: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    how: Attention,
+    tokens: int,
+) -> torch.Tensor:
+    """What rows read of tiles, [B, K, R, D] as `like`. `tiles`: products [B, K, R, C], values [B, K, C, D], what each row sees
+    [R, C]. `tokens`: of the pass.
+
+    Tiles are merged by their log-sum-exp (FlashAttention, arXiv:2205.14135): memory is bounded by one tile.
+    """
+    peak_BKR = torch.full(like_BKRD.shape[:3], -torch.inf, dtype=like_BKRD.dtype, device=like_BKRD.device)
+    total_BKR, sum_BKRD = torch.zeros_like(peak_BKR), torch.zeros_like(like_BKRD)
+    for products_BKRC, v_BKCD, seen_RC in tiles:
+        scores_BKRC = scored(products_BKRC, how).masked_fill(~seen_RC, -torch.inf)
+        new_peak_BKR = torch.maximum(peak_BKR, scores_BKRC.amax(-1))
+        level_BKR = new_peak_BKR.masked_fill(
+            new_peak_BKR == -torch.inf, 0
+        )  # of a row that has seen nothing yet
+        weights_BKRC = (scores_BKRC - level_BKR[..., None]).exp()
+        fade_BKR = (peak_BKR - level_BKR).exp()
+        total_BKR = total_BKR * fade_BKR + weights_BKRC.sum(-1)
+        sum_BKRD = sum_BKRD * fade_BKR[..., None] + weights_BKRC @ v_BKCD.to(like_BKRD.dtype)
+        peak_BKR = new_peak_BKR
+    learned_KR = learned_rows(how, like_BKRD.shape[1], tokens, peak_BKR)
+    if learned_KR is not None:
+        total_BKR = total_BKR + (learned_KR - peak_BKR).exp()
+    return sum_BKRD / total_BKR[..., None]
 
 
 def kernel_arguments(how: Attention, absent: torch.Tensor) -> tuple[tuple[object, ...], tuple[bool, bool]]:
