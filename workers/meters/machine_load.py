@@ -5,6 +5,7 @@ Times of processes and of the machine are in ticks of 10 ms there: two reads a s
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +18,15 @@ _OURS = CELL_NAME.partition("-")[0].encode() + b"-"
 
 @dataclass(frozen=True, slots=True)
 class MachineTimes:
-    """All in seconds since some moment of the past, summed over cores. `ours`: of all cells and fork servers on this
-    machine, and of this process. `cell`, `waited`: the cell's time on a core, and its time in the queue for one; None
-    once it has ended.
+    """All in seconds since some moment of the past, summed over cores. `ours`: by process id, of each fork server on this
+    machine with its cells, those that have ended too, and of each host, which started one. `cell`, `waited`: the cell's
+    time on a core, and its time in the queue for one; None once it has ended.
     """
 
     at: float
     busy: float
     stolen: float
-    ours: float
+    ours: Mapping[int, float]
     cell: float | None
     waited: float | None
 
@@ -63,6 +64,8 @@ def load_between(before: MachineTimes, after: MachineTimes) -> MachineLoad:
     if seconds < 10 / _TICKS:
         return MachineLoad(cores)
     busy, stolen = after.busy - before.busy, after.stolen - before.stolen
+    # A server that has ended takes its account with it: what it did before is no negative load of ours now.
+    ours = sum(now - before.ours.get(pid, 0.0) for pid, now in after.ours.items())
     waited = None
     if None not in (before.cell, after.cell, before.waited, after.waited):
         ran = after.cell - before.cell  # type: ignore[operator]
@@ -71,7 +74,7 @@ def load_between(before: MachineTimes, after: MachineTimes) -> MachineLoad:
     return MachineLoad(
         host_cores=cores,
         host_steal_pct=100 * stolen / (busy + stolen) if busy + stolen > 0 else 0.0,
-        host_other_load=max(0.0, busy - (after.ours - before.ours)) / seconds,
+        host_other_load=max(0.0, busy - ours) / seconds,
         cpu_wait_pct=waited,
     )
 
@@ -88,16 +91,27 @@ def _times_of(pid: int, root: Path) -> tuple[float | None, float | None]:
     return (ran / 1e9, waited / 1e9) if ran else (None, None)
 
 
-def _ours(root: Path) -> float:
+def _ours(root: Path) -> dict[int, float]:
     """A fork server's account has its ended children; so nothing is lost when a cell ends."""
-    own = os.times()
-    ticks = 0
+    parent: dict[int, int] = {}
+    alone: dict[int, int] = {}  # ticks of a process
+    with_ended: dict[int, int] = {}  # of those of ours, with the children that have ended
     for folder in root.glob("[0-9]*"):
         try:
             stat = (folder / "stat").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        name, _, fields = stat.partition(b"(")[2].rpartition(b")")
+        name, _, rest = stat.partition(b"(")[2].rpartition(b")")
+        pid, fields = int(folder.name), rest.split()
+        parent[pid] = int(fields[1])
+        alone[pid] = sum(map(int, fields[11:13]))  # utime, stime
         if name.startswith(_OURS):
-            ticks += sum(map(int, fields.split()[11:15]))  # utime, stime, and both of its ended children
-    return ticks / _TICKS + own.user + own.system
+            with_ended[pid] = sum(map(int, fields[11:15]))
+    found: dict[int, float] = {}
+    for pid, ticks in with_ended.items():
+        while parent[pid] in with_ended:
+            pid = parent[pid]
+        found[pid] = found.get(pid, 0.0) + ticks / _TICKS
+    for host in {parent[server] for server in found} & alone.keys():
+        found[host] = alone[host] / _TICKS
+    return found

@@ -1,5 +1,7 @@
 """Energy, clocks and throttling of a card: a fake NVML is read along a run of known power."""
 
+from pathlib import Path
+
 import pynvml
 import pytest
 
@@ -7,7 +9,7 @@ from tests.workers.meters.fake_nvml import MeteredNvml
 from workers.attempt import Phase
 from workers.machine_state import MachineState
 from workers.meters.cpu_state import CpuState
-from workers.meters.machine_load import MachineTimes, load_between
+from workers.meters.machine_load import MachineTimes, load_between, machine_times
 from workers.meters.nvml.state import CardState
 from workers.meters.state_record import StateEdge, StateRecord, machine_state
 
@@ -21,7 +23,7 @@ def _run(nvml: MeteredNvml, meter: CardState, prefill: float, decode: float, don
         record.add(nvml.now_s, meter.read())
     for phase, at_s in edges.items():
         nvml.now_s = at_s
-        times = MachineTimes(at_s, busy=at_s, stolen=0.0, ours=at_s, cell=at_s, waited=0.0)
+        times = MachineTimes(at_s, busy=at_s, stolen=0.0, ours={1: at_s}, cell=at_s, waited=0.0)
         record.edges[phase] = StateEdge(at_s, meter.counters(), times)
     state = machine_state(
         record,
@@ -135,13 +137,13 @@ def test_a_long_run_keeps_its_maximum_and_few_readings(monkeypatch: pytest.Monke
     assert record.power_max_w == 300
 
 
-def _times(at: float, **changes: float | None) -> MachineTimes:
-    known = {"busy": 0.0, "stolen": 0.0, "ours": 0.0, "cell": 0.0, "waited": 0.0}
+def _times(at: float, **changes: object) -> MachineTimes:
+    known = {"busy": 0.0, "stolen": 0.0, "ours": {}, "cell": 0.0, "waited": 0.0}
     return MachineTimes(at=at, **(known | changes))  # type: ignore[arg-type]
 
 
 def test_load_of_others_is_what_we_did_not_use() -> None:
-    load = load_between(_times(10.0), _times(12.0, busy=3.0, stolen=1.0, ours=1.8, cell=1.5, waited=0.5))
+    load = load_between(_times(10.0), _times(12.0, busy=3.0, stolen=1.0, ours={7: 1.8}, cell=1.5, waited=0.5))
     assert load.host_other_load == pytest.approx(0.6)
     assert load.host_steal_pct == pytest.approx(25)
     assert load.cpu_wait_pct == pytest.approx(25)
@@ -151,6 +153,27 @@ def test_a_cell_that_has_ended_tells_no_wait_and_an_instant_tells_nothing() -> N
     load = load_between(_times(10.0), _times(12.0, busy=3.0, cell=None, waited=None))
     assert (load.cpu_wait_pct, load.host_other_load) == (None, 1.5)
     assert load_between(_times(10.0), _times(10.01, busy=0.01)).host_other_load is None
+
+
+def test_a_fork_server_that_ends_meanwhile_makes_no_load_of_others() -> None:
+    """It takes the account of all its cells with it."""
+    before, after = _times(10.0, ours={7: 600.0, 8: 1.0}), _times(12.0, busy=2.0, ours={8: 3.0})
+    assert load_between(before, after).host_other_load == pytest.approx(0)
+
+
+def test_a_host_and_its_cells_are_ours_and_a_stranger_is_not(tmp_path: Path) -> None:
+    """A host (10) with a server (11) and a cell (12), and a stranger (13): ticks of their own, and of ended children."""
+    (tmp_path / "stat").write_text("cpu  900 0 0 0 0 0 0 0 0 0")
+    for pid, name, parent, own, ended in (
+        (10, "ray::DeviceActo", 1, 30, 999),
+        (11, "oomline-server", 10, 20, 400),
+        (12, "oomline-cell", 11, 100, 0),
+        (13, "a (stranger)", 1, 300, 0),
+    ):
+        (tmp_path / str(pid)).mkdir()
+        rest = f"S {parent} {'0 ' * 9}{own} 0 {ended} 0"
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} ({name}) {rest}")
+    assert machine_times(12, tmp_path).ours == {10: 0.3, 11: pytest.approx(5.2)}
 
 
 def test_energy_of_processors_is_counted_over_its_wrap(tmp_path) -> None:
