@@ -10,8 +10,8 @@ from orchestrator.tables.speed_rows import measures_speed
 
 #: The beginnings of `noise_reasons` -> what a reader can do.
 _REMEDIES = {
-    "waited": "stop what else computes there, or run fewer cells at a time (--slots)",
-    "others": "stop what else computes there, or run fewer cells at a time (--slots)",
+    "waited": "run fewer cells at a time (--slots)",
+    "others": "stop what else computes there",
     "stolen": "take a machine whose cores are not shared",
     "throttled": "cool the card, or set a clock that it holds",
     "copy": "repeat on a quiet machine",

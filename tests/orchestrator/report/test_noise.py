@@ -42,7 +42,7 @@ def test_a_noisy_run_says_so_before_its_answer(tmp_path: Path) -> None:
     text = _report(tmp_path, 30.0)
     before, answer = text.split("## The answer")[0], text.split("## ")[1]
     assert "Measured on a noisy machine: 2 of 4 cells (the cell waited for a core in 2)" in before
-    assert "To do: stop what else computes there, or run fewer cells at a time" in before
+    assert "To do: run fewer cells at a time (--slots); set" in before
     assert before.count("set “repeats: 3”") == 1
     assert "too few runs on a noisy machine" in answer or "too few runs to tell" in answer
     assert "‡" in text
