@@ -164,4 +164,6 @@ def _table(table: Table) -> str:
 
 
 def _cell(text: str, evidence: str) -> str:
-    return f"<a href='#{evidence}'>{escape(text)}</a>" if evidence else escape(text)
+    """In a box of its own: on a telephone it keeps a long text from becoming one word wide."""
+    inner = f"<a href='#{evidence}'>{escape(text)}</a>" if evidence else escape(text)
+    return f"<div>{inner}</div>"

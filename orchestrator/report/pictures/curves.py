@@ -107,8 +107,17 @@ class _Scale:
         ys += [limit.y for limit in panel.limits if limit.y is not None]
         above = 1.0 + 0.07 * (1 + sum(curve.out_of_memory for curve in curves))
         low, high = min([0.0, *xs]), max([0.0, *xs]) * 1.01
-        y = [min(ys) / 1.25, max(ys) * 1.25] if panel.y.log else [0.0, max([0.0, *ys]) * above or 1.0]
+        y = _log_domain(min(ys), max(ys)) if panel.y.log else [0.0, max([0.0, *ys]) * above or 1.0]
         return cls([low, high if high > low else 1.0], y)
+
+
+def _log_domain(low: float, high: float) -> list[float]:
+    """A little more than what is drawn, and so much that two ticks are in it."""
+    low, high = low / 1.25, high * 1.25
+    if len(_decades(low, high)) >= 2:
+        return [low, high]
+    ticks = _decades(low / 10, high * 10)
+    return [max(tick for tick in ticks if tick <= low), min(tick for tick in ticks if tick >= high)]
 
 
 def _decades(low: float, high: float) -> list[float]:
