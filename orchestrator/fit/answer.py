@@ -22,8 +22,8 @@ from workers.cell import Cell
 from workers.kv_dtype import AUTO, FP8
 from workers.modes import MODES, Streaming
 
-#: Of a text whose memory is that of any other.
-_ANY_LENGTH = 4096
+#: Of a text whose memory is that of any other: longer than several passes over a prompt.
+_ANY_LENGTH = 2**20
 #: The shorter passes over a prompt that are worth a try.
 _SHORT_CHUNK = 512
 

@@ -107,7 +107,11 @@ def largest_fitting(
 
     def find() -> list[int | None]:
         if not one.mode_spec.policy.grows and one.batch_size == two.batch_size:
-            return [None if _fits(one, device, room) else 0]
+            if _fits(at(_FAR), device, room):
+                return [None]
+            # A prompt shorter than a whole pass needs less.
+            first = eager_chunk(at(_FAR)) or 1
+            return [_bisected(lambda value: _fits(at(value), device, room), first, max(1, first // 32))]
         if not _is_scored(one) and (
             dataclasses.replace(one, length=two.length) == two and two.length == one.length + 1
         ):

@@ -68,6 +68,21 @@ def test_constant_memory_has_no_longest_text() -> None:
     assert (each.fits, each.longest_length) == (True, None)
 
 
+def test_constant_memory_ends_where_a_whole_pass_over_the_prompt_does_not_fit() -> None:
+    (each,) = found(10**6, ("1400MiB",), modes=["streaming"], prefill_chunk=16_384)
+    assert each.fits is False
+    assert each.longest_length is not None
+    assert 256 < each.longest_length < 16_384
+    assert each.change is not None
+    assert each.change.words == "a prompt in passes of 512 tokens"
+
+
+def test_the_peak_in_constant_memory_is_that_of_a_long_text() -> None:
+    (peak,), (long,) = (found(n, ("H100",), modes=["streaming"], prefill_chunk=8192) for n in (None, 10**6))
+    assert peak.longest_length is None
+    assert peak.peak_bytes == long.peak_bytes
+
+
 def test_a_mode_that_the_engine_refuses_has_no_answer_but_its_reason(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(
