@@ -125,14 +125,14 @@ what was hidden in a text, so that retrieval tests show true behaviour on a lapt
 | trained context | {facts.context:,} tokens |
 | data | lessons made as they were needed: facts in sentences without meaning or in the documentation topics of CPython (`pydoc_data.topics`, those that are not held out), asked for at the end; random tokens, twice |
 | licence of the data | PSF License Agreement |
-| recipe | AdamW {facts.rate:g}, weight decay 0.01, warm-up and cosine, lengths from 96 to {facts.context:,}; loss on answers 1, on text 0.1 |
+| recipe | AdamW {facts.rate:g}, weight decay 0.01, warm-up and cosine, lengths from 96 to {facts.context:,}; loss on answers 1, on questions 0, on other text 0.1, on what random tokens repeat 0.5 |
 | steps | {facts.steps:,} of about {facts.tokens:,} tokens |
 | seed, device, time | {facts.seed}, {facts.device}, {facts.seconds:.0f} s |
 
-Made by `python -m jobs.training.train_retrieve`.
+Made by `python -m jobs.training.train_retrieve --hidden {facts.hidden} --layers {facts.layers} --heads {facts.heads} --rate {facts.rate:g} --tokens {facts.tokens} --steps {facts.steps}`.
 
-**Accuracy** by depth of the needle, {facts.accuracy[0].samples} new samples each, held-out text, every earlier token visible, greedy,
-the bf16 weights shipped here:
+**Accuracy** by depth of the needle, {facts.accuracy[0].samples} new samples each, held-out text, every earlier token visible, greedy, the
+full stop behind the answer asked for too, the bf16 weights shipped here:
 
 | task | length | {head} |
 | --- | --- |{" --- |" * depths}

@@ -88,7 +88,8 @@ def evaluate(
     tasks: Sequence[str] = TASKS,
     seed: int = 1,
 ) -> list[Accuracy]:
-    """Whether each token of the answer is the likeliest one, which is what greedy decoding writes."""
+    """Whether each token of the answer and of the full stop behind it is the likeliest one, which is what greedy decoding
+    writes."""
     found = []
     device = next(model.parameters()).device
     for task in tasks:
