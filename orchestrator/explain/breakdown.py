@@ -67,8 +67,8 @@ def explain(attempt: Attempt) -> Explanation | None:
 def allocator_moves(default_last_ok: int, expandable_last_ok: int) -> str:
     """What two boundaries measured with and without `expandable_segments` say."""
     if default_last_ok == expandable_last_ok:
-        return f"`expandable_segments` leaves the boundary at {default_last_ok:,}"
-    return f"`expandable_segments` moves the boundary from {default_last_ok:,} to {expandable_last_ok:,}"
+        return f"expandable_segments leaves the boundary at {default_last_ok:,}"
+    return f"expandable_segments moves the boundary from {default_last_ok:,} to {expandable_last_ok:,}"
 
 
 def kv_cache_bytes(attempt: Attempt) -> int | None:

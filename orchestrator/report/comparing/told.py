@@ -154,7 +154,7 @@ def _moved_by_allocator(found: Comparison, one: Side, other: Side) -> list[Block
         return []
     default = other if expandable[0] is one else one
     items: list[Sequence[Span]] = [
-        [f"{boundary_words(found.names, row)}: {allocator_moves(row.last_ok, twin.last_ok).replace('`', '')}"]
+        [f"{boundary_words(found.names, row)}: {allocator_moves(row.last_ok, twin.last_ok)}"]
         for key, row in default.boundaries.items()
         if (twin := expandable[0].boundaries.get(key)) is not None
         and row.last_ok is not None

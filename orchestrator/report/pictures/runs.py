@@ -86,67 +86,53 @@ def memory_by_time(setting: Setting, runs: Sequence[LongestRun], engine: bool) -
 
 
 def speed_by_length(setting: Setting, engine: bool) -> Picture:
-    curves = []
-    for variant in setting.main.variants():
-        rows = setting.main.of(variant, setting.main.summary)
-        rows = rows.filter(pl.col("tokens_per_s_median").is_not_null()).sort("length")
-        curves.append(
-            Curve(
-                setting.main.name(variant),
-                variant.colour,
-                variant.dash,
-                x=rows["length"].to_list(),
-                y=rows["tokens_per_s_median"].to_list(),
-                low=_from_enough(rows, "tokens_per_s_ci_low"),
-                high=_from_enough(rows, "tokens_per_s_ci_high"),
-            )
-        )
-    where = setting.words(engine=engine)
-    panel = Panel(
-        f"Speed against length: {where}",
-        ChartAxis("new tokens"),
-        ChartAxis("tokens per second"),
-        curves,
-        points=True,
-    )
-    return picture(
-        f"speed-by-length-{setting.slug()}",
-        draw(panel),
-        f"{_repeats(setting)}, for the lengths that passed.",
-        f"Speed against length on {where}",
-    )
+    return _by_length(
+        setting, engine, "Speed", "tokens per second", "tokens_per_s_median", f"{_repeats(setting)}, for the lengths that passed.",
+        ("tokens_per_s_ci_low", "tokens_per_s_ci_high"),
+    )  # fmt: skip
 
 
 def energy_by_length(setting: Setting, engine: bool) -> Picture:
     """Of the lengths at which the device told its energy."""
+    return _by_length(
+        setting, engine, "Energy", "joules per new token", "energy_per_token_j_median",
+        "Median of the repeats: energy of the whole device while it generates, its idle power included, over the new "
+        "tokens of all sequences.",
+    )  # fmt: skip
+
+
+def _by_length(
+    setting: Setting,
+    engine: bool,
+    what: str,
+    unit: str,
+    column: str,
+    caption: str,
+    interval: tuple[str, ...] = (),
+) -> Picture:
+    """`column` of `summary`, a curve for each mode. `interval`: the columns of its lower and its upper bound."""
     curves = []
     for variant in setting.main.variants():
         rows = setting.main.of(variant, setting.main.summary).sort("length")
-        rows = rows.drop_nulls(["energy_per_token_j_median", "tokens_per_s_median"])
+        rows = rows.drop_nulls([column, "tokens_per_s_median"])
+        low, high = (_from_enough(rows, bound) for bound in interval) if interval else ([], [])
         curves.append(
             Curve(
                 setting.main.name(variant),
                 variant.colour,
                 variant.dash,
                 x=rows["length"].to_list(),
-                y=rows["energy_per_token_j_median"].to_list(),
+                y=rows[column].to_list(),
+                low=low,
+                high=high,
             )
         )
     where = setting.words(engine=engine)
     panel = Panel(
-        f"Energy against length: {where}",
-        ChartAxis("new tokens"),
-        ChartAxis("joules per new token"),
-        curves,
-        points=True,
+        f"{what} against length: {where}", ChartAxis("new tokens"), ChartAxis(unit), curves, points=True
     )
-    return picture(
-        f"energy-by-length-{setting.slug()}",
-        draw(panel),
-        "Median of the repeats: energy of the whole device while it generates, its idle power included, over the new "
-        "tokens of all sequences.",
-        f"Energy against length on {where}",
-    )
+    name = f"{what.lower()}-by-length-{setting.slug()}"
+    return picture(name, draw(panel), caption, f"{what} against length on {where}")
 
 
 def _from_enough(rows: pl.DataFrame, bound: str) -> list[float | None]:

@@ -77,7 +77,7 @@ def _reading(
         told.append(_cost(row))
     told += _predicted(row)
     if twin is not None and row.last_ok is not None and twin.last_ok is not None:
-        told.append(f" measured: {allocator_moves(row.last_ok, twin.last_ok).replace('`', '')}.")
+        told.append(f" measured: {allocator_moves(row.last_ok, twin.last_ok)}.")
     elif row.is_fragmented:
         told += [" To measure it: ", Code(f"allocator: [{DEFAULT}, {EXPANDABLE}]"), " in the sweep file."]
     if not told:

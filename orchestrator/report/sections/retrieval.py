@@ -35,17 +35,15 @@ def retrieval(table: pl.DataFrame, effective: pl.DataFrame, names: Names) -> Sec
     """Of the `retrieval` and `effective_length` tables; None without such runs."""
     if table.is_empty():
         return None
-    peers: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in effective.iter_rows(named=True):
-        peers.setdefault(tuple(row[name] for name in PEERS), []).append(row)
-    blocks: list[Block] = [_picture(rows, table, names) for rows in peers.values()]
+    peers = _by_peers(effective)
+    blocks: list[Block] = [_picture(rows, table, names) for rows in peers]
     columns = ["model", "mode", "engine", "task", "effective length", "accuracy there", "shortest to longest"]
     lines = [
         [
             ", ".join([names.row(row), *_others(row)]), row["mode"], row["engine"], row["task"], length_words(row),
             _accuracy(row), f"{row['shortest']:,} to {row['longest']:,}",
         ]
-        for rows in peers.values() for row in rows
+        for rows in peers for row in rows
     ]  # fmt: skip
     blocks.append(
         Table(columns, lines, "The fourth boundary: where retrieval falls apart", frozenset(columns[4:]))
@@ -61,7 +59,7 @@ def retrieval(table: pl.DataFrame, effective: pl.DataFrame, names: Names) -> Sec
             f"depths together, stays at or above {SHARE:.0%} of that at the shortest; intervals are Wilson's, 95 %."
         ])
     )  # fmt: skip
-    wrong = [block for rows in peers.values() for row in rows for block in _examples(row, table, names)]
+    wrong = [block for rows in peers for row in rows for block in _examples(row, table, names)]
     if wrong:
         blocks.append(Folded("Some of the wrong answers", wrong))
     return Section("Does the model still find it? Retrieval by length and depth", blocks)
@@ -69,11 +67,8 @@ def retrieval(table: pl.DataFrame, effective: pl.DataFrame, names: Names) -> Sec
 
 def found_sentences(effective: pl.DataFrame, names: Names) -> list[list[Span]]:
     """One sentence per model, engine, task and condition: up to where each mode finds what it read."""
-    peers: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in effective.iter_rows(named=True):
-        peers.setdefault(tuple(row[name] for name in PEERS), []).append(row)
     sentences: list[list[Span]] = []
-    for rows in peers.values():
+    for rows in _by_peers(effective):
         first = rows[0]
         asked = f"{names.row(first)} asked for what it read, {first['engine']} engine, task {first['task']}"
         told: dict[str, list[str]] = {}
@@ -82,6 +77,14 @@ def found_sentences(effective: pl.DataFrame, names: Names) -> list[list[Span]]:
         phrases = [f"{formats.listing(modes)} {words}" for words, modes in told.items()]
         sentences.append([Strong(", ".join([asked, *_others(first)])), f": {'; '.join(phrases)}."])
     return sentences
+
+
+def _by_peers(effective: pl.DataFrame) -> list[list[dict[str, Any]]]:
+    """The rows of each model, engine, task and condition together."""
+    peers: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in effective.iter_rows(named=True):
+        peers.setdefault(tuple(row[name] for name in PEERS), []).append(row)
+    return list(peers.values())
 
 
 def _up_to(row: dict[str, Any]) -> str:
