@@ -37,7 +37,7 @@ def noisy_machine(attempts: pl.DataFrame) -> str | None:
         remedies[f"set “repeats: {ENOUGH}” or “repeats: auto”"] = None
     return (
         f"Measured on a noisy machine: {noisy.height:,} of {formats.plural(measured.height, 'cell')} "
-        f"({formats.listing(reasons)}). Their intervals are wider, and what they do not carry is not said. Memory and "
+        f"({formats.listing(reasons)}). Their intervals are wider, and a difference within them is not called one. Memory and "
         f"boundaries are not touched by it. To do: {'; '.join(remedies)}."
     )
 

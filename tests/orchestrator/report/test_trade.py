@@ -1,5 +1,6 @@
 """Memory beside quality: the table, the recommendation, and where there is none."""
 
+import re
 from pathlib import Path
 
 from orchestrator.journal.folder import open_run
@@ -27,6 +28,12 @@ def test_the_smallest_cache_that_is_close_is_recommended(tmp_path: Path) -> None
     assert ["0.001" in row and "0.01" in row and "99.0%" in row for row in rows] == [True]
     assert (tmp_path / "plots").is_dir()
     assert any(path.name.startswith("trade-") for path in (tmp_path / "plots").iterdir())
+
+
+def test_a_picture_of_one_divergence_has_a_scale(tmp_path: Path) -> None:
+    rendered(tmp_path, modes=["baseline", "streaming"])
+    (picture,) = tmp_path.glob("plots/trade-*.svg")
+    assert len(set(re.findall(r">(\de[+−-]\d+)</text>", picture.read_text()))) == 2
 
 
 def test_where_nothing_is_close_the_full_cache_is_kept(tmp_path: Path) -> None:
