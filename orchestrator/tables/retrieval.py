@@ -15,6 +15,7 @@ from workers.modes import RETRIEVE, mode_rank
 PEERS = tuple(name for name in axes.same_tokens(Role.SETTING, Role.CONDITION) if name != "prompt_tokens")
 #: One heat map. Texts (corpora and seeds) are counted together.
 KEY = (*PEERS, *axes.names(*VARIANT))
+_TEXT = ("corpus", "seed")
 #: Share of the accuracy at the shortest length at which a length still counts (arXiv:2404.06654 has 85 % as a fixed bound).
 SHARE = 0.85
 #: Of a normal distribution: 95 % of it lie within so many standard deviations.
@@ -47,11 +48,15 @@ def wilson(correct: int, samples: int) -> tuple[float, float]:
 
 
 def retrieval(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Right answers by length and depth; depth null for a task that hides its needles anywhere. Each cell counts once."""
+    """Right answers by length and depth; depth null for a task that hides its needles anywhere.
+
+    Each question counts once. A repeat asks the same ones, and so does the same cell in another budget or on another kind
+    of device: of those the first counts.
+    """
     runs = (
         rows.filter(pl.col("retrieve_correct").list.len() > 0)
-        .select(*KEY, "length", "cell_id", "max_positions", *_COLUMNS)
-        .unique("cell_id", keep="first", maintain_order=True)
+        .select(*KEY, "length", "max_positions", *_TEXT, *_COLUMNS)
+        .unique([*KEY, "length", *_TEXT], keep="first", maintain_order=True)
     )
     counted = (
         runs.explode(*_COLUMNS)

@@ -11,7 +11,7 @@ from orchestrator.journal.folder import open_run, read_run
 from orchestrator.journal.record import Record
 from orchestrator.plan import expand
 from orchestrator.report import render
-from orchestrator.spec import RetrieveSpec
+from orchestrator.spec import RetrieveSpec, SweepSpec
 from orchestrator.tables.retrieval import SHARE, Found, effective, wilson
 from orchestrator.tables.write import derive
 from tests.orchestrator.fake_run import attempt_of, demo_spec
@@ -32,12 +32,20 @@ points = st.lists(
 )  # fmt: skip
 
 
-def _recorded(folder: Path) -> Path:
-    with open_run(folder, SPEC) as run:
-        attempts = [attempt_of(cell, number) for number, cell in enumerate(expand(SPEC))]
+def _recorded(folder: Path, spec: SweepSpec = SPEC) -> Path:
+    with open_run(folder, spec) as run:
+        attempts = [attempt_of(cell, number) for number, cell in enumerate(expand(spec))]
         run.journal.append([Record(run.run_id, attempt) for attempt in attempts])
         run.finish("finished")
     return folder
+
+
+@pytest.mark.parametrize("changes", [{"repeats": 3}, {"budgets": [None, "24GiB"]}])
+def test_the_same_questions_count_once(tmp_path: Path, changes: dict[str, object]) -> None:
+    spec = SweepSpec.model_validate(SPEC.model_dump() | {"lengths": [256]} | changes)
+    with derive(read_run(_recorded(tmp_path, spec))) as tables:
+        single = tables.retrieval.filter(task="single", mode="baseline")
+    assert single["samples"].to_list() == [20] * 5
 
 
 def test_counts_by_length_and_depth(tmp_path: Path) -> None:
