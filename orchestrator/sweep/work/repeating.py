@@ -33,11 +33,13 @@ class _Repeats:
 
 
 class Repeating:
-    """`cells`: of the plan, each with its first repeats."""
+    """`cells`: of the plan, each with its first repeats. Those whose speed counts nowhere have no more."""
 
     def __init__(self, cells: Iterable[Cell]) -> None:
         self._by_cell: dict[Cell, _Repeats] = {}
         for cell in cells:
+            if not cell.workload_spec.measures_speed:
+                continue
             repeats = self._by_cell.setdefault(dataclasses.replace(cell, repeat=0), _Repeats())
             repeats.made += 1
             repeats.waiting += 1
@@ -45,7 +47,7 @@ class Repeating:
     def note(self, cell: Cell, outcome: Outcome, tokens_per_s: float | None) -> Cell | None:
         """Take the final outcome of a repeat. Returns the next repeat to run, if one is needed."""
         repeats = self._by_cell.get(dataclasses.replace(cell, repeat=0))
-        if repeats is None:  # a probe
+        if repeats is None:  # a probe, or nothing that measures speed
             return None
         repeats.waiting -= 1
         if outcome is Outcome.OK and tokens_per_s:

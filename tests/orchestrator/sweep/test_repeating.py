@@ -61,6 +61,12 @@ def test_what_runs_out_of_memory_is_not_repeated_further() -> None:
     assert len(finals(played)) == 6
 
 
+def test_a_workload_whose_speed_counts_nowhere_runs_its_first_repeats_only() -> None:
+    scored = spec(repeats="auto", lengths=[1000], workload="score")
+    played = simulate(scored, expand(scored), [device("a")], _world(STEADY | {"baseline": [50.0, 150.0]}))
+    assert _runs(played) == {"baseline": 3, "streaming": 3}
+
+
 @pytest.mark.parametrize("cut", [2, 4, 7, 9])
 def test_a_run_that_was_stopped_goes_on_where_it_was(cut: int) -> None:
     """Each repeat has a speed of its own, whenever it runs."""
