@@ -94,18 +94,23 @@ def _token(config: Any, index: int, kind: str, b: int) -> int:
     hidden = read_field(config, "hidden_size", "n_embd", "d_model")
     if not isinstance(heads, int) or not isinstance(hidden, int):
         raise FormulaError("the config names no heads or hidden size")
+    kv_heads, key = heads_and_size(config, hidden, heads)
+    value = read_field(config, "v_head_dim") or key
+    key, value, kv_heads = _of_kind(config, kind, (key, value, kv_heads))
+    return int(kv_heads * (key + value) * b + indexer)
+
+
+def heads_and_size(config: Any, hidden: int, heads: int) -> tuple[int, int]:
+    """(heads whose keys are cached, elements of one) of usual attention."""
     kv_heads = (
         read_field(config, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
         or heads
     )
     if read_field(config, "new_decoder_architecture"):
-        kv_heads = heads
+        kv_heads = heads  # Falcon-40B repeats its key heads before it caches them
     elif read_field(config, "multi_query"):
         kv_heads = 1
-    key = read_field(config, "head_dim", "kv_channels", "attention_head_dim") or hidden // heads
-    value = read_field(config, "v_head_dim") or key
-    key, value, kv_heads = _of_kind(config, kind, (key, value, kv_heads))
-    return int(kv_heads * (key + value) * b + indexer)
+    return kv_heads, read_field(config, "head_dim", "kv_channels", "attention_head_dim") or hidden // heads
 
 
 def _of_kind(config: Any, kind: str, usual: tuple[int, int, int]) -> tuple[int, int, int]:

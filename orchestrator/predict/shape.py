@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from orchestrator.predict.kv_formula import FormulaError, formula_law, read_field
+from orchestrator.predict.kv_formula import FormulaError, formula_law, heads_and_size, read_field
 from orchestrator.predict.rehearsed.kv_law import rehearsed_law
 from workers.cell import ModelRef
 from workers.models.config import one_line
@@ -239,17 +239,7 @@ def _attention(config: Any, hidden: int, heads: int) -> tuple[AttentionKind, int
     latent = read_field(config, "kv_lora_rank")
     if latent is not None:
         return "mla", 1, latent, read_field(config, "qk_rope_head_dim")
-    head_dim = read_field(config, "head_dim", "kv_channels", "attention_head_dim") or hidden // heads
-    kv_heads = (
-        read_field(config, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
-        or heads
-    )
-    if read_field(
-        config, "new_decoder_architecture"
-    ):  # Falcon-40B repeats its key heads before it caches them
-        kv_heads = heads
-    elif read_field(config, "multi_query"):
-        kv_heads = 1
+    kv_heads, head_dim = heads_and_size(config, hidden, heads)
     kind: AttentionKind = "mha" if kv_heads == heads else "mqa" if kv_heads == 1 else "gqa"
     return kind, kv_heads, head_dim, head_dim
 
