@@ -229,6 +229,19 @@ def test_a_search_that_was_stopped_before_anything_passed_does_not_say_that_noth
     assert "Use **" not in text
 
 
+@pytest.mark.parametrize("synthetic", [False, True])
+def test_synthetic_probes_are_no_part_of_the_picture(tmp_path: Path, synthetic: bool) -> None:
+    spec = demo_spec(lengths=[500], modes=["baseline"], boundary=BoundarySpec(max_length=8000))
+    (cell,) = expand(spec)
+    probes = [
+        attempt_of(dataclasses.replace(cell, length=length, purpose="probe", synthetic=synthetic), 10)
+        for length in (3008, 3072)
+    ]
+    _run(tmp_path, spec, [attempt_of(cell, 1), *probes], cells=1)
+    picture = (tmp_path / "plots" / "memory-by-tokens-pocket-cpu-64MiB-eager.svg").read_text()
+    assert ("out of memory by" in picture) is not synthetic
+
+
 @pytest.mark.parametrize("phases", [["decode", "prefill"], ["prefill", "decode"]])
 def test_probes_of_a_prompt_in_one_pass_are_no_part_of_the_picture(
     tmp_path: Path, phases: list[Literal["decode", "prefill"]]
