@@ -27,7 +27,7 @@ class CpuState:
     def read(self) -> StateReading:
         for package in self._packages:
             package.joules()  # often enough to see it wrap
-        clocks = [int(path.read_text()) / 1e3 for path in self._clocks]
+        clocks = [khz / 1e3 for khz in map(_number, self._clocks) if khz is not None]  # a core may go offline
         return StateReading(cpu_clock_mhz=sum(clocks) / len(clocks) if clocks else None)
 
     def counters(self) -> Counters:
@@ -55,11 +55,11 @@ class _Rapl:
 
 
 def _readable(paths: Iterable[Path]) -> list[Path]:
-    found = []
-    for path in sorted(paths):
-        try:
-            int(path.read_text())
-        except (OSError, ValueError):
-            continue
-        found.append(path)
-    return found
+    return [path for path in sorted(paths) if _number(path) is not None]
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

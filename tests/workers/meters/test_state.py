@@ -188,3 +188,14 @@ def test_energy_of_processors_is_counted_over_its_wrap(tmp_path) -> None:
     assert meter.counters().energy_j - before == pytest.approx(1.5)
     assert list(meter.not_offered) == ["cpu_clock"]
     assert CpuState(tmp_path / "elsewhere").counters().energy_j is None
+
+
+def test_a_core_that_goes_offline_leaves_the_clocks_of_the_others(tmp_path: Path) -> None:
+    clocks = [tmp_path / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq" for core in range(2)]
+    for path, khz in zip(clocks, (2_000_000, 3_000_000), strict=True):
+        path.parent.mkdir(parents=True)
+        path.write_text(str(khz))
+    meter = CpuState(tmp_path)
+    assert meter.read().cpu_clock_mhz == 2500
+    clocks[0].unlink()
+    assert meter.read().cpu_clock_mhz == 3000
