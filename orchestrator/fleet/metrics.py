@@ -107,5 +107,5 @@ class MeteredWatcher:
             self._idle(slot)
 
     def _idle(self, slot: str) -> None:
-        for gauge in (self._busy, self._used, self._limit, self._speed):
+        for gauge in (self._busy, self._used, self._limit, self._speed, self._throttled):
             gauge.set(0, {"slot": slot})

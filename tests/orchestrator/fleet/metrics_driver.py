@@ -65,6 +65,7 @@ def watch_and_scrape() -> None:
     assert found[f"oomline_host_other_load_cores{slot}"] == 0.5
     assert found[f"oomline_device_busy{slot}"] == 0
     assert found[f"oomline_device_limit_bytes{slot}"] == 0
+    assert found[f"oomline_device_throttled{slot}"] == 0
     assert seen.events == STORY + ENDING
 
 
