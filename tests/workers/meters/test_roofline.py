@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from workers.attempt import Measured, Step
-from workers.meters.bandwidth import copy_bandwidth
+from workers.meters.bandwidth import copy_bandwidth, matmul_flops
 from workers.meters.process import own_memory
 from workers.meters.roofline import roofline_fraction
 
@@ -59,5 +59,6 @@ def test_a_copy_is_measured_and_leaves_nothing_behind() -> None:
 def test_a_round_in_which_a_core_was_taken_away_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock of its own: rounds of 30, 30, 10, 30 and 11 ms."""
     edges = [edge for took in (0.03, 0.03, 0.01, 0.03, 0.011) for edge in (0.0, took)]
-    monkeypatch.setattr("workers.meters.bandwidth.time.perf_counter", iter(edges).__next__)
+    monkeypatch.setattr("workers.meters.bandwidth.time.perf_counter", iter(edges * 2).__next__)
     assert copy_bandwidth(torch.device("cpu")) == pytest.approx(2 * 64 * 2**20 / 0.01)
+    assert matmul_flops() == pytest.approx(4 * 2 * 256**3 / 0.01)
