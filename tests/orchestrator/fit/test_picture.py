@@ -22,7 +22,7 @@ def test_a_page_has_the_picture_and_its_numbers(tmp_path: Path, monkeypatch: pyt
     told = CliRunner().invoke(app, [*ASKED, "--out", str(page)]).output
     alone = re.search(r"baseline: ([\d,]+) tokens at most", told)
     assert alone is not None
-    cells = re.findall(r">([\d,]+)</td>", page.read_text())
+    cells = re.findall(r"<td[^>]*>(?:<[^/][^>]*>)*([\d,]+)<", page.read_text())
     assert cells[0] == alone[1]
     assert int(cells[1].replace(",", "")) < int(cells[0].replace(",", "")) / 3
     assert "<svg" in page.read_text()
