@@ -7,6 +7,9 @@ import polars as pl
 
 #: A ruler that differs by more from the median of the run's cells on that kind of device.
 RULER_PCT = 5.0
+#: The same of a copy by a CPU, whose rounds differ with where its pages lie: of 60 children alone on a machine the largest
+#: difference was 9.1 % (`python -m tests.benchmarks.hog`).
+CPU_COPY_PCT = 10.0
 #: Of the time that the cell wanted to compute and waited for a core.
 WAIT_PCT = 5.0
 #: Of the time that the machine wanted to compute and the hypervisor gave to others.
@@ -35,7 +38,7 @@ def with_noise(attempts: pl.DataFrame) -> pl.DataFrame:
     others = 100 * pl.col("host_other_load") / pl.col("host_cores")
     reasons = (
         *(
-            _reason(value.abs() > RULER_PCT, f"{name} ", value.round(1).cast(pl.String), " %")
+            _reason(value.abs() > _limit(name), f"{name} ", value.round(1).cast(pl.String), " %")
             for name, value in deviations.items()
         ),
         _over("cpu_wait_pct", WAIT_PCT, "waited for a core "),
@@ -64,6 +67,12 @@ def _deviation(columns: tuple[str, ...]) -> pl.Expr:
     """In per cent of the median over the attempts of the kind of device that have the ruler."""
     value = pl.mean_horizontal(*columns)
     return 100 * (value / value.median().over("device_kind") - 1)
+
+
+def _limit(ruler: str) -> pl.Expr:
+    """The product is measured on a CPU only, so it tells a CPU's copy from a card's."""
+    on_a_cpu = pl.col("matmul_flops_per_s").is_not_null()
+    return pl.when(on_a_cpu).then(CPU_COPY_PCT if ruler == "copy" else RULER_PCT).otherwise(RULER_PCT)
 
 
 def _over(column: str, limit: float, words: str) -> pl.Expr:

@@ -2,8 +2,8 @@
 
 Equal cells on a CPU slot, in a random order: most of them alone, some beside a hog on the same cores: one that computes, one
 that copies memory, one that computes every other 50 ms. A cell was moved where its speed differs by over 10 % from the median
-of those without a hog. Two shares: of the moved cells that are marked, and of the cells without a hog that are marked; the
-second means something on a machine where nothing else runs.
+of those without a hog. Two shares: of the cells moved beside a hog that are marked, and of the cells without a hog that are
+marked; the second means something on a machine where nothing else runs.
 """
 
 import argparse
@@ -122,9 +122,13 @@ def main() -> None:
     with pl.Config(tbl_cols=-1, tbl_rows=-1, tbl_width_chars=200, fmt_str_lengths=80):
         print(by_hog.sort("hog", nulls_last=False))
         print(table.filter(pl.col("moved") != pl.col("noisy")))
-    moved, alone = table.filter("moved"), table.filter(pl.col("hog").is_null())
-    print(f"moved by over 10 %: {moved.height} cells, {moved['noisy'].sum()} of them marked")
-    print(f"without a hog: {alone.height} cells, {alone['noisy'].sum()} of them marked")
+    for where, cells in (("beside", pl.col("hog").is_not_null()), ("without", pl.col("hog").is_null())):
+        of_them = table.filter(cells)
+        moved = of_them.filter("moved")
+        print(
+            f"{where} a hog: {of_them.height} cells, {of_them['noisy'].sum()} marked; "
+            f"moved by over 10 %: {moved.height}, {moved['noisy'].sum()} of them marked"
+        )
 
 
 if __name__ == "__main__":

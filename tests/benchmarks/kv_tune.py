@@ -53,7 +53,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tokens", type=int, default=32_000)
-    tokens, device = parser.parse_args().tokens, torch.device("cuda")
+    tokens, device = parser.parse_args().tokens, torch.device("cuda", 0)
     print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__}), flush=True)
     for name, heads in SHAPES.items():
         weights: Any = SimpleNamespace(

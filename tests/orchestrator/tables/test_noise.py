@@ -58,6 +58,19 @@ def test_a_cell_is_marked_with_its_reason_and_the_quiet_ones_are_not(
     assert table.filter(~pl.col("noisy")).height == 9
 
 
+@pytest.mark.parametrize(("slower", "noisy"), [(0.94, False), (0.88, True)])
+def test_a_copy_by_a_cpu_has_a_wider_limit_than_one_by_a_card(
+    tmp_path: Path, slower: float, noisy: bool
+) -> None:
+    copies = dict.fromkeys(
+        ("copy_bandwidth_bytes_per_s", "copy_bandwidth_after_bytes_per_s"), 1.005e10 * slower
+    )
+    on_a_cpu = _attempts(tmp_path, _with(FIRST, copies | {"matmul_flops_per_s": 1e11}))
+    assert on_a_cpu.filter(cell_id=FIRST.cell.cell_id)["noisy"].to_list() == [noisy]
+    on_a_card = _attempts(tmp_path / "card", _with(FIRST, copies))
+    assert on_a_card.filter(cell_id=FIRST.cell.cell_id)["noisy"].to_list() == [True]
+
+
 def test_where_nothing_was_measured_nothing_is_said(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     journal.append([Record("run", FIRST)])
