@@ -8,7 +8,9 @@ import polars as pl
 from jobs.api.recorded import Run
 from jobs.api.sweeps import open_run
 from jobs.export_mlflow import write_mlflow
+from orchestrator.journal.errors import StoreError
 from orchestrator.spec_error import SpecError
+from orchestrator.tables.sink import WriteFailed, sink, writing
 
 _SHORT = ("attempts", "summary", "boundaries", "quality", "retrieval", "effective_length", "devices")
 _LONG = ("samples", "steps")
@@ -18,7 +20,7 @@ def export_run(folder: str, out: Path, form: str) -> list[Path]:
     """Write the run's tables into the folder `out` as csv or jsonl, or the run in MLflow's layout. Return what was written.
 
     A list within a CSV cell is JSON. Tables without rows are left out. Raises `SpecError`: no such format, no run folder,
-    a folder `out` with files in it.
+    a folder `out` that has files in it or cannot be written; `StoreError`: a journal that cannot be read.
     """
     forms: dict[str, Callable[[Run, Path], Iterator[Path]]] = {
         "csv": _write_csv,
@@ -31,10 +33,13 @@ def export_run(folder: str, out: Path, form: str) -> list[Path]:
         raise SpecError(f"--out {out}: not an empty folder; give another one")
     run = open_run(folder)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        with writing():
+            out.mkdir(parents=True, exist_ok=True)
         return list(forms[form](run, out))
+    except WriteFailed as failed:
+        raise SpecError(f"--out {out}: {failed}") from None
     except OSError as error:
-        raise SpecError(f"--out {out}: {error.strerror or error}") from None
+        raise StoreError(f"{folder}: its journal cannot be read ({error}): give a folder that can") from None
 
 
 def _tables(run: Run) -> Iterator[tuple[str, pl.LazyFrame]]:
@@ -50,9 +55,11 @@ def _write_csv(run: Run, out: Path) -> Iterator[Path]:
         schema = frame.collect_schema()
         lists = [column for column, kind in schema.items() if isinstance(kind, pl.List)]
         blobs = [column for column, kind in schema.items() if kind == pl.Binary]
-        frame.drop(blobs).with_columns(
+        plain = frame.drop(blobs).with_columns(
             pl.col(column).map_elements(_as_json, return_dtype=pl.String) for column in lists
-        ).sink_csv(path)
+        )
+        with sink(path) as file:
+            plain.sink_csv(file)
         yield path
 
 
@@ -64,5 +71,6 @@ def _write_lines(run: Run, out: Path) -> Iterator[Path]:
     for name, frame in _tables(run):
         path = out / f"{name}.jsonl"
         blobs = [column for column, kind in frame.collect_schema().items() if kind == pl.Binary]
-        frame.drop(blobs).sink_ndjson(path)
+        with sink(path) as file:
+            frame.drop(blobs).sink_ndjson(file)
         yield path

@@ -13,6 +13,7 @@ import yaml
 
 from jobs.api.recorded import Run
 from orchestrator import axes
+from orchestrator.tables.sink import writing
 from workers.outcome import Outcome
 
 _EXPERIMENT = "1"
@@ -30,23 +31,26 @@ def write_mlflow(run: Run, out: Path) -> Iterator[Path]:
     name = run.spec.name if run.spec is not None else Path(run.folder).name
     began = _milliseconds(attempts["started_at"].min())
     experiment = out / _EXPERIMENT
-    _write_yaml(
-        experiment / "meta.yaml",
-        {
-            "artifact_location": experiment.resolve().as_uri(),
-            "creation_time": began,
-            "experiment_id": _EXPERIMENT,
-            "last_update_time": began,
-            "lifecycle_stage": "active",
-            "name": name,
-        },
-    )
     steps = {
         (cell, attempt): frame
         for (cell, attempt), frame in run.steps.collect().group_by("cell_id", "attempt", maintain_order=True)
     }
+    with writing():
+        _write_yaml(
+            experiment / "meta.yaml",
+            {
+                "artifact_location": experiment.resolve().as_uri(),
+                "creation_time": began,
+                "experiment_id": _EXPERIMENT,
+                "last_update_time": began,
+                "lifecycle_stage": "active",
+                "name": name,
+            },
+        )
     for row in attempts.iter_rows(named=True):
-        yield _write_run(experiment, row, steps.get((row["cell_id"], row["attempt"])))
+        with writing():
+            written = _write_run(experiment, row, steps.get((row["cell_id"], row["attempt"])))
+        yield written
 
 
 def _write_run(experiment: Path, row: dict[str, Any], steps: pl.DataFrame | None) -> Path:

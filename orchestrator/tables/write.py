@@ -10,12 +10,14 @@ from orchestrator.journal.errors import StoreError
 from orchestrator.journal.folder import RecordedRun
 from orchestrator.journal.journal import View
 from orchestrator.journal.record import to_attempts
+from orchestrator.journal.store import FULL
 from orchestrator.spec import SweepSpec
 from orchestrator.tables.attempts import attempts, duplicates, samples, steps
 from orchestrator.tables.boundaries import boundary_frame
 from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
 from orchestrator.tables.quality import quality
 from orchestrator.tables.retrieval import effective_length, retrieval
+from orchestrator.tables.sink import WriteFailed, sink
 from orchestrator.tables.speed_rows import measures_speed
 from orchestrator.tables.summary import summary
 from workers.modes import RETRIEVE, SCORE
@@ -68,12 +70,18 @@ def write_tables(run: RecordedRun) -> Iterator[Tables]:
         long = {"samples": samples(tables.view.rows), "steps": steps(tables.view.rows)}
         try:
             for name, frame in short.items():
-                frame.write_parquet(scratch / f"{name}.parquet")
+                with sink(scratch / f"{name}.parquet") as file:
+                    frame.write_parquet(file)
             for name, rows in long.items():
-                rows.sink_parquet(scratch / f"{name}.parquet", compression="lz4", statistics=False)
-        except pl.exceptions.ComputeError as error:
-            # So Polars says that the disk is full, where that happens in the last bytes of a file.
-            raise StoreError(f"{run.store.url}: the tables cannot be written ({error}): make room") from error
+                with sink(scratch / f"{name}.parquet") as file:
+                    rows.sink_parquet(file, compression="lz4", statistics=False)
+        except WriteFailed as failed:
+            remedy = "make room" if failed.cause.errno in FULL else "give a folder that can"
+            raise StoreError(
+                f"{run.store.url}: the tables cannot be written ({failed}): {remedy}"
+            ) from failed
+        except OSError as error:
+            raise StoreError(f"{run.store.url}: its journal cannot be read ({error})") from error
         for path in sorted(scratch.iterdir()):
             run.store.adopt(f"tables/{path.name}", path)
         yield tables

@@ -1,13 +1,19 @@
 """`oomline export`: what other tools read."""
 
 import json
+import re
+import resource
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
 
+from jobs import export
+from jobs.api.sweeps import open_run as open_run_to_read
 from jobs.export import export_run
+from orchestrator.journal.errors import StoreError
 from orchestrator.journal.folder import open_run
 from orchestrator.journal.record import Record
 from orchestrator.spec_error import SpecError
@@ -75,3 +81,28 @@ def test_what_cannot_be_exported_is_one_line(
         (tmp_path / "file").touch()
     with pytest.raises(SpecError, match=words):
         export_run(folder, tmp_path, form)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "mlflow"])
+def test_a_folder_that_takes_no_more_is_named_with_the_reason(folder: str, tmp_path: Path, form: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(SpecError, match=re.escape(f"--out {tmp_path}: File too large")):
+            export_run(folder, tmp_path, form)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "mlflow"])
+def test_a_journal_that_cannot_be_read_is_not_the_fault_of_the_target(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    moved = tmp_path / "run"
+    shutil.copytree(folder, moved)
+    run = open_run_to_read(moved)
+    assert run.attempts.height
+    shutil.rmtree(moved / "journal")
+    monkeypatch.setattr(export, "open_run", lambda folder: run)
+    with pytest.raises(StoreError, match="journal cannot be read"):
+        export_run(str(moved), tmp_path / "out", form)
