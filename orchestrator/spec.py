@@ -275,6 +275,7 @@ class SweepSpec(_Strict):
     repeats: Annotated[int, Field(ge=1, le=1000, strict=True)] | Literal["auto"] = 1
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
     devices: Annotated[list[str], OneOrMore] | None = None
+    max_devices: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
     device_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     time_limit_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     stall_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

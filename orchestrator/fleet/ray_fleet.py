@@ -70,11 +70,13 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetOptions:
-    """`kinds`: substrings of device names to use, None = all. `cpu_slots`: per node, where CPUs serve at all."""
+    """`kinds`: substrings of device names to use, None = all. `cpu_slots`: per node, where CPUs serve at all.
+    `max_devices`: held at a time, in the whole cluster; None = all."""
 
     run_id: str
     kinds: Sequence[str] | None = None
     cpu_slots: int | None = None
+    max_devices: int | None = None
     start_limit_s: float = _START_LIMIT_S
     start_backoff_s: float = _START_BACKOFF_S
     deadline_grace_s: float = _DEADLINE_GRACE_S
@@ -95,6 +97,7 @@ class RayFleet:
         self._actor_class = ray.remote(launched(actor_class))
         self._clock = clock
         self._slots: dict[SlotId, _Slot] = {}
+        self._found: dict[SlotId, Placement] = {}
         self._by_ref: dict[Any, SlotId] = {}
         self._names: dict[str, str] = {}
         self._serial = itertools.count()
@@ -117,6 +120,7 @@ class RayFleet:
         if (nodes := self._nodes.news()) is not None:
             self._find_placements(nodes)
             self._arriving = False
+        self._take_slots()
         events = self._expire(now)
         self._start_due(now)
         if not self._arriving:  # what a placeholder found is lacking no more, though it has no slot yet
@@ -151,9 +155,11 @@ class RayFleet:
         self._drop(self._slots[slot], _State.RELEASED)
 
     def recall(self) -> None:
+        free = self._most() - self._held()
         for entry in self._slots.values():
-            if entry.state is _State.RELEASED:
+            if entry.state is _State.RELEASED and free > 0:
                 entry.state, entry.deadline = _State.BACKOFF, 0.0
+                free -= 1
 
     def retire(self, slot: SlotId, reason: str) -> None:
         self._drop(self._slots[slot], _State.GONE)
@@ -202,20 +208,40 @@ class RayFleet:
         if self._options.kinds is None and all(entry.device is None for entry in self._slots.values()):
             # Fixed by the first device: a sweep on GPUs does not continue on CPUs when the GPUs are taken away.
             self._with_cpu = not has_gpu(nodes)
-        found = placements(nodes, self._names, with_cpu=self._with_cpu, cpu_slots=self._options.cpu_slots)
-        for name, placement in found.items():
-            if name not in self._slots:
-                self._slots[name] = _Slot(placement)
+        self._found = placements(
+            nodes, self._names, with_cpu=self._with_cpu, cpu_slots=self._options.cpu_slots
+        )
         for name, entry in list(self._slots.items()):
-            if name not in found and entry.state in (_State.BACKOFF, _State.RELEASED):
+            if name not in self._found and entry.state in (_State.BACKOFF, _State.RELEASED):
                 del self._slots[name]
+
+    def _take_slots(self) -> None:
+        """Take what was found, as far as it may be. One that is gone makes room for another."""
+        free = self._most() - self._held() - self._resting()
+        for name, placement in self._found.items():
+            if name not in self._slots and free > 0:
+                self._slots[name] = _Slot(placement)
+                free -= 1
+
+    def _most(self) -> float:
+        return float("inf") if self._options.max_devices is None else self._options.max_devices
+
+    def _held(self) -> int:
+        return sum(entry.state not in (_State.RELEASED, _State.GONE) for entry in self._slots.values())
+
+    def _resting(self) -> int:
+        """Released devices keep their place, unless a kind that was named is still to be found behind them."""
+        seen = [entry.device.kind for entry in self._slots.values() if entry.device is not None]
+        if any(not any(_asks_for(kind, [name]) for kind in seen) for name in self._options.kinds or ()):
+            return 0
+        return sum(entry.state is _State.RELEASED for entry in self._slots.values())
 
     def _lacking(self) -> int:
         """Return how many devices new nodes could add. CPU slots are no reason to ask for nodes."""
         here = [entry for entry in self._slots.values() if entry.state is not _State.GONE]
         if any(not entry.placement.gpu or entry.state is _State.BACKOFF for entry in here):
             return 0
-        return max(0, self._demand - len(here))
+        return int(max(0, min(self._demand, self._most()) - len(here)))
 
     def _start_due(self, now: float) -> None:
         for name, entry in self._slots.items():

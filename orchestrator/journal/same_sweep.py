@@ -12,9 +12,9 @@ EXTENSIBLE = (
     *("models", "modes", "engines", "lengths", "prompt_tokens", "batch_sizes"),
     *("repetition_penalty", "budgets", "repeats"),
 )
-#: Keys that say how long to wait and how often to try: another value changes no cell.
+#: Keys that say how much to use, how long to wait and how often to try: another value changes no cell.
 LIMITS = (
-    *("device_timeout_s", "time_limit_s", "stall_timeout_s", "max_attempts", "max_crashes"),
+    *("max_devices", "device_timeout_s", "time_limit_s", "stall_timeout_s", "max_attempts", "max_crashes"),
     "memory_snapshot",
 )
 

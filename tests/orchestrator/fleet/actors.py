@@ -72,6 +72,14 @@ class SlowActor(ScriptedActor):
         return Device(kind="cpu", uuid=f"{began} {time.time()}", node="here", total_bytes=1)
 
 
+class TwoKindsActor(ScriptedActor):
+    """Every second slot is of another kind."""
+
+    def describe(self) -> Device:
+        kind = "tpu" if self._slot.endswith("1") else "cpu"
+        return Device(kind=kind, uuid=self._slot, node="here", total_bytes=1)
+
+
 class BrokenActor(ScriptedActor):
     def __init__(self, slot: str, cpu_total_bytes: int | None, board: Any = None) -> None:
         raise RuntimeError("no driver library")

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.fleet import AttemptReturned, FleetEvent, Progressed, SlotLost, SlotReady
 from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
-from tests.orchestrator.fleet.actors import BrokenActor, ScriptedActor, SlowActor, lease
+from tests.orchestrator.fleet.actors import BrokenActor, ScriptedActor, SlowActor, TwoKindsActor, lease
 
 _serial = iter(range(1000))
 
@@ -186,4 +186,27 @@ def test_a_released_slot_comes_back_when_it_is_recalled_and_a_retired_one_does_n
         assert fleet.starting() == 0
         fleet.recall()
         assert slots(gather(fleet, count(SlotReady, 1))) == [first]
+        assert fleet.starting() == 0
+
+
+def test_no_more_devices_than_allowed_are_held_and_one_that_is_gone_makes_room(ray_driver: str) -> None:
+    with fleet_of(max_devices=1) as fleet:
+        [first] = slots(gather(fleet, count(SlotReady, 1)))
+        assert not slots(fleet.poll(0.6))
+        assert fleet.starting() == 0
+        fleet.release(first)
+        assert not slots(fleet.poll(0.6))
+        assert fleet.starting() == 0
+        fleet.retire(first, "test")
+        [second] = slots(gather(fleet, count(SlotReady, 1)))
+        assert second != first
+
+
+def test_a_released_device_makes_room_for_a_kind_that_was_named_and_not_found(ray_driver: str) -> None:
+    with fleet_of(TwoKindsActor, kinds=["cpu", "tpu"], max_devices=1) as fleet:
+        [first] = slots(gather(fleet, count(SlotReady, 1)))
+        fleet.release(first)
+        [second] = slots(gather(fleet, count(SlotReady, 1)))
+        assert second != first
+        fleet.recall()
         assert fleet.starting() == 0
