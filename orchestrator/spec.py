@@ -229,9 +229,10 @@ class BoundarySpec(_Strict):
 
 
 class FloorsSpec(_Strict):
-    """What a mode must reach to be recommended. `tokens_per_s`: at its longest measured length; None: any."""
+    """What a mode must reach to be recommended, at its longest measured length; None: any. `energy_per_token_j`: at most."""
 
     tokens_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    energy_per_token_j: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class RetrieveSpec(_Strict):

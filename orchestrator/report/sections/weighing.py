@@ -1,4 +1,4 @@
-"""How far a mode is of use: memory is one end of it, and speed, perplexity and retrieval are others."""
+"""How far a mode is of use: memory is one end of it, and speed, energy, perplexity and retrieval are others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class Use:
 
 def weigh(extents: Sequence[_Extent], evidence: Evidence) -> tuple[list[_Extent], str]:
     """Return those of `extents` that are of use the furthest, and a sentence for each other boundary than memory that decided."""
-    fast, said = _fast_enough(extents, evidence.floors)
+    fast, said = _good_enough(extents, evidence.floors)
     uses = [use_of(extent, evidence) for extent in fast]
     best = max(use.tokens for use in uses)
     kept = [extent for extent, use in zip(fast, uses, strict=True) if use.tokens >= best]
@@ -107,18 +107,42 @@ def _is_of(row: BoundaryRow, other: Any) -> bool:
     return all(row.identity[name] == other[name] for name in _SAME)
 
 
-def _fast_enough(extents: Sequence[_Extent], floors: FloorsSpec) -> tuple[list[_Extent], str]:
-    """Those that are not known to be slower than the floor; all where none is left."""
-    slow = [
-        extent
-        for extent in extents
-        if floors.tokens_per_s is not None and 0 < extent.speed.tokens_per_s < floors.tokens_per_s
+def _good_enough(extents: Sequence[_Extent], floors: FloorsSpec) -> tuple[list[_Extent], str]:
+    """Those that are within both bounds, as far as is known; all where none is left."""
+    fast, said = _within(
+        extents, "Speed", [_too_slow(extent, floors) for extent in extents],
+        "below", f"the floor of {floors.tokens_per_s or 0:g} tokens/s",
+    )  # fmt: skip
+    kept, more = _within(
+        fast, "Energy", [_too_costly(extent, floors) for extent in fast],
+        "above", f"the bound of {floors.energy_per_token_j or 0:g} J per token",
+    )  # fmt: skip
+    return kept, said + more
+
+
+def _within(
+    extents: Sequence[_Extent], what: str, beyond: Sequence[str | None], side: str, bound: str
+) -> tuple[list[_Extent], str]:
+    """`beyond`: of each extent, its value where that breaks the bound."""
+    kept = [extent for extent, value in zip(extents, beyond, strict=True) if value is None]
+    if len(kept) == len(extents):
+        return kept, ""
+    if not kept:
+        return list(extents), f" No mode keeps to {bound}."
+    told = [
+        f"{extent.name} ({value})" for extent, value in zip(extents, beyond, strict=True) if value is not None
     ]
-    if not slow:
-        return list(extents), ""
-    floor = f"the floor of {floors.tokens_per_s:g} tokens/s"
-    fast = [extent for extent in extents if extent not in slow]
-    if not fast:
-        return list(extents), f" No mode reaches {floor}."
-    told = [f"{extent.name} ({extent.speed.tokens_per_s:,.1f})" for extent in slow]
-    return fast, f" Speed decided: {formats.listing(told)} {'is' if len(told) == 1 else 'are'} below {floor}."
+    return (
+        kept,
+        f" {what} decided: {formats.listing(told)} {'is' if len(told) == 1 else 'are'} {side} {bound}.",
+    )
+
+
+def _too_slow(extent: Weighable, floors: FloorsSpec) -> str | None:
+    known = extent.speed.tokens_per_s
+    return f"{known:,.1f}" if floors.tokens_per_s is not None and 0 < known < floors.tokens_per_s else None
+
+
+def _too_costly(extent: Weighable, floors: FloorsSpec) -> str | None:
+    known, most = extent.speed.joules_per_token, floors.energy_per_token_j
+    return f"{known:.3g}" if known is not None and most is not None and known > most else None

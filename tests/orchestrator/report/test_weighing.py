@@ -37,18 +37,20 @@ class Passed:
     speed: Speed
 
 
-def _passed(mode: str, tokens: int, tokens_per_s: float) -> Passed:
+def _passed(mode: str, tokens: int, tokens_per_s: float, joules: float | None) -> Passed:
     row = cast(BoundaryRow, Identified(OF | {"mode": mode}))
-    return Passed(row, tokens, mode, Speed(mode, tokens_per_s, 3))
+    return Passed(row, tokens, mode, Speed(mode, tokens_per_s, 3, joules_per_token=joules))
 
 
-BASELINE, STREAMING = _passed("baseline", 2000, 100.0), _passed("streaming", 8000, 300.0)
+BASELINE, STREAMING = _passed("baseline", 2000, 100.0, 1.5), _passed("streaming", 8000, 300.0, 0.5)
+UNMETERED = _passed("window", 8000, 300.0, None)
 
 
 def _evidence(
     effective: dict[str, int | None] | None = None,
     departs: dict[str, int] | None = None,
     tokens_per_s: float | None = None,
+    joules: float | None = None,
     **of: str,
 ) -> Evidence:
     rows = [
@@ -70,7 +72,8 @@ def _evidence(
         )
         for mode, at in (departs or {}).items()
     ]
-    return Evidence(quality, pl.DataFrame(rows, schema=schema), FloorsSpec(tokens_per_s=tokens_per_s))
+    floors = FloorsSpec(tokens_per_s=tokens_per_s, energy_per_token_j=joules)
+    return Evidence(quality, pl.DataFrame(rows, schema=schema), floors)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,13 @@ def _evidence(
             ["streaming"],
             " Speed decided: baseline (100.0) is below the floor of 200 tokens/s.",
         ),
-        (_evidence(tokens_per_s=500.0), ["streaming"], " No mode reaches the floor of 500 tokens/s."),
+        (_evidence(tokens_per_s=500.0), ["streaming"], " No mode keeps to the floor of 500 tokens/s."),
+        (
+            _evidence({"streaming": 256}, joules=1.0),
+            ["streaming"],
+            " Energy decided: baseline (1.5) is above the bound of 1 J per token.",
+        ),
+        (_evidence(joules=0.1), ["streaming"], " No mode keeps to the bound of 0.1 J per token."),
     ],
 )
 def test_the_nearest_end_counts_and_the_furthest_mode_wins(
@@ -109,6 +118,14 @@ def test_the_nearest_end_counts_and_the_furthest_mode_wins(
 ) -> None:
     found, words = weigh([BASELINE, STREAMING], evidence)
     assert ([extent.name for extent in found], words) == (kept, said)
+
+
+def test_a_mode_whose_energy_was_not_metered_is_not_held_to_it() -> None:
+    found, words = weigh([BASELINE, UNMETERED], _evidence(joules=1.0))
+    assert (found, words) == (
+        [UNMETERED],
+        " Energy decided: baseline (1.5) is above the bound of 1 J per token.",
+    )
 
 
 def test_a_mode_is_of_use_up_to_its_first_end() -> None:
