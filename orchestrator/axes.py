@@ -104,6 +104,14 @@ AXES: tuple[Axis, ...] = (
         usual="auto",
         words=lambda name: f"{name} attention",
     ),
+    Axis(
+        name="devices_per_cell",
+        hint=int,
+        role=Role.CONDITION,
+        read=lambda cell: cell.devices,
+        usual=1,
+        words=lambda count: f"{count} devices",
+    ),
     # What a corpus and a prompt's cut change is in the prompt, and divergence compares equal prompts.
     _field("corpus", str, Role.CONDITION, usual="builtin", changes_tokens=False),
     _field(

@@ -121,6 +121,7 @@ Size = Annotated[int | None, BeforeValidator(parse_bytes), WithJsonSchema(_TEXT_
 PositiveInt = Annotated[int, Field(ge=1, le=2**40, strict=True)]
 KvDtype = Literal["auto", "fp8", "int8", "int4"]
 KvPlacement = Literal["device", "host"]
+DevicesPerCell = Annotated[int, Field(ge=1, le=64, strict=True)]
 Penalty = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 
@@ -272,6 +273,7 @@ class SweepSpec(_Strict):
     ] = [DEFAULT]
     kv_dtype: Annotated[list[KvDtype], Field(min_length=1), OneOrMore] = ["auto"]
     kv_placement: Annotated[list[KvPlacement], Field(min_length=1), OneOrMore] = ["device"]
+    devices_per_cell: Annotated[list[DevicesPerCell], Field(min_length=1), OneOrMore] = [1]
     boundary: BoundarySpec | None = None
     repeats: Annotated[int, Field(ge=1, le=1000, strict=True)] | Literal["auto"] = 1
     seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0

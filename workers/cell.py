@@ -54,7 +54,8 @@ class Cell:
     whole device. `prefill_chunk`: tokens per prefill pass, None = the whole prompt in one pass.
     `allocator`: settings of torch's CUDA allocator (`workers.allocator`). `synthetic`: only the first and the last pass over
     the prompt are made, the caches hold noise for what lies between (graph engine). `kv_dtype`, `kv_placement`: how keys and values
-    are stored, and where (`workers.kv_dtype`).
+    are stored, and where (`workers.kv_dtype`). `devices`: of one node, that hold the model together; budget and batch are
+    those of each.
     """
 
     model: ModelRef
@@ -76,6 +77,7 @@ class Cell:
     retrieve: Retrieve | None = later(None)  # noqa: RUF009
     kv_dtype: str = later(AUTO_KV)
     kv_placement: str = later(DEVICE)
+    devices: int = later(1)
     repeat: int = 0
     seed: int = 0
 

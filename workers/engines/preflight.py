@@ -1,7 +1,7 @@
 """What a model's configuration alone tells of a cell: asked before a device is touched and a weight is read."""
 
 from workers.cell import Cell
-from workers.engines.shared.refusals import refuse_placement
+from workers.engines.shared.refusals import refuse_placement, refuse_sharding
 from workers.models.config import read_config
 
 
@@ -11,6 +11,7 @@ def refuse_by_config(cell: Cell) -> None:
 
     The graph engine refuses such architectures as a whole, once it sees the model.
     """
+    refuse_sharding(cell)
     if cell.engine != "eager":
         refuse_placement(cell)
         return

@@ -14,11 +14,13 @@ from workers.attempt import Failure, InEffect, Measured, Phase, Step
 from workers.cell import Lease, from_json, to_json
 from workers.modes import GENERATE, WORKLOADS
 from workers.outcome import Outcome
+from workers.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """`total_bytes`, `reserve_bytes`: the device's. `idle_bytes`: what others hold of the card. `threads`: for torch."""
+    """`total_bytes`, `reserve_bytes`: the device's. `idle_bytes`: what others hold of the card. `threads`: for torch.
+    `ranks`: which of the processes of its cell this one is."""
 
     lease: Lease
     total_bytes: int
@@ -26,6 +28,7 @@ class Request:
     idle_bytes: int
     threads: int
     started_s: float
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +115,14 @@ def decode(line: bytes) -> Event:
 def encode_request(request: Request) -> bytes:
     fields = {f.name: getattr(request, f.name) for f in dataclasses.fields(request)}
     lease = {f.name: getattr(request.lease, f.name) for f in dataclasses.fields(request.lease)}
-    return json.dumps({**fields, "lease": {**lease, "cell": to_json(request.lease.cell)}}).encode()
+    lease["cell"] = to_json(request.lease.cell)
+    return json.dumps({**fields, "lease": lease, "ranks": dataclasses.asdict(request.ranks)}).encode()
 
 
 def decode_request(text: bytes) -> Request:
     fields = json.loads(text)
-    lease = fields.pop("lease")
-    return Request(lease=Lease(**{**lease, "cell": from_json(lease["cell"])}), **fields)
+    lease, ranks = fields.pop("lease"), Ranks(**fields.pop("ranks"))
+    return Request(lease=Lease(**{**lease, "cell": from_json(lease["cell"])}), ranks=ranks, **fields)
 
 
 def _build(kind: type, fields: dict[str, Any]) -> Any:

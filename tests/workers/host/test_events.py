@@ -23,6 +23,7 @@ from workers.host.events import (
 )
 from workers.modes import ScoreBucket, Speculation, Streaming
 from workers.outcome import Outcome
+from workers.ranks import Ranks
 
 FINISHED = Finished(
     outcome=Outcome.OOM_DECODE,
@@ -99,5 +100,6 @@ def test_request_survives_the_socket():
         idle_bytes=3,
         threads=4,
         started_s=0.1,
+        ranks=Ranks(1, 2, "a.1.b"),
     )
     assert decode_request(encode_request(request)) == request

@@ -19,6 +19,14 @@ def refuse_placement(cell: Cell) -> None:
         raise ModeUnsupported("the graph engine keeps keys and values on the device: leave out kv_placement")
 
 
+def refuse_sharding(cell: Cell) -> None:
+    """Raises `ModeUnsupported` where the cell's engine does not divide this mode's model among devices."""
+    if cell.devices > 1:
+        raise ModeUnsupported(
+            f"the {cell.engine} engine does not divide a model among devices: leave out devices_per_cell"
+        )
+
+
 def check_decoder(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None") -> None:
     """Raises `ModeUnsupported` where the cell's decoder cannot run as the cell asks."""
     decoder = cell.mode_spec.decoder

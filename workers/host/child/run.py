@@ -39,6 +39,9 @@ from workers.models.load import LoadedModel, load_model
 from workers.models.read_weights import step_weights_bytes
 from workers.outcome import Outcome
 
+#: A call that waits for another process ends so long after the host would have ended both. The host knows which one hung.
+_AFTER_THE_HOST_S = 60.0
+
 
 def prepare(*, is_cpu: bool) -> ChildDevice:
     """Take what any cell needs of its process, before there is a cell. Call once per process."""
@@ -84,6 +87,9 @@ def run_cell(request: Request, events_fd: int, device: ChildDevice) -> None:
 def _run(run: CellRun) -> int:
     """Returns how many tokens were produced, or scored."""
     cell = run.request.lease.cell
+    ranks = run.request.ranks
+    if ranks.count != cell.devices:
+        raise LoadError(f"the cell is for {cell.devices} devices, and got {ranks.count}")
     refuse_by_config(cell)
     refuse_by_machine(cell)
     with reading_ids(cell, beat=lambda: run.send(Produced(0))) as ids:
@@ -92,7 +98,9 @@ def _run(run: CellRun) -> int:
         target, draft = _load(run)
         run.recorder.phase(Phase.PREPARE)
         ids_T = ids()
-    return _run_loaded(run, target, draft, ids_T)
+    produced = _run_loaded(run, target, draft, ids_T)
+    ranks.leave()
+    return produced
 
 
 def _set_up(run: CellRun) -> None:
@@ -106,6 +114,8 @@ def _set_up(run: CellRun) -> None:
         )
     held_bytes = device.set_limits(run.request)
     run.send(Limited(time.monotonic(), held_bytes))
+    lease = run.request.lease
+    run.request.ranks.join(is_cpu=device.is_cpu, timeout_s=lease.stall_timeout_s + _AFTER_THE_HOST_S)
     run.send(ContextReady(device.create_context()))
     if is_timed and not device.is_cpu:
         run.note(copy_bandwidth_bytes_per_s=copy_bandwidth(device.torch_device))
