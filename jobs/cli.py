@@ -184,7 +184,10 @@ def run(
     if not outcomes and not extend and answered_before(sweep, folder, address):
         return
     # The first word, before anything that takes seconds is imported.
-    announce(f"{sweep.name}: {len(expand(sweep)):,} cells; checking the models, then looking for Ray")
+    cells = len(expand(sweep))
+    announce(
+        f"{sweep.name}: {cells:,} cell{'' if cells == 1 else 's'}; checking the models, then looking for Ray"
+    )
     _check(sweep)
     from jobs.run import run_command
 

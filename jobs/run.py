@@ -5,12 +5,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Collection
+import traceback
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jobs.answer_view import say_answer
-from jobs.output import NeverFails, say
+from jobs.output import NeverFails, complain, say
 from orchestrator.fleet.connect import ConnectError
 from orchestrator.journal.errors import REFUSALS, LockLost, StoreError
 from orchestrator.journal.folder import RunFolder, open_run
@@ -20,9 +21,10 @@ from orchestrator.spec import SweepSpec
 from orchestrator.spec_error import SpecError
 from orchestrator.sweep.run import run_sweep
 from orchestrator.sweep.summary import Summary
-from orchestrator.watch import DeviceJoined, SweepEvent, Watcher
+from orchestrator.watch import DeviceJoined, Notice, SweepEvent, Watcher
 from orchestrator.watch.live import LiveWatcher
 from orchestrator.watch.plain import PlainWatcher
+from orchestrator.watch.session_log import SessionLog
 from workers.outcome import Outcome
 from workers.units import duration_text
 
@@ -71,7 +73,11 @@ def run_command(
     """Run or resume `spec` in the run folder `out`, then render the report, and say so. Raises `SpecError`."""
     display = LiveWatcher() if sys.stdout.isatty() else PlainWatcher(sys.stdout)
     how = How(address=address, cpu_slots=cpu_slots, retry=retry, extend=extend)
-    ended = run_in_folder(spec, out, NeverFails(display), how)
+    try:
+        ended = run_in_folder(spec, out, NeverFails(display), how)
+    except KeyboardInterrupt:
+        complain(f"stopped; no report: `oomline report {out}` writes it, the same command goes on")
+        return 1
     say(f"took {duration_text(ended.took_s)}")
     for note in ended.summary.notes():
         say(f"note: {note}")
@@ -93,11 +99,18 @@ def run_in_folder(spec: SweepSpec, out: str, watcher: Watcher, how: How) -> RunE
     except REFUSALS as error:
         raise SpecError(f"--out {out}: {str(error).removeprefix(f'{out}: ')}") from None
     with folder:
+        log = SessionLog(folder.store, len(folder.manifest.sessions))
         kept: str | None = None
         try:
-            ended = _run(spec, out, folder, watcher, how)
+            ended = _run(spec, out, folder, _All((watcher, NeverFails(log))), how)
+        except BaseException as error:
+            log.say("interrupted" if isinstance(error, KeyboardInterrupt) else traceback.format_exc())
+            raise
+        else:
+            log.say(f"took {duration_text(ended.took_s)}; report: {ended.report or ended.no_report}")
         finally:
             kept = folder.journal.send_kept()
+            log.close()
     return replace(ended, kept=kept)
 
 
@@ -115,10 +128,12 @@ def _run(spec: SweepSpec, out: str, folder: RunFolder, watcher: Watcher, how: Ho
     started = time.monotonic()
     try:
         folder.plan(cells=len(expand(spec)))
+        for change in folder.manifest.other_sessions():
+            watcher.see(Notice(f"not the same code and packages as now: {change}"))
         summary = run_sweep(
             spec,
             folder,
-            _Both(watcher, _Manifest(folder)),
+            _All((watcher, _Manifest(folder))),
             address=how.address,
             cpu_slots=how.cpu_slots,
             retry=how.retry,
@@ -127,6 +142,9 @@ def _run(spec: SweepSpec, out: str, folder: RunFolder, watcher: Watcher, how: Ho
     except ConnectError as error:
         _finish(folder, "failed", str(error))
         raise SpecError(str(error)) from None
+    except KeyboardInterrupt:
+        _finish(folder, "stopped", "interrupted twice: what ran then has no outcome")
+        raise
     except BaseException as error:
         _finish(folder, "failed", f"{type(error).__name__}: {error}")
         raise
@@ -150,17 +168,17 @@ def _finish(folder: RunFolder, state: str, note: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Both:
-    first: Watcher
-    second: Watcher
+class _All:
+    watchers: Sequence[Watcher]
 
     def see(self, event: SweepEvent) -> None:
-        self.first.see(event)
-        self.second.see(event)
+        for watcher in self.watchers:
+            watcher.see(event)
 
     def close(self) -> None:
-        self.first.close()
-        self.second.close()
+        """Of the session's log too; what is said later is written by whoever closes it again."""
+        for watcher in self.watchers:
+            watcher.close()
 
 
 @dataclass

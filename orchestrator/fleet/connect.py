@@ -112,9 +112,11 @@ def connected(option: str | None, *, cpus: int | None = None) -> Iterator[Target
             _start(temp_dir, cpus)
         yield target
     finally:
-        ray.shutdown()
-        if temp_dir is not None:
-            shutil.rmtree(temp_dir, ignore_errors=True)
+        try:
+            ray.shutdown()
+        finally:  # a second Ctrl-C may end the shutdown
+            if temp_dir is not None:
+                shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def _own_ray(option: str | None) -> Target:

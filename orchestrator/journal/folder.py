@@ -117,7 +117,8 @@ def open_run(out: str | Path, spec: SweepSpec, *, extend: bool = False) -> RunFo
         if stored is not None and extend:
             store.write(_SPEC, dump_spec(spec).encode())
         run_id = manifest.run_id if manifest else f"{spec.name}-{secrets.token_hex(4)}"
-        session = DriverSession(started_at=time.time(), pid=os.getpid())
+        here = environment()
+        session = DriverSession(started_at=time.time(), pid=os.getpid(), environment=here)
         fresh = Manifest(
             schema_version=SCHEMA_VERSION,
             run_id=run_id,
@@ -126,7 +127,7 @@ def open_run(out: str | Path, spec: SweepSpec, *, extend: bool = False) -> RunFo
             devices=manifest.devices if manifest else (),
             files=(manifest.files if manifest else {}) | files,
             sessions=(*(_ended(manifest.sessions) if manifest else ()), session),
-            environment=environment(),
+            environment=here,
         )
         kept = None if isinstance(store, LocalStore) else Kept(run_id, store.url)
         journal = Journal(store, writable=True, lock=lock, kept=kept)

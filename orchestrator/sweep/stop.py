@@ -10,7 +10,7 @@ _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopSignals:
-    """Notes the first signal; `requested` tells it. A second SIGINT ends the process as usual.
+    """Notes the first signal; `requested` tells it. A second SIGINT raises KeyboardInterrupt, a third does nothing.
 
     SIGHUP, of a closed terminal, is left alone where it was ignored before (`nohup`).
     """
@@ -45,7 +45,13 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._reason = self._reason or _reason(number)
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, _end_now)
+
+
+def _end_now(number: int, frame: FrameType | None) -> None:
+    """Once: what cleans up after it is not to be interrupted."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _reason(number: int) -> str:

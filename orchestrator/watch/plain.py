@@ -34,9 +34,16 @@ class PlainWatcher:
         match event:
             case SweepStarted():
                 self._names = Names.of_refs(event.models)
-                searches = f" and {event.searches} boundary searches" if event.searches else ""
-                reused = f"; {event.reused} outcomes on record are reused" if event.reused else ""
-                self._line(f"{event.run_id}: {event.cells} cells{searches} per kind of device{reused}")
+                searches = (
+                    f" and {_plural(event.searches, 'boundary search', 'es')}" if event.searches else ""
+                )
+                are = "is" if event.reused == 1 else "are"
+                reused = (
+                    f"; {_plural(event.reused, 'outcome')} on record {are} reused" if event.reused else ""
+                )
+                self._line(
+                    f"{event.run_id}: {_plural(event.cells, 'cell')}{searches} per kind of device{reused}"
+                )
             case DeviceJoined():
                 self._line(f"device {event.slot} joined: {device_words(event.device)}")
             case DeviceLost():
@@ -57,3 +64,7 @@ class PlainWatcher:
     def _line(self, text: str) -> None:
         self._last_line = self._clock()
         print(time.strftime("%H:%M:%S"), one_line(text)[:500], file=self._out, flush=True)
+
+
+def _plural(number: int, noun: str, ending: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else ending}"

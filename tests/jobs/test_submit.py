@@ -17,6 +17,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from orchestrator.journal.folder import read_run
+from orchestrator.journal.manifest import environment as environment_here
 from orchestrator.status import read_status
 
 ROOT = Path(__file__).parents[2]
@@ -87,14 +89,20 @@ def await_nodes(number: int, address: str, head: subprocess.Popen[bytes], temp_d
     """Until the job server answers and lists the nodes: a sweep that begins with one may end with it."""
 
     def ask() -> None:
-        token = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
         for path, count in (("api/jobs/", 0), ("api/v0/nodes", number)):
-            asked = urllib.request.Request(f"{address}/{path}", headers=token)
-            with urllib.request.urlopen(asked, timeout=10) as answer:
-                if answer.read().decode().count('"ALIVE"') < count:
-                    raise OSError("a node is missing")
+            if state_of(address, path).count('"ALIVE"') < count:
+                raise OSError("a node is missing")
 
     await_answer(ask, OSError, head, temp_dir)
+
+
+def state_of(address: str, path: str) -> str:
+    """What Ray's dashboard tells, as JSON text."""
+    token = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{address}/{path}", headers=token), timeout=10
+    ) as answer:
+        return str(answer.read().decode())
 
 
 def await_answer(
@@ -135,7 +143,7 @@ def test_a_submitted_sweep_uses_both_nodes_stops_and_resumes(dashboard: str, tmp
     sweep.write_text(SWEEP)
     environ = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "30"}})
     line = ["--working-dir", ".", "--runtime-env-json", environ, "--"]
-    line += ["python", "-m", "jobs", "run", str(sweep), "--out", str(out)]
+    line += ["OOMLINE_REVISION=v0.1.0-7-gabc", "python", "-m", "jobs", "run", str(sweep), "--out", str(out)]
 
     first = ray_job(dashboard, "submit", "--no-wait", *line)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -167,3 +175,21 @@ def test_a_submitted_sweep_uses_both_nodes_stops_and_resumes(dashboard: str, tmp
     assert final.select("new_tokens", "length").rows() == [(n, n) for n in final["length"]]
     assert final["device_uuid"].n_unique() == 2
     assert set(attempts["outcome"]) <= {"ok", "cancelled"}
+
+    manifest = read_run(out).manifest
+    assert manifest is not None
+    told = [session.environment for session in manifest.sessions]
+    here = environment_here()
+    assert [(there.code_revision, there.sources) for there in told if there] == [
+        ("v0.1.0-7-gabc", here.sources)
+    ] * 2
+    assert len(re.findall(r"device \S+ joined", (out / "logs/session-1.txt").read_text())) == 2
+    assert f"{left} cell" in (out / "logs/session-2.txt").read_text()
+
+    tasks = [
+        task["name"]
+        for task in json.loads(state_of(dashboard, "api/v0/tasks?limit=1000"))["data"]["result"]["result"]
+    ]
+    cells = [name for name in tasks if name.startswith(("baseline eager", "streaming eager"))]
+    assert len(cells) >= CELLS
+    assert len(tasks) < len(cells) + 30, tasks

@@ -59,6 +59,8 @@ def warnings(run: RecordedRun, tables: Tables) -> list[str]:
         found.append(
             f"{words[0].upper()}{words[1:]}: predicted lengths and peaks may be off by some per cent."
         )
+    if run.manifest is not None and (others := run.manifest.other_sessions()):
+        found.append(f"Not all sessions ran with the same code and packages. {' '.join(others)}")
     left_out = tables.attempts["left_out"].drop_nulls().unique().sort()
     if left_out.len():
         found.append(
@@ -97,10 +99,12 @@ def _software(manifest: Manifest) -> list[Sequence[Span]]:
     started = [
         datetime.fromtimestamp(s.started_at, UTC).strftime("%Y-%m-%d %H:%M UTC") for s in manifest.sessions
     ]
+    sources: list[Span] = [" (sources ", Code(environment.sources), ")"] if environment.sources else []
     return [
-        ["Code ", Code(environment.code_revision), f"; Python {environment.python}, {versions}; {environment.platform}."],
+        ["Code ", Code(environment.code_revision), *sources, f"; Python {environment.python}, {versions}; {environment.platform}."],
         ["Allocator: ", Code(allocator), " (it moves the boundary)."],
         [f"Run {manifest.run_id}, {formats.plural(len(started), 'session')}: {formats.listing(started[-5:])}."] if started else ["No session."],
+        *([text] for text in manifest.other_sessions()),
     ]  # fmt: skip
 
 

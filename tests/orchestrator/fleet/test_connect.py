@@ -173,3 +173,19 @@ def test_a_folder_that_is_replaced_meanwhile_is_entered_again(
     assert Path.cwd() == folder
     (folder / "there").touch()
     assert Path("there").exists()
+
+
+def test_an_interrupted_shutdown_leaves_no_folder_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.fleet.connect.tempfile.mkdtemp", lambda **_: str(tmp_path / "oom"))
+    monkeypatch.setattr("orchestrator.fleet.connect._start", lambda folder, cpus: Path(folder).mkdir())
+    monkeypatch.setattr("orchestrator.fleet.connect.ray.is_initialized", lambda: False)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("orchestrator.fleet.connect.ray.shutdown", interrupted)
+    with pytest.raises(KeyboardInterrupt), connected("local"):
+        assert (tmp_path / "oom").exists()
+    assert not (tmp_path / "oom").exists()

@@ -1,15 +1,19 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 from orchestrator.journal.errors import FolderError, FolderInUse, SchemaTooNew, StoreError
 from orchestrator.journal.folder import open_run, read_run
+from orchestrator.journal.manifest import environment
 from orchestrator.journal.record import Record
 from orchestrator.journal.store import LocalStore
+from orchestrator.report import render
 from orchestrator.spec import load_spec
 from tests.orchestrator.fake_run import CPU, MiB, demo_attempts, demo_spec
 
@@ -121,3 +125,42 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="inside the run folder"):
         store.write(name, b"")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_code_and_packages_are_those_of_each_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_run(tmp_path, demo_spec()).close()
+    now = environment()
+    older = now.model_copy(
+        update={"sources": "0" * 12, "code_revision": "v1", "packages": {**now.packages, "torch": "2.11.0"}}
+    )
+    renamed = now.model_copy(update={"code_revision": "the same sources by another name"})
+    for there in (older, renamed, now):
+        monkeypatch.setattr("orchestrator.journal.folder.environment", lambda there=there: there)
+        open_run(tmp_path, demo_spec()).close()
+
+    manifest = read_run(tmp_path).manifest
+    assert manifest is not None
+    assert [session.environment for session in manifest.sessions] == [now, older, renamed, now]
+    assert manifest.other_sessions() == [f"Session 2 ran with code v1 (sources {'0' * 12}), torch 2.11.0."]
+    render(tmp_path)
+    assert (tmp_path / "report.md").read_text().count("Session 2 ran with code v1") == 2
+
+
+def test_code_without_git_says_what_the_submitter_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a submitted job: Ray brings the working directory without `.git`, and the package is not installed."""
+    root = Path(__file__).parents[3]
+    for room in ("orchestrator", "workers"):
+        shutil.copytree(root / room, tmp_path / room, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    here = environment()
+
+    def not_installed(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("orchestrator.journal.manifest.metadata.version", not_installed)
+    monkeypatch.setattr("orchestrator.journal.manifest._ROOT", tmp_path)
+    assert environment().code_revision == f"oomline {here.package_version}"
+    monkeypatch.setenv("OOMLINE_REVISION", "v0.1.0-7-gabc")
+    assert (environment().code_revision, environment().sources) == ("v0.1.0-7-gabc", here.sources)

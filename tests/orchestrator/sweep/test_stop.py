@@ -42,6 +42,15 @@ def test_a_handler_that_was_replaced_meanwhile_is_replaced_back() -> None:
         assert stop.requested() == "stopped by SIGTERM"
 
 
+def test_a_second_interrupt_ends_the_work_and_a_third_does_not_end_its_clean_up() -> None:
+    with stop_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with stop_signals() as stop:
