@@ -29,6 +29,7 @@ def fit_as_json(found: Answers) -> dict[str, Any]:
         "bytes_per_token": None if found.law is None else found.law.bytes_per_token,
         "constant_bytes": None if found.law is None else found.law.constant_bytes,
         "max_positions": found.max_positions,
+        "notes": list(found.notes),
         "fits": [_row(each) for each in found.fits],
     }
 
@@ -75,6 +76,7 @@ def sentences(found: Answers) -> list[str]:
     lines.append(f"A text: a prompt read {read}, then {NEW_TOKENS} new tokens.")
     if any(each.predicted_by == "rehearsal" for each in found.fits):
         lines.append(f"Predicted for runs with {library_versions()}.")
+    lines += [f"{note[0].upper()}{note[1:]}." for note in found.notes]
     longest = max((each.longest_length or 0 for each in found.fits), default=0)
     if found.max_positions and max(longest, found.tokens or 0) > found.max_positions:
         lines.append(

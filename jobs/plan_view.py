@@ -46,6 +46,7 @@ def plan_as_json(outlook: Forecast) -> dict[str, Any]:
             for forecast in outlook.forecasts
         ],
         "differences": list(outlook.differences),
+        "notes": list(outlook.notes),
         "unknown": [{"model": name, "reason": reason} for name, reason in outlook.unknown],
     }
 
@@ -79,7 +80,7 @@ def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
         console.print(table)
     if any(forecast.predicted_by == "rehearsal" for forecast in outlook.forecasts):
         console.print(Text(f"predicted for cells that run with {library_versions()}"))
-    for line in outlook.differences:
+    for line in (*outlook.differences, *outlook.notes):
         console.print(Text(f"note: {line}"))
     for name, reason in outlook.unknown:
         console.print(Text.assemble((name, "yellow"), f": no prediction: {reason}"))

@@ -55,7 +55,8 @@ class CellForecast:
 class Forecast:
     """`unknown`: models, and modes of them, of which nothing can be told here, with the reason. `assumed_card`: nobody named one.
 
-    `differences`: where two sources tell another law of a model's cache, a line each.
+    `differences`: where two sources tell another law of a model's cache, a line each. `notes`: what the sizes of a model's
+    weights leave out, a line each.
     """
 
     cells: int
@@ -64,6 +65,7 @@ class Forecast:
     forecasts: tuple[CellForecast, ...]
     unknown: tuple[tuple[str, str], ...]
     differences: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def device_seconds(self) -> float:
@@ -101,6 +103,9 @@ def forecast(spec: SweepSpec, device: str | None = None) -> Forecast:
         forecasts=tuple(_forecast_cells(possible, shapes, profile)),
         unknown=tuple((shapes.unknown | told).items()),
         differences=tuple(_differences(possible, shapes)),
+        notes=tuple(
+            note for ref in dict.fromkeys(cell.model for cell in possible) for note in shapes.notes(ref)
+        ),
     )
 
 

@@ -114,7 +114,7 @@ def refuse_budgets_below_weights(spec: SweepSpec) -> None:
     too_small: list[tuple[int, Cell]] = []
     for cell in cells:
         target, draft = shapes.weighed(cell)
-        if cell.budget is None or target is None or target.is_quantised or (draft and draft.is_quantised):
+        if cell.budget is None or target is None:
             return
         try:
             needed = smallest_budget(cell, target, draft, bare)

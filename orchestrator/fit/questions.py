@@ -32,7 +32,8 @@ _CONSTANT_BYTES = 2**33
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
     """`law`: of the first mode's cache, None where it cannot be told. `weights_bytes`: in the dtype asked for. `frontier`: of
-    every batch size of `BATCHES`, in the modes whose memory grows; empty where it was not asked for.
+    every batch size of `BATCHES`, in the modes whose memory grows; empty where it was not asked for. `notes`: what the size of
+    the weights leaves out.
     """
 
     spec: SweepSpec
@@ -41,6 +42,7 @@ class Answers:
     max_positions: int | None
     law: CacheLaw | None
     fits: tuple[Fit, ...]
+    notes: tuple[str, ...] = ()
     frontier: tuple[Fit, ...] = ()
 
 
@@ -86,6 +88,7 @@ def ask(
         max_positions=None if known.target is None else known.target.max_positions,
         law=_law(cells[0], known),
         fits=tuple(found[: len(questions)]),
+        notes=tuple(shapes.notes(cells[0].model)),
         frontier=tuple(found[len(questions) :]),
     )
 

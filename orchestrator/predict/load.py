@@ -32,5 +32,5 @@ def _beside(cell: Cell, name: str, shape: ModelShape, device: DeviceProfile) -> 
 
 def is_converted(name: str, ref: ModelRef, shape: ModelShape, device: DeviceProfile) -> bool:
     """On a CPU: to weights that lie together in blocks. A card gets each tensor by itself."""
-    is_stored_so = name.startswith(RANDOM) or shape.stored_dtype in (None, ref.dtype)
+    is_stored_so = name.startswith(RANDOM) or shape.is_quantised or shape.stored_dtype in (None, ref.dtype)
     return device.allocator == "cpu" and not is_stored_so

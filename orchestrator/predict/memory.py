@@ -287,7 +287,9 @@ def _weights(name: str, ref: ModelRef, shape: ModelShape, device: DeviceProfile)
     """(bytes, blocks of memory). On a CPU too when the files stay mapped: private mappings count against the data
     limit.
     """
-    if shape.weight_numels is None or shape.fixed_bytes is None:
+    if shape.is_quantised and shape.stored_tensors is not None:
+        return list(shape.stored_tensors)
+    if shape.is_quantised or shape.weight_numels is None or shape.fixed_bytes is None:
         raise UnknownWeightsError(f"{name}: the size of its weights cannot be told from its config")
     width = dtype_bytes(ref.dtype)
     if is_converted(name, ref, shape, device):

@@ -7,6 +7,11 @@ from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
 from workers.cell import Cell, ModelRef
 from workers.models import LoadError
 
+_UNWEIGHED = {
+    False: "transformers cannot build it from its config",
+    True: "its weights are quantised, and the headers of its files, which tell their size, cannot be had here",
+}
+
 
 class CellShapes(NamedTuple):
     """Of target and draft. Both or none: with an unknown draft nothing can be told of the cell."""
@@ -34,9 +39,19 @@ class ModelShapes:
         shapes = self.of(cell)
         for name, shape in zip((cell.model.target, cell.model.draft), shapes, strict=True):
             if name is not None and shape is not None and shape.weights_bytes(cell.model.dtype) is None:
-                self.unknown.setdefault(name, "transformers cannot build it from its config")
+                self.unknown.setdefault(name, _UNWEIGHED[shape.is_quantised])
                 shapes = CellShapes(None)
         return shapes
+
+    def notes(self, model: ModelRef) -> list[str]:
+        """What a reader of a prediction should know of the sizes that it started from, a line each."""
+        names = [name for name in (model.target, model.draft) if name is not None]
+        known = {name: self._one(name, model) for name in names}
+        return [
+            f"{name}: its weights are quantised, counted as they are stored; what its kernels unpack beside them is not counted"
+            for name, shape in known.items()
+            if shape is not None and shape.is_quantised and name not in self.unknown
+        ]
 
     def _both(self, model: ModelRef) -> CellShapes:
         target = self._one(model.target, model)

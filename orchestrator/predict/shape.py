@@ -12,6 +12,7 @@ from orchestrator.predict.kv_formula import FormulaError, formula_law, heads_and
 from orchestrator.predict.rehearsed.kv_law import rehearsed_law
 from workers.cell import ModelRef
 from workers.models.config import one_line
+from workers.models.source import RANDOM
 from workers.rehearsal.passes import NotRehearsable
 
 #: mha: as many key heads as query heads. gqa: fewer. mqa: one. mla: one latent per token (DeepSeek-V2,
@@ -91,6 +92,9 @@ class ModelShape:
     chosen_attention: str = "sdpa"  # what transformers takes where the sweep file leaves it to `auto`
     other_cache: OtherCache = OtherCache()
     is_quantised: bool = False  # its files hold other numbers than `weight_numels`
+    stored_tensors: tuple[tuple[int, int], ...] | None = (
+        None  # quantised: (bytes, tensors of that many) of its files
+    )
 
     @property
     def parameters(self) -> int | None:
@@ -99,7 +103,13 @@ class ModelShape:
         )
 
     def weights_bytes(self, dtype: str) -> int | None:
-        """Bytes of all parameters and buffers, each storage once. None: the config alone does not tell."""
+        """Bytes of all parameters and buffers, each storage once. None: the config alone does not tell.
+
+        Quantised weights are counted as they are stored, whatever `dtype` is asked for.
+        """
+        if self.is_quantised:
+            stored = self.stored_tensors
+            return None if stored is None else sum(size * count for size, count in stored)
         if self.parameters is None or self.fixed_bytes is None:
             return None
         return self.parameters * dtype_bytes(dtype) + self.fixed_bytes
@@ -124,10 +134,18 @@ def dtype_bytes(dtype: str) -> int:
 def shape_for(name: str, ref: ModelRef) -> ModelShape:
     """The shape of a model by its name in a sweep file. Raises `LoadError`, `ShapeError`."""
     from workers.models.load import read_config
+    from workers.models.stored_weights import stored_tensors
 
     config = read_config(name, ref)
     try:
-        return shape_of(config)
+        shape = shape_of(config)
+        if name.startswith(RANDOM):  # built from the config in the dtype that the sweep asks for
+            return dataclasses.replace(shape, is_quantised=False)
+        return (
+            dataclasses.replace(shape, stored_tensors=stored_tensors(name, ref))
+            if shape.is_quantised
+            else shape
+        )
     except ShapeError:
         raise
     except Exception as error:  # anything may be wrong with a file that a person names

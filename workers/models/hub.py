@@ -78,6 +78,21 @@ def file(repo_id: str, name: str) -> Path:
         raise Unavailable(f"{repo_id}/{name}: {_short(error)}; {_choices(repo_id)}") from error
 
 
+def tensor_bytes(repo_id: str) -> list[int]:
+    """Bytes of each tensor in the safetensors files of `repo_id`: their headers are read, not the tensors. Raises `LoadError`."""
+    try:
+        info = describe(repo_id, "model")
+        headers = huggingface_hub.HfApi().get_safetensors_metadata(
+            repo_id, revision=info.sha, timeout=_ANSWER_S
+        )
+    except HubError as error:
+        raise Unavailable(f"{repo_id}: {error}") from error
+    except Exception as error:  # as in `snapshot`
+        raise Unavailable(f"{repo_id}: {_short(error)}") from error
+    offsets = [t.data_offsets for file in headers.files_metadata.values() for t in file.tensors.values()]
+    return [end - start for start, end in offsets]
+
+
 def describe(repo_id: str, repo_type: str) -> Any:
     """What the hub says of a repository: `huggingface_hub.ModelInfo` or `DatasetInfo`. Raises `HubError`.
 

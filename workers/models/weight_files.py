@@ -72,17 +72,41 @@ def _shards(model: str, index: str, names: set[str], read: Callable[[str], bytes
     return (index, *shards)
 
 
-def _fault(path: Path) -> str | None:
-    """What is wrong with a safetensors file: a length, a JSON header of that length, then the tensors it announces."""
+def tensor_bytes(path: Path) -> list[int]:
+    """Bytes of each tensor of a safetensors file, by its header. Raises `LoadError` for a file that is none."""
+    try:
+        return [end - start for start, end in _offsets(path)[1]]
+    except _DamagedHeader as error:
+        raise LoadError(f"{path.name} {error}; download it again") from error
+
+
+class _DamagedHeader(Exception):
+    """What is wrong with the header, in words."""
+
+
+def _offsets(path: Path) -> tuple[int, list[tuple[int, int]]]:
+    """(bytes behind the header; where each tensor begins and ends there).
+
+    A file is a length, a JSON header of that length, then the tensors that it announces.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if size < _LENGTH_BYTES or length > size - _LENGTH_BYTES:
-            return "is no safetensors file, or cut short within its header"
+        if size < _LENGTH_BYTES + length:
+            raise _DamagedHeader("is no safetensors file, or cut short within its header")
         try:
             header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            entries = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+            return size - _LENGTH_BYTES - length, [(int(start), int(end)) for start, end in entries]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            return "has a damaged header"
-    missing = max(ends, default=0) - (size - _LENGTH_BYTES - length)
+            raise _DamagedHeader("has a damaged header") from None
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a safetensors file."""
+    try:
+        there, tensors = _offsets(path)
+    except _DamagedHeader as error:
+        return str(error)
+    missing = max((end for _, end in tensors), default=0) - there
     return f"is cut short: {missing:,} bytes are missing" if missing > 0 else None

@@ -313,6 +313,10 @@ def _load(names: list[str], ref: ModelRef) -> tuple[tuple[int, ...], list[PreTra
     models = []
     for name in names:
         config = read_config(name, ref)
+        if getattr(config, "quantization_config", None) is not None and not name.startswith(RANDOM):
+            raise NotRehearsable(
+                f"{name}: its weights are quantised, and what its kernels unpack is not known"
+            )
         dtype = getattr(torch, ref.dtype)
         options: dict[str, Any] = {
             "attn_implementation": ref.attn_implementation,

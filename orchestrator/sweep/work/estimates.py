@@ -58,9 +58,9 @@ class Predictions:
         return PredictedPeak(found.peak_bytes, found.predicted_by)
 
     def bytes_too_large(self, cell: Cell) -> int | None:
-        """None also where the config does not tell: of quantised weights it does not."""
+        """None also where neither the config nor the headers of the files tell."""
         target, draft = self._shapes.of(cell)
-        if target is None or cell.budget is None or target.is_quantised or (draft and draft.is_quantised):
+        if target is None or cell.budget is None:
             return None
         drafts = [draft] if draft is not None and cell.mode_spec.decoder.needs_draft else []
         sizes = [shape.weights_bytes(cell.model.dtype) for shape in (target, *drafts)]

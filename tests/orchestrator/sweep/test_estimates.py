@@ -4,12 +4,16 @@ import dataclasses
 import json
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+
 from orchestrator.boundary.question import questions
 from orchestrator.plan import expand
+from orchestrator.predict.model_shapes import ModelShapes
 from orchestrator.sweep.pace import Pace
 from orchestrator.sweep.work.estimates import Predictions
 from tests.orchestrator.sweep.simulated import device, spec
-from tests.workers.models.families import tiny_config
+from tests.workers.models.families import tiny_config, tiny_model
 from workers.cell import ModelRef
 
 CARD = device("card", kind="NVIDIA H100 80GB HBM3")
@@ -59,6 +63,30 @@ def test_weights_larger_than_a_budget_are_known_beforehand(tmp_path: Path) -> No
     (tmp_path / "config.json").write_text(json.dumps(content, default=str))
     quantised = spec(models=[{"target": str(tmp_path)}], budgets=[1000])
     assert estimates.bytes_too_large(expand(quantised)[0]) is None
+    assert estimates.peak(expand(quantised)[0], CARD) is None
+
+
+def test_quantised_weights_are_counted_as_their_files_hold_them(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path)
+    dense = spec(models=[{"target": str(tmp_path)}])
+    shape = ModelShapes().weighed(expand(dense)[0]).target
+    content = json.loads((tmp_path / "config.json").read_text())
+    content["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    codes = {"q": torch.zeros(1000, dtype=torch.int32), "scales": torch.zeros(10, dtype=torch.float16)}
+    save_file(codes, tmp_path / "model.safetensors")
+    shapes = ModelShapes()
+    quantised = shapes.weighed(expand(dense)[0]).target
+    assert shape is not None
+    assert quantised is not None
+    assert len({shape.weights_bytes(dtype) for dtype in ("float32", "bfloat16")}) == 2
+    assert {quantised.weights_bytes(dtype) for dtype in ("float32", "bfloat16")} == {4020}
+    (note,) = shapes.notes(expand(dense)[0].model)
+    assert "counted as they are stored" in note
+    tight = spec(models=[{"target": str(tmp_path)}], budgets=[4000, 5000])
+    assert [Predictions().bytes_too_large(cell) for cell in expand(tight)] == [4020, None]
+    random = spec(models=[{"target": f"random:{tmp_path}"}])
+    assert ModelShapes().weighed(expand(random)[0]).target == shape
 
 
 def test_the_time_left_is_scaled_by_how_predictions_did() -> None:

@@ -12,6 +12,7 @@ from tests.workers.models.hub_server import serve
 from workers.cell import ModelRef
 from workers.models import Unavailable, hub
 from workers.models.load import LoadError, load_model, read_config
+from workers.models.stored_weights import stored_tensors
 from workers.text import CorpusUnavailable
 from workers.text.corpus import token_ids
 
@@ -47,6 +48,22 @@ def test_a_model_is_fetched_once_and_its_configuration_without_weights(
     again = load_model("org/tiny", REF, CPU)  # the hub is gone
     for mine, theirs in zip(loaded.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_the_sizes_of_tensors_are_told_by_the_headers_of_files_that_are_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(tmp_path / "tiny")
+    here = stored_tensors(str(folder), REF)
+    with serve("org/tiny", folder, []) as endpoint:
+        point_to(endpoint, monkeypatch)
+        assert stored_tensors("org/tiny", REF) == here
+    assert not list((tmp_path / "hub").rglob("*.safetensors"))
+    assert sum(size * count for size, count in here or ()) == sum(
+        tensor.nbytes for tensor in load_model(str(folder), REF, CPU).model.state_dict().values()
+    )
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert stored_tensors("org/tiny", REF) is None
 
 
 def test_shards_of_any_name_are_fetched_by_their_index(
