@@ -23,7 +23,8 @@ _REMEDIES = {
 def noisy_machine(attempts: pl.DataFrame) -> str | None:
     """One text for a reader who has read no number yet. None where no measured cell is marked."""
     measured = attempts.filter(
-        pl.col("final") & (pl.col("purpose") == "measure") & measures_speed() & pl.col("noisy").is_not_null()
+        (pl.col("final") & (pl.col("purpose") == "measure") & measures_speed())
+        & (pl.col("noisy").is_not_null() & pl.col("tokens_per_s").is_not_null())
     )
     noisy = measured.filter("noisy")
     if noisy.is_empty():

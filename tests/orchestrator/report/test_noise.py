@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.journal.folder import open_run
+from orchestrator.journal.journal import Journal
 from orchestrator.journal.record import Record
+from orchestrator.report.noisy_machine import noisy_machine
 from orchestrator.report.render import render
 from orchestrator.report.speed_claims import Speed, claim, is_carried, is_faster
+from orchestrator.tables.attempts import attempts
 from tests.orchestrator.fake_run import CPU, demo_attempts, demo_spec
+from workers.attempt import Measured
 from workers.machine_state import MachineState
 from workers.outcome import Outcome
 
@@ -54,6 +58,22 @@ def test_a_quiet_run_says_nothing_of_it(tmp_path: Path) -> None:
     text = _report(tmp_path, 3.0)
     assert "Measured on" not in text
     assert "‡" not in text
+
+
+def test_a_cell_without_a_speed_is_not_counted_among_the_noisy_ones(tmp_path: Path) -> None:
+    waited = MachineState(host_cores=2, cpu_wait_pct=30.0)
+    found = [
+        dataclasses.replace(
+            attempt, outcome=Outcome.LOAD_ERROR, phase="load", measured=Measured(), machine=waited
+        )
+        for attempt in demo_attempts(demo_spec(lengths=[500]))
+    ]
+    journal = Journal.open(tmp_path)
+    journal.append([Record("run", attempt) for attempt in found])
+    with journal.view() as view:
+        table = attempts(view)
+    assert table["noisy"].all()
+    assert noisy_machine(table) is None
 
 
 def test_energy_stands_beside_speed_and_in_the_recommendation(tmp_path: Path) -> None:
