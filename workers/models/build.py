@@ -7,6 +7,7 @@ import torch
 
 from workers.cell import AUTO
 from workers.models import LoadError
+from workers.models.shard import Shard, draw
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -68,8 +69,10 @@ def from_config(
     *,
     attn_implementation: str = AUTO,
     trust_remote_code: bool = False,
+    shard: Shard | None = None,
 ) -> "PreTrainedModel":
-    """Build the model on torch's current device, its weights drawn as the architecture draws them.
+    """Build the model on torch's current device, its weights drawn as the architecture draws them. `shard`: that of one
+    process; no more than one whole matrix is ever held beside it.
 
     Raises `LoadError`, and whatever its constructors raise.
     """
@@ -78,7 +81,9 @@ def from_config(
     check_attention(config, attn_implementation, trust_remote_code=trust_remote_code)
     built: Any = model_class(config, trust_remote_code=trust_remote_code)
     options = attention_options(attn_implementation)
-    if _has_auto_class(config, built):
+    if shard is not None and built is None:
+        raise LoadError(f"{config.model_type}: its class is in code of its own, which is not cut")
+    if shard is None and _has_auto_class(config, built):
         whole: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code, **options
         )
@@ -87,7 +92,9 @@ def from_config(
     device = torch.get_default_device()
     with torch.device("meta"):  # what is left out shall not take memory first
         model: PreTrainedModel = built._from_config(config, dtype=dtype, **options)
-    if device.type != "meta":
+    if shard is not None:
+        draw(model, shard, device)
+    elif device.type != "meta":
         model.to_empty(device=device)
         model.init_weights()
     model.tie_weights()

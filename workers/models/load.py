@@ -19,6 +19,7 @@ from workers.models.build import attention_options, check_attention, from_config
 from workers.models.cache_tensors import cache_tensors
 from workers.models.config import check_draft, max_positions, one_line, read_config, vocab_size
 from workers.models.page_cache import resident_fraction
+from workers.models.shard import Shard, cut
 from workers.models.source import RANDOM, locate
 from workers.models.tokenizer import load_tokenizer
 from workers.models.weight_files import check_whole
@@ -38,6 +39,7 @@ class LoadedModel:
 
     `eos_ids`: tokens that end a text. `max_positions`: the trained context, None where the architecture has none.
     `load_was_warm`: the weights were in the page cache; None for random weights and where the system cannot say.
+    `shard`: what of the model is here; None: all of it.
     """
 
     model: PreTrainedModel
@@ -48,22 +50,25 @@ class LoadedModel:
     weights_bytes: int
     load_s: float
     load_was_warm: bool | None
+    shard: Shard | None = None
 
 
-def load_model(name: str, ref: ModelRef, device: torch.device, seed: int = 0) -> LoadedModel:
+def load_model(
+    name: str, ref: ModelRef, device: torch.device, seed: int = 0, shard: Shard | None = None
+) -> LoadedModel:
     """Load `name` onto `device` in `ref.dtype`, in eval mode, without gradients.
 
     Safetensors are mapped, not read: on a CPU in the files' own dtype the weights are the page cache's pages; on an
     accelerator each tensor is copied over and converted there, so that no second copy of the model is ever held.
-    `seed`: of random weights. Raises `LoadError`; memory errors pass through.
+    `seed`: of random weights. `shard`: only this part comes onto the device. Raises `LoadError`; memory errors pass through.
     """
     started = time.perf_counter()
     dtype: torch.dtype = getattr(torch, ref.dtype)
     if name.startswith(RANDOM):
         was_warm = None
-        model = _build_random(name, ref, dtype, device, seed)
+        model = _build_random(name, ref, dtype, device, seed, shard)
     else:
-        model, was_warm = _load_files(name, ref, dtype, device)
+        model, was_warm = _load_files(name, ref, dtype, device, shard)
     model.eval().requires_grad_(False)
     if model.dtype != dtype:
         raise LoadError(f"{name}: loaded as {model.dtype}, {dtype} was asked for")
@@ -78,11 +83,12 @@ def load_model(name: str, ref: ModelRef, device: torch.device, seed: int = 0) ->
         weights_bytes=weights_bytes_of(model),
         load_s=time.perf_counter() - started,
         load_was_warm=was_warm,
+        shard=shard,
     )
 
 
 def _build_random(
-    name: str, ref: ModelRef, dtype: torch.dtype, device: torch.device, seed: int
+    name: str, ref: ModelRef, dtype: torch.dtype, device: torch.device, seed: int, shard: Shard | None
 ) -> PreTrainedModel:
     """The architecture's own initialisation, drawn on the device in the dtype."""
     config = read_config(name, ref)
@@ -94,11 +100,12 @@ def _build_random(
             dtype,
             attn_implementation=ref.attn_implementation,
             trust_remote_code=ref.trust_remote_code,
+            shard=shard,
         )
 
 
 def _load_files(
-    name: str, ref: ModelRef, dtype: torch.dtype, device: torch.device
+    name: str, ref: ModelRef, dtype: torch.dtype, device: torch.device, shard: Shard | None
 ) -> tuple[PreTrainedModel, bool | None]:
     files = locate(name, ref, weights=True)
     config = read_config(name, ref)
@@ -128,6 +135,8 @@ def _load_files(
             f"{name}: {len(other)} of its tensors have other shapes in the files than in config.json: {tensor} is "
             f"{list(in_files)} there, {list(in_config)} here; the two do not belong together"
         )
+    if shard is not None:
+        cut(model, shard)
     _place(model, dtype, device)
     return model, None if resident is None else resident >= _WARM
 

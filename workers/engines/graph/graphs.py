@@ -16,7 +16,8 @@ class Stage:
         """Runs `function` once, for what is compiled and set up at first use; the caller resets what it changed."""
         self._function()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # A thread of NCCL's asks for events at any time, which a capture of all threads would not allow.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local" if _has_peers() else "global"):
             self._function()
 
     def __call__(self) -> None:
@@ -24,3 +25,7 @@ class Stage:
             self._function()
         else:
             self._graph.replay()
+
+
+def _has_peers() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -3,7 +3,7 @@
 qkv = linear(norm(x))              one launch, together with the MLP's `up` where the residual is parallel
 qkv = norm_heads(qkv)              where queries and keys are normed
 a   = attend(qkv, cache)           writes the new keys, reads what may be seen
-x   = x + down_proj(a, mlp)        a and the MLP's output in one launch where the residual is parallel; where what is
+x   = x + down_proj(a, mlp)        summed over the processes that hold the model; a and the MLP's output in one launch where the residual is parallel; where what is
                                    added is normed, `down_proj` and `add_normed`; of a mixture, `experts`
 """
 
@@ -13,6 +13,7 @@ import torch
 
 from workers.engines.graph.cache import GraphCache
 from workers.engines.graph.kernels import ALONE, OF_CHUNKS, PLAIN, Kernels
+from workers.engines.graph.kernels.down_proj import Parts
 from workers.engines.graph.kernels.linear import Job
 from workers.engines.graph.kernels.residual import Residual
 from workers.engines.graph.weights import Attention, Experts, Layer, Linear, Mlp, Norm, Weights
@@ -29,7 +30,7 @@ class CachedModel:
     def read(self, tokens_BM: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         """Logits [B * M, V] after each of the tokens, which sit at `start .. start + M` (a scalar on the device)."""
         x = _residual(self.weights, self.cache, self.kernels, tokens_BM, start)
-        return self._capped(self.kernels.head(x, self.weights.final_norm, self.weights.head))
+        return self._capped(self._whole(self.kernels.head(x, self.weights.final_norm, self.weights.head)))
 
     def prefill(self, tokens_BM: torch.Tensor, start: torch.Tensor, *, alone: bool) -> torch.Tensor:
         """The residual stream [B, M, E] at the end of a chunk of a prompt. `alone`: nothing comes before it, ever."""
@@ -38,7 +39,12 @@ class CachedModel:
         return x.x_NE.view(*tokens_BM.shape, -1)
 
     def logits(self, x_NE: torch.Tensor) -> torch.Tensor:
-        return self._capped(PLAIN.head(Residual(x_NE), self.weights.final_norm, self.weights.head))
+        return self._capped(self._whole(PLAIN.head(Residual(x_NE), self.weights.final_norm, self.weights.head)))
+
+    def _whole(self, logits_NV: torch.Tensor) -> torch.Tensor:
+        """The logits of the whole vocabulary, where the output matrix here gives a part of them."""
+        peers = self.weights.peers
+        return logits_NV if peers is None or not self.weights.shares_head else peers.gather(logits_NV)
 
     def _capped(self, logits_NV: torch.Tensor) -> torch.Tensor:
         cap, scale = self.weights.logit_cap, self.weights.logit_scale
@@ -67,10 +73,10 @@ def _residual(
                     Job(layer.mlp_norm, layer.mlp.up, weights.activation),
                 ),
             )
-            x = kernels.down_proj(x, ((attend(qkv), layer.out), (fed, layer.mlp.down)))
+            x = _sum(kernels, weights, x, ((attend(qkv), layer.out), (fed, layer.mlp.down)))
         else:
             qkvs = kernels.linear(x, tuple(Job(layer.attention_norm, matrix) for matrix in layer.qkv))
-            x = _add(kernels, x, attend(*qkvs), layer.out, layer.attention_out, weights.added_scale)
+            x = _add(kernels, weights, x, attend(*qkvs), layer.out, layer.attention_out)
             x = _feed(kernels, x, layer, weights)
     return x
 
@@ -82,12 +88,20 @@ def _normed(kernels: Kernels, qkv: tuple[torch.Tensor, ...], how: Attention) -> 
     return *kernels.norm_heads(q, k, how.q_norm, how.k_norm), v
 
 
+def _sum(kernels: Kernels, weights: Weights, x: Residual | None, parts: Parts) -> Residual:
+    """The products of all processes that hold the model, added to x."""
+    if weights.peers is None:
+        return kernels.down_proj(x, parts, weights.added_scale)
+    y = Residual(weights.peers.sum(kernels.down_proj(None, parts, weights.added_scale).x_NE))
+    return y if x is None else kernels.add(x, y)
+
+
 def _add(
-    kernels: Kernels, x: Residual, y_NI: torch.Tensor, down: Linear, norm: Norm | None, scale: float
+    kernels: Kernels, weights: Weights, x: Residual, y_NI: torch.Tensor, down: Linear, norm: Norm | None
 ) -> Residual:
     if norm is None:
-        return kernels.down_proj(x, ((y_NI, down),), scale)
-    return kernels.add_normed(x, kernels.down_proj(None, ((y_NI, down),)), norm)
+        return _sum(kernels, weights, x, ((y_NI, down),))
+    return kernels.add_normed(x, _sum(kernels, weights, None, ((y_NI, down),)), norm)
 
 
 def _feed(kernels: Kernels, x: Residual, layer: Layer, weights: Weights) -> Residual:
@@ -99,7 +113,7 @@ def _feed(kernels: Kernels, x: Residual, layer: Layer, weights: Weights) -> Resi
         (fed_NI,) = kernels.linear(x, (Job(layer.mlp_norm, mlp.up, activation),))
     else:
         fed_NI = kernels.gated_mlp(x, layer.mlp_norm, mlp.gate, mlp.up, activation)
-    return _add(kernels, x, fed_NI, mlp.down, layer.mlp_out, weights.added_scale)
+    return _add(kernels, weights, x, fed_NI, mlp.down, layer.mlp_out)
 
 
 def _heads(weights: Weights, qkv: tuple[torch.Tensor, ...], B: int, M: int) -> tuple[torch.Tensor, ...]:

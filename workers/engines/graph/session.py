@@ -8,7 +8,7 @@ from workers.attempt import InEffect, Phase
 from workers.cell import Cell
 from workers.engines.graph import score
 from workers.engines.graph.execution import Execution, StagesOf, execute, readers_of
-from workers.engines.graph.families import describe
+from workers.engines.graph.families import shard_of
 from workers.engines.graph.kernels import PLAIN, kernels_of
 from workers.engines.graph.model import CachedModel
 from workers.engines.graph.policies import OpenCache
@@ -38,8 +38,8 @@ class GraphSession:
     ) -> None:
         self._cell = cell
         self._open_cache, self._stages_of = open_cache, stages_of
-        self._target = describe(target.model)
-        self._draft = describe(draft.model) if draft is not None else None
+        self._target = shard_of(target)
+        self._draft = shard_of(draft) if draft is not None else None
         self._rules = Rules(cell.repetition_penalty, tuple(sorted(target.eos_ids)))
         self._kernels = kernels_of(self._target)
         self._execution: Execution | None = None

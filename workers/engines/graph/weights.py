@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from workers.engines.graph.peers import Peers
 from workers.engines.session import ModeUnsupported
 from workers.engines.shared.rope import working
 
@@ -131,7 +132,8 @@ class Layer:
 class Weights:
     """`parallel`: attention and MLP read the same residual (GPT-NeoX). `embedding_scale` multiplies what is embedded,
     `added_scale` what each attention and MLP adds, `logit_scale` the logits.
-    `rope_tables`: frequencies [ropes * F] and scalings of all ropes, in float64, for a kernel. `logit_cap` c makes of a logit z c * tanh(z / c)."""
+    `rope_tables`: frequencies [ropes * F] and scalings of all ropes, in float64, for a kernel. `logit_cap` c makes of a logit z c * tanh(z / c).
+    `peers`: the processes that hold the other shards of the model; None: all of it is here. `heads` and `kv_heads` are those here."""
 
     embedding_VE: torch.Tensor
     layers: tuple[Layer, ...]
@@ -148,6 +150,7 @@ class Weights:
     added_scale: float = 1.0
     logit_scale: float = 1.0
     logit_cap: float | None = None
+    peers: Peers | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -159,7 +162,12 @@ class Weights:
 
     @property
     def vocab_size(self) -> int:
-        return self.head.weight_OI.shape[0]
+        return self.embedding_VE.shape[0]
+
+    @property
+    def shares_head(self) -> bool:
+        """Whether the output matrix gives a part of the logits only."""
+        return self.head.weight_OI.shape[0] < self.vocab_size
 
 
 def weights_of(

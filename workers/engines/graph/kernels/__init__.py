@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from workers.engines.graph.kernels.add import add, add_plain
 from workers.engines.graph.kernels.add_normed import add_normed, add_normed_plain
 from workers.engines.graph.kernels.attend_blocks import attend_blocks, attend_blocks_plain
 from workers.engines.graph.kernels.attend_packed import attend_packed_plain
@@ -37,6 +38,7 @@ class Kernels:
     experts: Callable[..., Residual]
     norm_heads: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     down_proj: Callable[..., Residual]
+    add: Callable[..., Residual]
     add_normed: Callable[..., Residual]
     head: Callable[..., torch.Tensor]
     attend_ring: Callable[..., torch.Tensor]
@@ -55,6 +57,7 @@ PLAIN = Kernels(
     experts_plain,
     norm_heads_plain,
     down_proj_plain,
+    add_plain,
     add_normed_plain,
     head_plain,
     attend_ring_plain,
@@ -72,6 +75,7 @@ FUSED = Kernels(
     experts,
     norm_heads,
     down_proj,
+    add,
     add_normed,
     head,
     attend_ring,
@@ -91,6 +95,7 @@ OF_CHUNKS = {
         gated_mlp=gated_mlp_rows,
         experts=experts_rows,
         down_proj=down_proj_rows,
+        add=add_plain,
         attend_ring=attend_window,
         attend_blocks=attend_chunk,
     ),
