@@ -79,7 +79,9 @@ _NORMS_OF_ALL_HEADS = ("olmo2", "olmo3")
 
 
 def _has_experts(config: "PreTrainedConfig") -> bool:
-    counts = (getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+    counts = (
+        getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")
+    )
     return any(isinstance(count, int) and count > 1 for count in counts)
 
 
@@ -120,7 +122,7 @@ def draw(model: "PreTrainedModel", shard: Shard, device: torch.device) -> None:
 
     inner = [module for module in model.modules() if hasattr(module, "_init_weights")]
     for each in inner:
-        each._init_weights = drawing(each._init_weights)  # type: ignore[assignment, operator]
+        each._init_weights = drawing(each._init_weights)
     try:
         model.init_weights()
     finally:

@@ -19,7 +19,9 @@ def in_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     with tempfile.TemporaryDirectory() as folder:
         pipes = [context.Pipe(duplex=False) for _ in range(count)]
         processes = [
-            context.Process(target=_one, args=(index, count, Path(folder) / "meet", pipes[index][1], function, args))
+            context.Process(
+                target=_one, args=(index, count, Path(folder) / "meet", pipes[index][1], function, args)
+            )
             for index in range(count)
         ]
         for process in processes:
@@ -42,9 +44,7 @@ def _received(receiver: Any) -> tuple[str | None, Any]:
 def _one(index: int, count: int, meet: Path, sender: Any, function: Any, args: tuple[Any, ...]) -> None:
     try:
         torch.set_num_threads(1)
-        distributed.init_process_group(
-            "gloo", init_method=f"file://{meet}", rank=index, world_size=count
-        )
+        distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=index, world_size=count)
         value = function(index, count, *args)
         distributed.barrier()
         sender.send((None, value))

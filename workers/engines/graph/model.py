@@ -39,7 +39,9 @@ class CachedModel:
         return x.x_NE.view(*tokens_BM.shape, -1)
 
     def logits(self, x_NE: torch.Tensor) -> torch.Tensor:
-        return self._capped(self._whole(PLAIN.head(Residual(x_NE), self.weights.final_norm, self.weights.head)))
+        return self._capped(
+            self._whole(PLAIN.head(Residual(x_NE), self.weights.final_norm, self.weights.head))
+        )
 
     def _whole(self, logits_NV: torch.Tensor) -> torch.Tensor:
         """The logits of the whole vocabulary, where the output matrix here gives a part of them."""

@@ -1,0 +1,435 @@
+"""One model on one card, and cut over several of one host: speed, boundary, and a model that one card cannot hold.
+
+    python -m tests.benchmarks.devices [--model random:llama-3.1-8b] [--devices 1,2] [--budget 24GiB] [--large random:llama-3.1-70b]
+    python -m tests.benchmarks.devices --cpu --model random:pythia-14m --devices 1,2 --parts speed     # gloo, on this machine's CPU
+
+Drives the cards without Ray: a process for each, joined by NCCL. Parts: sums (all-reduces of a few sizes), speed, boundary,
+large. Each row is printed as a JSON line as it comes, so that a killed run leaves what it had; the table comes last. A part
+that fails prints its traceback, and the others go on.
+"""
+
+import argparse
+import dataclasses
+import gc
+import hashlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import distributed
+
+from orchestrator.predict.device import DeviceProfile
+from orchestrator.predict.memory import largest_by_formula
+from orchestrator.predict.shard import shape_of_shard
+from orchestrator.spec import parse_bytes
+from tests.benchmarks.engine import TimesHeard
+from workers.attempt import Device
+from workers.cell import Cell, ModelRef
+from workers.engines import open_session
+from workers.engines.graph import peers
+from workers.engines.graph.one_shot import OneShot
+from workers.models.load import LoadedModel, load_model
+from workers.models.shard import Shard
+
+PARTS = ("sums", "speed", "boundary", "large")
+PROMPT, NEW, CHUNK = 512, 400, 512
+#: Of a budget's boundary this much more is asked for, so that memory ends first.
+BEYOND = 1.4
+ONE_SHOT_BYTES = 2**18
+MiB, GiB = 2**20, 2**30
+#: Of a card, what the largest model may take: the rest is for libraries, caches and a step.
+SHARE_OF_CARD = 0.93
+
+
+class Rank:
+    """One process: its card, its shard, and the rows that it sends."""
+
+    def __init__(
+        self, index: int, count: int, args: argparse.Namespace, send: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self.index, self.count, self.args, self._send = index, count, args, send
+        self.device = torch.device("cpu") if args.cpu else torch.device("cuda", 0)
+        self.shard = Shard(index, count) if count > 1 else None
+        self.nccl_bytes = 0
+        self.context_bytes = 0
+
+    def row(self, part: str, name: str, value: float | None, unit: str, **more: Any) -> None:
+        kind = "cpu" if self.args.cpu else torch.cuda.get_device_name(0)
+        self._send(
+            {
+                "devices": self.count,
+                "rank": self.index,
+                "card": kind,
+                "part": part,
+                "name": name,
+                "value": value,
+                "unit": unit,
+            }
+            | more
+        )
+
+    def used_bytes(self) -> int:
+        """Of the card, as its driver counts."""
+        if self.args.cpu:
+            return 0
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+
+    def join(self, meet: Path) -> None:
+        """The context, then the group; what NCCL takes of the card stands apart."""
+        if not self.args.cpu:
+            from workers.host.child.cuda import load_kernels
+
+            self.context_bytes = load_kernels(getattr(torch, self.args.dtype), 0)
+        if self.count == 1:
+            return
+        before = self.used_bytes()
+        distributed.init_process_group(
+            "gloo" if self.args.cpu else "nccl", init_method=f"file://{meet}", rank=self.index, world_size=self.count,
+            device_id=None if self.args.cpu else self.device,
+        )  # fmt: skip
+        ones_NV = torch.ones(1, 4096, dtype=getattr(torch, self.args.dtype), device=self.device)
+        everyone = peers.Peers(self.index, self.count)
+        everyone.gather(everyone.sum(ones_NV))
+        if not self.args.cpu:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        self.nccl_bytes = self.used_bytes() - before
+        self.row("sums", "device memory that NCCL takes", self.nccl_bytes / MiB, "MiB")
+
+
+def run_rank(index: int, count: int, args: argparse.Namespace, meet: Path, sender: Any) -> None:
+    for name, value in (
+        ("CUDA_VISIBLE_DEVICES", str(index)),
+        ("NCCL_NVLS_ENABLE", "0"),
+        ("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1"),
+        ("TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES", "1"),  # each process calls its card the first
+    ):
+        os.environ[name] = value
+    if args.cpu:
+        torch.set_num_threads(1)
+    rank = Rank(index, count, args, sender.send)
+    wanted = args.parts.split(",")
+    try:
+        rank.join(meet)
+        if "sums" in wanted and count > 1 and not args.cpu:
+            _tried(rank, "sums", lambda: sums(rank))
+        if {"speed", "boundary"} & set(wanted):
+            _tried(rank, "model", lambda: one_model(rank, wanted))
+        if "large" in wanted and not args.cpu:
+            _tried(rank, "large", lambda: large(rank))
+    except Exception:
+        rank.row("all", "failed", None, "", error=traceback.format_exc())
+    sender.send(None)
+    time.sleep(1.0)
+    os._exit(0)  # a communicator that a captured graph still names is not taken down
+
+
+def _tried(rank: Rank, part: str, function: Callable[[], None]) -> None:
+    started = time.perf_counter()
+    try:
+        function()
+    except Exception:
+        rank.row(part, "failed", None, "", error=traceback.format_exc())
+    rank.row(part, "took", time.perf_counter() - started, "s")
+
+
+def sums(rank: Rank) -> None:
+    """Microseconds of one all-reduce among many in a CUDA graph, by NCCL and in one shot."""
+    dtype = getattr(torch, rank.args.dtype)
+    one_shot = OneShot(ONE_SHOT_BYTES, dtype, rank.device)
+    for numel in (4096, 8192, 32768, 131072):
+        part = torch.full((1, numel), 1.0 + rank.index, dtype=dtype, device=rank.device)
+
+        def by_nccl(part: torch.Tensor = part) -> torch.Tensor:
+            distributed.all_reduce(part)
+            return part
+
+        def by_one_shot(part: torch.Tensor = part) -> torch.Tensor:
+            return one_shot.sum(part)
+
+        for name, function in (("one shot", by_one_shot), ("NCCL", by_nccl)):
+            if name == "one shot":
+                total = function()
+                assert float(total.min()) == float(total.max()) == sum(1.0 + i for i in range(rank.count))
+            part.zero_()
+            rank.row("sums", f"{name}, {part.nbytes // 1024} KiB", _in_graph_us(function), "us")
+
+
+def _in_graph_us(function: Callable[[], Any], calls: int = 100) -> float:
+    function()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        for _ in range(calls):
+            function()
+    times = []
+    for _ in range(8):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) * 1e3 / calls)
+    return sorted(times)[len(times) // 2]
+
+
+def one_model(rank: Rank, wanted: list[str]) -> None:
+    loaded = _load(rank, rank.args.model)
+    ids: dict[str, str] = {}
+    if "speed" in wanted:
+        ways = [("NCCL", 0)] if rank.count > 1 else [("alone", 0)]
+        if rank.count > 1 and not rank.args.cpu:
+            ways.append(("one shot", ONE_SHOT_BYTES))
+        for name, most in ways:
+            peers.ONE_SHOT_BYTES = most
+            _tried(rank, f"speed {name}", lambda name=name: ids.update({name: speed(rank, loaded, name)}))
+        peers.ONE_SHOT_BYTES = 0
+    if "boundary" in wanted and not rank.args.cpu:
+        _tried(rank, "boundary", lambda: boundary(rank, loaded))
+    if not rank.args.cpu:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def _load(rank: Rank, name: str) -> LoadedModel:
+    loaded = load_model(name, ModelRef(target=name, dtype=rank.args.dtype), rank.device, 0, rank.shard)
+    if not rank.args.cpu:
+        torch.cuda.empty_cache()
+    rank.row("load", name, loaded.load_s, "s", weights_bytes=loaded.weights_bytes)
+    return loaded
+
+
+def _cell(rank: Rank, name: str, **fields: Any) -> Cell:
+    model = ModelRef(target=name, dtype=rank.args.dtype)
+    return Cell(
+        **{
+            "model": model,
+            "mode": "baseline",
+            "engine": "graph",
+            "prompt_tokens": PROMPT,
+            "length": NEW,
+            **fields,
+        }
+    )
+
+
+def _prompt(loaded: LoadedModel, tokens: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(1, min(loaded.vocab_size, 50_000), (1, tokens), generator=generator)
+
+
+def speed(rank: Rank, loaded: LoadedModel, how: str, name: str | None = None) -> str:
+    """Decodes at batch 1; the hash of what was chosen, which is the same in all ranks."""
+    cell = _cell(rank, name or rank.args.model)
+    session = open_session(cell, loaded, None)
+    prompt_BT = _prompt(loaded, cell.prompt_tokens)
+    started = time.perf_counter()
+    session.warm_up(prompt_BT)
+    warm_up_s = time.perf_counter() - started
+    heard = TimesHeard()
+    generated = session.generate(prompt_BT, cell.length, heard)
+    chosen = hashlib.sha256(generated.ids_BT.numpy().tobytes()).hexdigest()[:12]
+    rank.row(
+        "speed" if name is None else "large", f"decode, {how}", heard.tokens_per_s(first=10), "tok/s",
+        chosen=chosen, ttft_s=heard.ttft_s, warm_up_s=warm_up_s, weights_bytes=loaded.weights_bytes, **_memory(rank),
+    )  # fmt: skip
+    return chosen
+
+
+def _memory(rank: Rank) -> dict[str, int]:
+    if rank.args.cpu:
+        return {}
+    peak_reserved = torch.cuda.max_memory_reserved()
+    outside = rank.used_bytes() - torch.cuda.memory_reserved()
+    return {"peak_device_bytes": outside + peak_reserved, "peak_reserved_bytes": peak_reserved}
+
+
+class HeardUntilFull(TimesHeard):
+    """Notes how far a prompt came, and keeps the emulated card beside the context."""
+
+    def __init__(self, follow: Callable[[], None]) -> None:
+        super().__init__()
+        self.read, self.follow = 0, follow
+
+    def prompt(self, read: int) -> None:
+        self.read = read
+        self.follow()
+
+
+def boundary(rank: Rank, loaded: LoadedModel) -> None:
+    """The longest prompt, in passes of 512 tokens, that an emulated card of the budget takes, beside its prediction."""
+    from workers.host.child.cuda import EmulatedCard
+    from workers.meters.nvml import Card
+
+    budget = parse_bytes(rank.args.budget)
+    assert budget is not None
+    memory = Card.visible().memory()
+    name = rank.args.model
+    shape = shape_of_shard(name, ModelRef(target=name, dtype=rank.args.dtype), rank.count)
+    card = Device(
+        kind=torch.cuda.get_device_name(0), uuid="card", node="here", total_bytes=memory.total_bytes, reserve_bytes=memory.reserve_bytes
+    )  # fmt: skip
+    base = _cell(rank, name, budget=budget, prefill_chunk=CHUNK, length=1, synthetic=True)
+
+    def at(tokens: int) -> Cell:
+        return dataclasses.replace(base, prompt_tokens=tokens)
+
+    predicted = {
+        what: largest_by_formula(at, shape, None, DeviceProfile.of(card, rank.context_bytes + more))
+        for what, more in (("without NCCL", 0), ("with NCCL", rank.nccl_bytes))
+    }
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    asked = at(int(BEYOND * (predicted["without NCCL"] or 1)))
+    emulated = EmulatedCard(budget, memory.reserve_bytes, 0)
+    heard = HeardUntilFull(emulated.follow)
+    session = open_session(asked, loaded, None)
+    try:
+        session.generate(_prompt(loaded, asked.prompt_tokens), 1, heard)
+        outcome = "did not run out"
+    except torch.OutOfMemoryError as error:
+        outcome = str(error).splitlines()[0][:200]
+    for what, tokens in predicted.items():
+        error_pct = None if not tokens or not heard.read else 100 * (tokens / heard.read - 1)
+        rank.row("boundary", f"{rank.args.budget}, predicted {what}", tokens, "tokens", error_pct=error_pct)
+    rank.row(
+        "boundary", f"{rank.args.budget}, measured", heard.read, "tokens", outcome=outcome, **_memory(rank)
+    )
+
+
+def large(rank: Rank) -> None:
+    """As many layers as two such cards hold: one card ends while it loads."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder:
+        name = _cut_to_two_cards(rank, Path(folder))
+        try:
+            loaded = _load(rank, name)
+        except torch.OutOfMemoryError as error:
+            rank.row("large", "oom_load", None, "", error=str(error).splitlines()[0][:200], **_memory(rank))
+            return
+        speed(rank, loaded, "NCCL" if rank.count > 1 else "alone", name)
+
+
+def _cut_to_two_cards(rank: Rank, folder: Path) -> str:
+    from workers.models.config import read_config
+
+    name = rank.args.large
+    ref = ModelRef(target=name, dtype=rank.args.dtype)
+    config = read_config(name, ref).to_dict()
+    whole = shape_of_shard(name, ref, 2).weights_bytes(rank.args.dtype) or 0
+    ends = 1.5 * config["vocab_size"] * config["hidden_size"] * 2  # embeddings, half of the output matrix
+    layer = (whole - ends) / config["num_hidden_layers"]
+    total = torch.cuda.mem_get_info()[1]
+    most = int((SHARE_OF_CARD * total - ends) / layer)
+    on_one_card = int((SHARE_OF_CARD * total - 1.33 * ends) / (2 * layer))
+    layers = most if on_one_card >= config["num_hidden_layers"] else min(most, config["num_hidden_layers"])
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    rank.row("large", f"layers of {name}", layers, "layers", of=config["num_hidden_layers"])
+    return f"random:{folder}"
+
+
+def measure(args: argparse.Namespace, count: int, until: float) -> list[dict[str, Any]]:
+    """All parts on `count` cards, in processes of their own, which end at `until`."""
+    context = multiprocessing.get_context("spawn")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        pipes = [context.Pipe(duplex=False) for _ in range(count)]
+        ranks = [
+            context.Process(
+                target=run_rank, args=(index, count, args, Path(folder) / "meet", pipes[index][1])
+            )
+            for index in range(count)
+        ]
+        for process in ranks:
+            process.start()
+        going = {receiver for receiver, _ in pipes}
+        for _, sender in pipes:
+            sender.close()
+        while going and time.monotonic() < until:
+            for receiver in multiprocessing.connection.wait(list(going), timeout=5.0):
+                try:
+                    row = receiver.recv()  # type: ignore[union-attr]
+                except EOFError:
+                    row = None
+                if row is None:
+                    going.discard(receiver)  # type: ignore[arg-type]
+                    continue
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+        for process in ranks:
+            process.join(5)
+            process.kill()
+    return rows
+
+
+def summary(rows: list[dict[str, Any]]) -> None:
+    """The last table: what rank 0 measured, the larger of the ranks' memory, and the speed beside one card's."""
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    with pl.Config(
+        tbl_rows=-1, tbl_cols=-1, tbl_width_chars=220, fmt_str_lengths=120, tbl_hide_dataframe_shape=True
+    ):
+        shown = [
+            c
+            for c in (
+                "devices",
+                "card",
+                "part",
+                "name",
+                "value",
+                "unit",
+                "error_pct",
+                "chosen",
+                "peak_device_bytes",
+                "weights_bytes",
+            )
+            if c in frame.columns
+        ]
+        print(frame.filter(pl.col("rank") == 0).select(shown))
+        decoded = frame.filter(pl.col("name").str.starts_with("decode"))
+        if len(decoded):
+            largest = [pl.col(c).max() for c in ("peak_device_bytes",) if c in frame.columns]
+            told = decoded.group_by("part", "devices", "name", maintain_order=True).agg(
+                pl.col("value").min().alias("tok/s"), pl.col("chosen").n_unique().alias("different outputs"), *largest
+            )  # fmt: skip
+            alone = told.filter((pl.col("devices") == 1) & (pl.col("part") == "speed"))
+            if len(alone):
+                told = told.with_columns((pl.col("tok/s") / alone["tok/s"][0]).alias("times one card"))
+            print(told)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="random:llama-3.1-8b")
+    parser.add_argument("--large", default="random:llama-3.1-70b")
+    parser.add_argument("--devices", default="1,2")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--budget", default="24GiB", help="of each card, for the boundary")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--cpu", action="store_true", help="gloo on this machine's CPU: sums and speed")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds for all of it")
+    parser.add_argument("--out", type=Path, help="Parquet file of all rows")
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    until = time.monotonic() + args.limit
+    for count in map(int, args.devices.split(",")):
+        rows += measure(args, count, until)
+    if args.out:
+        pl.DataFrame(rows, infer_schema_length=None).write_parquet(args.out)
+    summary(rows)
+
+
+if __name__ == "__main__":
+    main()
