@@ -3,8 +3,8 @@
     python -m tests.benchmarks.devices [--model random:llama-3.1-8b] [--devices 1,2] [--budget 24GiB] [--large random:llama-3.1-70b]
     python -m tests.benchmarks.devices --cpu --model random:pythia-14m --devices 1,2 --parts speed     # gloo, on this machine's CPU
 
-Drives the cards without Ray: a process for each, joined by NCCL. Parts: sums (all-reduces of a few sizes), speed, boundary,
-large. Each row is printed as a JSON line as it comes, so that a killed run leaves what it had; the table comes last. A part
+Drives the cards without Ray: a process for each, joined by NCCL. Parts: speed, boundary, large, one-shot (all-reduces of a
+few sizes by NCCL and through symmetric memory, then the speed with the latter). Each row is printed as a JSON line as it comes, so that a killed run leaves what it had; the table comes last. A part
 that fails prints its traceback, and the others go on.
 """
 
@@ -13,8 +13,6 @@ import dataclasses
 import gc
 import hashlib
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import tempfile
 import time
@@ -32,101 +30,36 @@ from orchestrator.predict.memory import largest_by_formula
 from orchestrator.predict.shard import shape_of_shard
 from orchestrator.spec import parse_bytes
 from tests.benchmarks.engine import TimesHeard
+from tests.benchmarks.ranks import Rank, measure
 from workers.attempt import Device
 from workers.cell import Cell, ModelRef
 from workers.engines import open_session
 from workers.engines.graph import peers
 from workers.engines.graph.one_shot import OneShot
 from workers.models.load import LoadedModel, load_model
-from workers.models.shard import Shard
 
-PARTS = ("sums", "speed", "boundary", "large")
+PARTS = ("speed", "boundary", "large", "one-shot")
 PROMPT, NEW, CHUNK = 512, 400, 512
 #: Of a budget's boundary this much more is asked for, so that memory ends first.
 BEYOND = 1.4
 ONE_SHOT_BYTES = 2**18
-MiB, GiB = 2**20, 2**30
 #: Of a card, what the largest model may take: the rest is for libraries, caches and a step.
 SHARE_OF_CARD = 0.93
 
 
-class Rank:
-    """One process: its card, its shard, and the rows that it sends."""
-
-    def __init__(
-        self, index: int, count: int, args: argparse.Namespace, send: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self.index, self.count, self.args, self._send = index, count, args, send
-        self.device = torch.device("cpu") if args.cpu else torch.device("cuda", 0)
-        self.shard = Shard(index, count) if count > 1 else None
-        self.nccl_bytes = 0
-        self.context_bytes = 0
-
-    def row(self, part: str, name: str, value: float | None, unit: str, **more: Any) -> None:
-        kind = "cpu" if self.args.cpu else torch.cuda.get_device_name(0)
-        self._send(
-            {
-                "devices": self.count,
-                "rank": self.index,
-                "card": kind,
-                "part": part,
-                "name": name,
-                "value": value,
-                "unit": unit,
-            }
-            | more
-        )
-
-    def used_bytes(self) -> int:
-        """Of the card, as its driver counts."""
-        if self.args.cpu:
-            return 0
-        free, total = torch.cuda.mem_get_info()
-        return total - free
-
-    def join(self, meet: Path) -> None:
-        """The context, then the group; what NCCL takes of the card stands apart."""
-        if not self.args.cpu:
-            from workers.host.child.cuda import load_kernels
-
-            self.context_bytes = load_kernels(getattr(torch, self.args.dtype), 0)
-        if self.count == 1:
-            return
-        before = self.used_bytes()
-        distributed.init_process_group(
-            "gloo" if self.args.cpu else "nccl", init_method=f"file://{meet}", rank=self.index, world_size=self.count,
-            device_id=None if self.args.cpu else self.device,
-        )  # fmt: skip
-        ones_NV = torch.ones(1, 4096, dtype=getattr(torch, self.args.dtype), device=self.device)
-        everyone = peers.Peers(self.index, self.count)
-        everyone.gather(everyone.sum(ones_NV))
-        if not self.args.cpu:
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()
-        self.nccl_bytes = self.used_bytes() - before
-        self.row("sums", "device memory that NCCL takes", self.nccl_bytes / MiB, "MiB")
-
-
 def run_rank(index: int, count: int, args: argparse.Namespace, meet: Path, sender: Any) -> None:
-    for name, value in (
-        ("CUDA_VISIBLE_DEVICES", str(index)),
-        ("NCCL_NVLS_ENABLE", "0"),
-        ("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1"),
-        ("TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES", "1"),  # each process calls its card the first
-    ):
-        os.environ[name] = value
     if args.cpu:
         torch.set_num_threads(1)
     rank = Rank(index, count, args, sender.send)
     wanted = args.parts.split(",")
     try:
         rank.join(meet)
-        if "sums" in wanted and count > 1 and not args.cpu:
-            _tried(rank, "sums", lambda: sums(rank))
         if {"speed", "boundary"} & set(wanted):
             _tried(rank, "model", lambda: one_model(rank, wanted))
         if "large" in wanted and not args.cpu:
             _tried(rank, "large", lambda: large(rank))
+        if "one-shot" in wanted and count > 1 and not args.cpu:
+            _tried(rank, "one-shot", lambda: in_one_shot(rank))
     except Exception:
         rank.row("all", "failed", None, "", error=traceback.format_exc())
     sender.send(None)
@@ -141,6 +74,16 @@ def _tried(rank: Rank, part: str, function: Callable[[], None]) -> None:
     except Exception:
         rank.row(part, "failed", None, "", error=traceback.format_exc())
     rank.row(part, "took", time.perf_counter() - started, "s")
+
+
+def in_one_shot(rank: Rank) -> None:
+    """Sums of a few sizes alone, then the model's speed with them."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    _tried(rank, "sums", lambda: sums(rank))
+    loaded = _load(rank, rank.args.model)
+    peers.ONE_SHOT_BYTES = ONE_SHOT_BYTES
+    speed(rank, loaded, "one shot")
 
 
 def sums(rank: Rank) -> None:
@@ -185,15 +128,9 @@ def _in_graph_us(function: Callable[[], Any], calls: int = 100) -> float:
 
 def one_model(rank: Rank, wanted: list[str]) -> None:
     loaded = _load(rank, rank.args.model)
-    ids: dict[str, str] = {}
     if "speed" in wanted:
-        ways = [("NCCL", 0)] if rank.count > 1 else [("alone", 0)]
-        if rank.count > 1 and not rank.args.cpu:
-            ways.append(("one shot", ONE_SHOT_BYTES))
-        for name, most in ways:
-            peers.ONE_SHOT_BYTES = most
-            _tried(rank, f"speed {name}", lambda name=name: ids.update({name: speed(rank, loaded, name)}))
-        peers.ONE_SHOT_BYTES = 0
+        how = "alone" if rank.count == 1 else "gloo" if rank.args.cpu else "NCCL"
+        _tried(rank, "speed", lambda: speed(rank, loaded, how))
     if "boundary" in wanted and not rank.args.cpu:
         _tried(rank, "boundary", lambda: boundary(rank, loaded))
     if not rank.args.cpu:
@@ -227,7 +164,7 @@ def _prompt(loaded: LoadedModel, tokens: int) -> torch.Tensor:
     return torch.randint(1, min(loaded.vocab_size, 50_000), (1, tokens), generator=generator)
 
 
-def speed(rank: Rank, loaded: LoadedModel, how: str, name: str | None = None) -> str:
+def speed(rank: Rank, loaded: LoadedModel, how: str, name: str | None = None) -> None:
     """Decodes at batch 1; the hash of what was chosen, which is the same in all ranks."""
     cell = _cell(rank, name or rank.args.model)
     session = open_session(cell, loaded, None)
@@ -242,7 +179,6 @@ def speed(rank: Rank, loaded: LoadedModel, how: str, name: str | None = None) ->
         "speed" if name is None else "large", f"decode, {how}", heard.tokens_per_s(first=10), "tok/s",
         chosen=chosen, ttft_s=heard.ttft_s, warm_up_s=warm_up_s, weights_bytes=loaded.weights_bytes, **_memory(rank),
     )  # fmt: skip
-    return chosen
 
 
 def _memory(rank: Rank) -> dict[str, int]:
@@ -332,45 +268,11 @@ def _cut_to_two_cards(rank: Rank, folder: Path) -> str:
     layer = (whole - ends) / config["num_hidden_layers"]
     total = torch.cuda.mem_get_info()[1]
     most = int((SHARE_OF_CARD * total - ends) / layer)
-    on_one_card = int((SHARE_OF_CARD * total - 1.33 * ends) / (2 * layer))
+    on_one_card = int((total - 1.33 * ends) / (2 * layer))
     layers = most if on_one_card >= config["num_hidden_layers"] else min(most, config["num_hidden_layers"])
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
     rank.row("large", f"layers of {name}", layers, "layers", of=config["num_hidden_layers"])
     return f"random:{folder}"
-
-
-def measure(args: argparse.Namespace, count: int, until: float) -> list[dict[str, Any]]:
-    """All parts on `count` cards, in processes of their own, which end at `until`."""
-    context = multiprocessing.get_context("spawn")
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        pipes = [context.Pipe(duplex=False) for _ in range(count)]
-        ranks = [
-            context.Process(
-                target=run_rank, args=(index, count, args, Path(folder) / "meet", pipes[index][1])
-            )
-            for index in range(count)
-        ]
-        for process in ranks:
-            process.start()
-        going = {receiver for receiver, _ in pipes}
-        for _, sender in pipes:
-            sender.close()
-        while going and time.monotonic() < until:
-            for receiver in multiprocessing.connection.wait(list(going), timeout=5.0):
-                try:
-                    row = receiver.recv()  # type: ignore[union-attr]
-                except EOFError:
-                    row = None
-                if row is None:
-                    going.discard(receiver)  # type: ignore[arg-type]
-                    continue
-                rows.append(row)
-                print(json.dumps(row), flush=True)
-        for process in ranks:
-            process.join(5)
-            process.kill()
-    return rows
 
 
 def summary(rows: list[dict[str, Any]]) -> None:
@@ -418,14 +320,14 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--budget", default="24GiB", help="of each card, for the boundary")
     parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--cpu", action="store_true", help="gloo on this machine's CPU: sums and speed")
+    parser.add_argument("--cpu", action="store_true", help="gloo on this machine's CPU: speed alone")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for all of it")
     parser.add_argument("--out", type=Path, help="Parquet file of all rows")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     until = time.monotonic() + args.limit
     for count in map(int, args.devices.split(",")):
-        rows += measure(args, count, until)
+        rows += measure(run_rank, args, count, until)
     if args.out:
         pl.DataFrame(rows, infer_schema_length=None).write_parquet(args.out)
     summary(rows)
