@@ -1,6 +1,7 @@
 """A function run by several processes that hold a model together: gloo, on CPUs."""
 
 import multiprocessing
+import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -38,7 +39,9 @@ def in_ranks(count: int, function: Callable[..., Any], *args: Any) -> list[Any]:
 
 
 def _received(receiver: Any) -> tuple[str | None, Any]:
-    return receiver.recv() if receiver.poll(_TIME_S) else ("nothing within its time", None)
+    return (
+        pickle.loads(receiver.recv_bytes()) if receiver.poll(_TIME_S) else ("nothing within its time", None)
+    )
 
 
 def _one(index: int, count: int, meet: Path, sender: Any, function: Any, args: tuple[Any, ...]) -> None:
@@ -47,8 +50,8 @@ def _one(index: int, count: int, meet: Path, sender: Any, function: Any, args: t
         distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=index, world_size=count)
         value = function(index, count, *args)
         distributed.barrier()
-        sender.send((None, value))
+        sender.send_bytes(pickle.dumps((None, value)))  # tensors too: `send` would share their memory
         distributed.destroy_process_group()
     except BaseException:
-        sender.send((traceback.format_exc(), None))
+        sender.send_bytes(pickle.dumps((traceback.format_exc(), None)))
         raise
