@@ -9,7 +9,7 @@ position's logits are computed while a prompt is read (`logits_to_keep`).
 import dataclasses
 
 from orchestrator.predict.caches import kept_tokens, token_bytes
-from orchestrator.predict.device import Allocator
+from orchestrator.predict.device import FIRST_PASS_KERNELS, Allocator
 from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import AUTO, Cell
@@ -18,7 +18,7 @@ from workers.modes import Layout
 
 #: Kernels that load when they are first called, outside torch's allocator. On a CPU the math library writes
 #: them as it meets new shapes, 256 KiB each, and keeps scratch; verification and a draft bring many. Measured.
-_KERNELS_BYTES: dict[Allocator, int] = {"cuda": 2 * 2**20, "cpu": 7 * 2**18}
+_KERNELS_BYTES: dict[Allocator, int] = {"cuda": FIRST_PASS_KERNELS, "cpu": 7 * 2**18}
 _DRAFT_KERNELS_BYTES: dict[Allocator, int] = {"cuda": 0, "cpu": 11 * 2**18}
 _FLOAT32 = 4
 _INT64 = 8

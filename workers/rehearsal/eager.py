@@ -36,6 +36,8 @@ from workers.rehearsal.storages import StorageLog
 _NO_ID = -(2**40)
 #: Tokens after which a state of one size is what it is after any number of them.
 _STATE = 64
+#: What torch keeps on a card once weights are drawn there: a number, before the first of them. Torch 2.11, 31 recorded runs.
+_DRAWN_BYTES = 4
 Readers = list[tuple[PreTrainedModel, Cache]]
 
 
@@ -311,6 +313,8 @@ def _load(names: list[str], ref: ModelRef) -> tuple[tuple[int, ...], list[PreTra
     """(events of loading, as they come onto the card; the models)."""
     log = StorageLog()
     models = []
+    if any(name.startswith(RANDOM) for name in names):
+        log.keep(_DRAWN_BYTES)
     for name in names:
         config = read_config(name, ref)
         if getattr(config, "quantization_config", None) is not None and not name.startswith(RANDOM):

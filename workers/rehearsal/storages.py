@@ -73,8 +73,12 @@ class StorageLog(TorchDispatchMode):
     def take_workspace(self) -> None:
         """What a library takes at its first call, and keeps: `workspace_bytes`, once after `clear`."""
         if not self._has_workspace:
-            self._take(self.workspace_bytes, "workspace")
+            self.keep(self.workspace_bytes)
             self._has_workspace = True
+
+    def keep(self, size: int) -> None:
+        """A library takes `size` bytes, and keeps them."""
+        self._take(size, "workspace")
 
     def event_of(self, tensor: torch.Tensor) -> int | None:
         """The event that allocated the tensor's storage; None where it was given."""

@@ -116,6 +116,10 @@ class CachingAllocator:
             self._absorb(block, following)
         block.pool.add(block)
 
+    def load_kernels(self, size: int) -> None:
+        """The driver loads kernels of `size` bytes: none of them is the allocator's, but they lie where segments would."""
+        self._space.take(size)
+
     def reset_peaks(self) -> None:
         self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
 

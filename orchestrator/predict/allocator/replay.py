@@ -1,7 +1,7 @@
 """A trace of allocations and releases, run through the allocator model."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.predict.allocator.blocks import Block
@@ -40,8 +40,10 @@ class TraceError(ValueError):
     """A trace frees what is not there."""
 
 
-def replay(trace: Trace, allocator: CachingAllocator) -> Replay:
+def replay(trace: Trace, allocator: CachingAllocator, kernels: Mapping[int, int] | None = None) -> Replay:
     """Run `trace` through `allocator`, which keeps its state: a second trace goes on where this one ends.
+
+    `kernels`: bytes that the driver loads before an event, by the event.
 
     Only blocks of this very trace can be freed by it. Raises `TraceError`.
     """
@@ -49,7 +51,10 @@ def replay(trace: Trace, allocator: CachingAllocator) -> Replay:
     blocks: dict[int, Block] = {}
     failure = None
     allocate, free = allocator.allocate, allocator.free
+    kernels = kernels or {}
     for index, event in enumerate(trace):
+        if index in kernels:
+            allocator.load_kernels(kernels[index])
         if event > 0:
             try:
                 blocks[index] = allocate(event)

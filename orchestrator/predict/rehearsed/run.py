@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from orchestrator.predict.allocator.blocks import Block
 from orchestrator.predict.allocator.caching import CachingAllocator, OutOfDeviceMemory
+from orchestrator.predict.device import FIRST_PASS_KERNELS
 from workers.rehearsal.passes import Label, NotRehearsable, PassTrace, Piece
 
 _SMALL, _SHARED, _UNIT = 2**20, 10 * 2**20, 512
@@ -168,6 +169,7 @@ class RehearsedRun:
         if self._phase == "load":
             self._load()
             self._phase = "prefill"
+            self.allocator.load_kernels(FIRST_PASS_KERNELS)
             if self._chunk is not None and self.prompt_tokens > 1:
                 self._ids = self.allocator.allocate(ids_bytes(self._batch, self.prompt_tokens))
         while self._chunk is not None and self._tokens < tokens:

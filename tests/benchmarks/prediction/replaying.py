@@ -8,6 +8,7 @@ import numpy as np
 from orchestrator.predict.allocator.caching import CachingAllocator
 from orchestrator.predict.allocator.replay import replay
 from orchestrator.predict.allocator.settings import AllocatorSettings
+from orchestrator.predict.device import FIRST_PASS_KERNELS
 
 
 def replay_file(path: Path) -> None:
@@ -19,7 +20,7 @@ def replay_file(path: Path) -> None:
         for key in keys:
             run = {
                 name: content[f"{key}/{name}"]
-                for name in ("trace", "reserved", "before", "failed", "allowed")
+                for name in ("trace", "reserved", "marks", "before", "failed", "allowed")
             }
             events += len(run["trace"])
             print(_line(key, run), flush=True)
@@ -32,7 +33,8 @@ def _line(key: str, run: dict[str, np.ndarray]) -> str:
         AllocatorSettings(expandable_segments="/expandable/" in key), allowed_bytes=allowed or None
     )
     began = time.perf_counter()
-    replayed = replay([int(event) for event in run["trace"]], allocator)
+    loaded = {int(event): FIRST_PASS_KERNELS for event in run["marks"][:1]}
+    replayed = replay([int(event) for event in run["trace"]], allocator, loaded)
     seconds = time.perf_counter() - began
     modelled, real = np.array(replayed.reserved, np.int64), run["reserved"]
     start, end = int(run["before"][0]), min(len(modelled), len(real) - int(run["failed"][0]))

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.predict.allocator.address_space import AddressSpace
+from orchestrator.predict.allocator.address_space import AddressSpace, ContextRoom
 from orchestrator.predict.allocator.caching import CachingAllocator, OutOfDeviceMemory
 from orchestrator.predict.allocator.replay import TraceError, replay
 from orchestrator.predict.allocator.settings import AllocatorSettings, AllocatorSettingsError, MiB
 from tests.orchestrator.predict.reference_allocator import FREE, UNMAPPED, ReferenceAllocator
 
 EXPANDABLE = AllocatorSettings(expandable_segments=True)
+NO_ROOM = ContextRoom(0, 0, 0)
 SETTINGS = (
     AllocatorSettings(),
     EXPANDABLE,
@@ -171,10 +172,12 @@ def test_all_that_was_freed_can_be_given_back(trace: list[int], chosen: Allocato
 
 
 def test_segments_fill_mappings_of_32_mebibytes_that_grow_downwards() -> None:
-    space = AddressSpace()
+    space = AddressSpace(NO_ROOM)
     first, second, third = (space.take(14 * MiB) for _ in range(3))
     assert (second - first, third - first) == (14 * MiB, -32 * MiB)
-    assert space.take(2 * MiB) - third == 14 * MiB  # lower than the 4 MiB behind the second
+    assert (
+        space.take(2 * MiB) - third == 14 * MiB
+    )  # in the newest mapping, not in the 4 MiB behind the second
     space.give(second, 14 * MiB)
     space.give(first, 14 * MiB)
     assert space.take(40 * MiB) == third - 64 * MiB
@@ -182,8 +185,25 @@ def test_segments_fill_mappings_of_32_mebibytes_that_grow_downwards() -> None:
     assert space.take(24 * MiB) == third - 96 * MiB  # the gap of 32 MiB leaves nothing to trim
 
 
+def test_the_newest_mapping_with_room_comes_first_wherever_it_lies_and_the_contexts_last() -> None:
+    space = AddressSpace(ContextRoom(64 * MiB, 2 * MiB, 30 * MiB))
+    in_context = space.take(40 * MiB)
+    high, low = space.take(96 * MiB), space.take(40 * MiB)
+    assert low + 64 * MiB == high
+    assert high + 96 * MiB == in_context
+    space.give(high, 96 * MiB)
+    newest = space.take(40 * MiB)
+    assert newest == high + 32 * MiB
+    assert [space.take(22 * MiB) for _ in range(4)] == [
+        newest + 40 * MiB,
+        low + 40 * MiB,
+        in_context + 40 * MiB,
+        in_context + 66 * MiB,
+    ]
+
+
 def test_a_mapping_returns_to_the_highest_gap_that_is_larger() -> None:
-    space = AddressSpace()
+    space = AddressSpace(NO_ROOM)
     segments = [space.take(size * MiB) for size in (64, 32, 96, 32)]
     for index in (0, 2):
         space.give(segments[index], (64, 32, 96, 32)[index] * MiB)
