@@ -1,6 +1,6 @@
 """What a report talks about at a time: one model with one engine on one kind of device under one budget."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -77,9 +77,9 @@ class Condition:
         others = axes.unusual(self.values, Role.CONDITION, but=["prompt_tokens"])
         return ", ".join([f"{self.prompt_tokens:,} prompt tokens", *others])
 
-    def asks(self, row: BoundaryRow) -> bool:
-        """Whether a boundary was searched (or read off) under this condition."""
-        grows = {"batch_size"} if row.axis == "batch_size" else set()
+    def asks(self, row: BoundaryRow, but: Collection[str] = ()) -> bool:
+        """Whether a boundary was searched (or read off) under this condition, whatever the values of the axes `but`."""
+        grows = {"batch_size", *but} if row.axis == "batch_size" else {*but}
         if row.prompt_tokens is None or row.phase == "decode_after_prefill":
             grows.add("prompt_tokens")
         return all(row.identity[name] == value for name, value in self.values.items() if name not in grows)

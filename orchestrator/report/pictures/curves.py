@@ -34,9 +34,15 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class ChartAxis:
+    """`unit`: what a value is said to be of; default: the title."""
+
     title: str
     log: bool = False
     format: str = ",~f"
+    unit: str = ""
+
+    def told(self, value: float, digits: int) -> str:
+        return f"{value:,.{digits}g} {self.unit or self.title}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,16 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A ring of its own: a prediction. `told`: what the page says of it."""
+
+    colour: str
+    x: float
+    y: float
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     title: str
     x: ChartAxis
@@ -66,6 +82,7 @@ class Panel:
     curves: Sequence[Curve]
     limits: Sequence[Limit] = field(default=())
     stretches: Sequence[Stretch] = field(default=())
+    marks: Sequence[Mark] = field(default=())
     points: bool = False
     steps: bool = False  # a value holds until the next one
     width: int = 700
@@ -88,6 +105,7 @@ def draw(panel: Panel) -> alt.LayerChart:
         *_limits(panel, scale, x, y),
         *_lines(panel, curves, x, y),
         *_stretches(panel, x, y),
+        *_marks(panel, x, y),
         *_names(panel, curves, scale, x, y),
         *_values(panel, curves, x, y),
     ]
@@ -103,6 +121,8 @@ class _Scale:
     def of(cls, panel: Panel, curves: Sequence[Curve]) -> "_Scale":
         xs = [value for curve in curves for value in curve.x]
         ys = [value for curve in curves for value in (*curve.y, *curve.high) if value is not None]
+        xs += [mark.x for mark in panel.marks]
+        ys += [mark.y for mark in panel.marks]
         xs += [limit.x for limit in panel.limits if limit.x is not None]
         ys += [limit.y for limit in panel.limits if limit.y is not None]
         above = 1.0 + 0.07 * (1 + sum(curve.out_of_memory for curve in curves))
@@ -150,6 +170,17 @@ def _stretches(panel: Panel, x: alt.X, y: alt.Y) -> list[alt.Chart]:
     return layers
 
 
+def _marks(panel: Panel, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    layers = []
+    for mark in panel.marks:
+        frame = pl.DataFrame({"x": [float(mark.x)], "y": [float(mark.y)], "told": [mark.told]})
+        ring = alt.Chart(frame).mark_point(
+            color=mark.colour, filled=False, size=110, strokeWidth=1.5, opacity=1
+        )
+        layers.append(ring.encode(x=x, y=y, description="told:N"))
+    return layers
+
+
 def _lines(panel: Panel, curves: Sequence[Curve], x: alt.X, y: alt.Y) -> list[alt.Chart]:
     layers = []
     for curve in curves:
@@ -194,8 +225,7 @@ def _values(panel: Panel, curves: Sequence[Curve], x: alt.X, y: alt.Y) -> list[a
     for curve in curves:
         places = sorted({round(place * (len(curve.x) - 1) / _VALUES) for place in range(_VALUES + 1)})
         told = [
-            f"{curve.name}: {curve.y[at]:,.4g} {panel.y.title} at {curve.x[at]:,.6g} {panel.x.title}"
-            for at in places
+            f"{curve.name}: {panel.y.told(curve.y[at], 4)} at {panel.x.told(curve.x[at], 6)}" for at in places
         ]
         frame = pl.DataFrame(
             {

@@ -6,6 +6,7 @@ from orchestrator import axes
 from orchestrator.axes import Role
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Folded, Paragraph, Section, Table
+from orchestrator.report.pictures.boundaries import boundary_by_card, frontiers
 from orchestrator.report.setting import Setting, Variant, mode_words, tell_apart, variant_of
 from orchestrator.tables.boundary_rows import BoundaryRow
 
@@ -93,6 +94,8 @@ def boundaries(settings: Sequence[Setting]) -> Section | None:
             "the model's config implies."
         ]),
         Table(columns, [_line(s, row) for s, row in rows if s.main.asks(row)], "", numeric, group="on"),
+        *boundary_by_card(settings),
+        *frontiers(settings),
     ]  # fmt: skip
     others = [_line(s, row) for s, row in rows if not s.main.asks(row)]
     if others:

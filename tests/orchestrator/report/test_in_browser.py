@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,6 +86,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def frontier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose only pictures at first sight are those of boundaries."""
+    spec = demo_spec(
+        modes=["baseline", "streaming"], lengths=[500, 2000], budgets=[48 * MiB, 64 * MiB], batch_sizes=[1, 4]
+    )
+    out = tmp_path_factory.mktemp("frontier")
+    with open_run(out, spec) as run:
+        run.journal.append([Record(run.run_id, attempt) for attempt in demo_attempts(spec)])
+    render(out)
+    return out
+
+
 @pytest.fixture
 def page(browser: Any, folder: Path) -> Iterator[Any]:
     """The report, 1400 pixels wide. No test may leave an error or a refusal of the policy in the console."""
@@ -127,6 +141,33 @@ def test_a_point_tells_its_value_to_pointer_and_keyboard(page: Any) -> None:
     _await(page, lambda: tip.text not in ("", first))
     figure.send_keys(Keys.ESCAPE)
     _await(page, lambda: not tip.is_displayed())
+
+
+def test_pictures_of_boundaries_tell_values_at_every_width_and_scheme(browser: Any, frontier: Path) -> None:
+    browser.get((frontier / "report.html").as_uri())
+    tip = browser.find_element(By.CSS_SELECTOR, ".tip")
+    figures = browser.find_elements(By.CSS_SELECTOR, "#where-memory-ends figure")
+    told = ("predicted 2,5[0-9]* new tokens at 48 MiB", "new tokens of each sequence at 4 sequences")
+    try:
+        for width, scheme in ((1400, "light"), (390, "dark")):
+            _resize(browser, width)
+            _media(browser, scheme=scheme)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+            assert browser.execute_script(_FAINT) == []
+            for figure, words in zip(figures, told, strict=True):
+                browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", figure)
+                marks = figure.find_elements(By.CSS_SELECTOR, "[aria-roledescription='point']")
+                mark = next(m for m in marks if re.search(words, m.get_attribute("aria-label") or ""))
+                figure.send_keys(Keys.ARROW_RIGHT)
+                _await(browser, tip.is_displayed)
+                seen = {tip.text}
+                for _ in marks:
+                    figure.send_keys(Keys.ARROW_RIGHT)
+                    seen.add(tip.text)
+                assert mark.get_attribute("aria-label") in seen
+    finally:
+        _media(browser)
+    assert browser.get_log("browser") == []
 
 
 def test_a_heading_sorts_within_groups_by_value(page: Any) -> None:
