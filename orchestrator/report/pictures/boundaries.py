@@ -38,22 +38,31 @@ class _End:
 def boundary_by_card(settings: Sequence[Setting]) -> list[Picture]:
     """The largest value that passed by the memory of the card, for each model and question that two cards have answered.
 
-    Budgets of one kind of device make a picture; so do kinds of device that ran under one budget each.
+    Budgets of one kind of device make a picture; so do kinds of device that ran under one budget each. Largest batches of several
+    lengths are a frontier's. Where memory ended nowhere there is none.
     """
     groups: dict[tuple[str, str], dict[str, list[_End]]] = {}
     for setting, row in _answered(settings):
-        if setting.limit_bytes is not None and setting.main.asks(row):
+        if setting.limit_bytes is not None and setting.main.asks(row) and not _is_of_frontier(setting, row):
             counted = _COUNTED[row.phase] if row.axis == "length" else f"sequences of {row.length:,} tokens"
             kinds = groups.setdefault((setting.called, counted), {})
             kinds.setdefault(setting.device_kind, []).append(_on_card(setting, row, setting.limit_bytes))
     pictures = []
     for (called, counted), kinds in groups.items():
+        if not any(end.high for ends in kinds.values() for end in ends):
+            continue
         several = {kind: ends for kind, ends in kinds.items() if len({end.x for end in ends}) > 1}
         pictures += [_by_card(called, kind, counted, ends) for kind, ends in several.items()]
         alone = [end for kind, ends in kinds.items() if kind not in several for end in ends]
         if len({end.x for end in alone}) > 1:
             pictures.append(_by_card(called, "several kinds of device", counted, alone))
     return pictures
+
+
+def _is_of_frontier(setting: Setting, row: BoundaryRow) -> bool:
+    return row.axis == "batch_size" and any(
+        other.axis == "batch_size" and other.length != row.length for other in setting.boundaries
+    )
 
 
 def _on_card(setting: Setting, row: BoundaryRow, limit_bytes: int) -> _End:
@@ -123,10 +132,12 @@ def _frontier(called: str, kind: str, counted: str, ends: Sequence[_End]) -> Pic
 
 
 def _answered(settings: Sequence[Setting]) -> Iterator[tuple[Setting, BoundaryRow]]:
-    """Rows with a value that passed, of searches that were not stopped before their end."""
+    """Rows with a value that passed, of searches that were not stopped before their end. Where there were searches, what
+    measured cells say beside them is no end."""
     for setting in settings:
+        searched = any(row.searched for row in setting.boundaries)
         for row in setting.boundaries:
-            if row.last_ok is not None and not row.is_open and not row.is_wide:
+            if row.last_ok is not None and not row.is_open and not row.is_wide and row.searched >= searched:
                 yield setting, row
 
 
