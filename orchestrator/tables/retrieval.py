@@ -10,6 +10,7 @@ from orchestrator import axes
 from orchestrator.axes import VARIANT, Role
 from orchestrator.journal.record import RESULT_COLUMNS
 from workers.modes import RETRIEVE, mode_rank
+from workers.retrieval.tasks import TASKS
 
 #: What has to be equal before two modes are compared. A cell's prompt is its length.
 PEERS = tuple(name for name in axes.same_tokens(Role.SETTING, Role.CONDITION) if name != "prompt_tokens")
@@ -21,6 +22,7 @@ SHARE = 0.85
 #: Of a normal distribution: 95 % of it lie within so many standard deviations.
 _Z = 1.959963984540054
 _COLUMNS = RESULT_COLUMNS[RETRIEVE.name]
+_CHANCES = {task.name: task.chance for task in TASKS.values()}
 _FIRST = (
     "model",
     "mode",
@@ -33,6 +35,7 @@ _FIRST = (
     "accuracy",
     "ci_low",
     "ci_high",
+    "chance",
 )
 
 
@@ -71,6 +74,7 @@ def retrieval(rows: pl.LazyFrame) -> pl.LazyFrame:
             example_answer=_example("answer"),
             max_positions=pl.col("max_positions").max(),
         )
+        .with_columns(chance=pl.col("task").replace_strict(_CHANCES, return_dtype=pl.Float64, default=None))
     )
     return (
         counted.with_columns(accuracy=pl.col("correct") / pl.col("samples"), **_interval())

@@ -8,11 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from math import comb, factorial, perm
 
 from workers.retrieval.words import NOUNS
 
+#: The values of facts.
+_NUMBERS = range(10_000, 100_000)
 #: Needles of a task that hides several.
 _SEVERAL = 4
+#: A variable's name, and the beginning of an invented word.
+_LETTERS, _CONSONANTS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "bdfgklmnprstvz"
 #: Words to be counted: how many are right, and how often each of these is there for one time of any other.
 _COMMON, _TIMES = 3, 6
 
@@ -51,7 +56,8 @@ class RetrievalSample:
 class Task:
     """`placed`: whether the sample's needle is at a given depth; the others are asked for once, without a depth.
 
-    `answer_tokens`: new tokens that a model is given. `make(random, place)`: a sample.
+    `answer_tokens`: new tokens that a model is given. `make(random, place)`: a sample. `chance`: of one guess by who knows the
+    task and has not seen the text.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Task:
     haystack: Haystack
     placed: bool
     answer_tokens: int
+    chance: float
     make: Callable[[random.Random, float], RetrievalSample]
 
 
@@ -82,7 +89,7 @@ def is_right(answer: str, expected: tuple[str, ...]) -> bool:
 
 
 def _number(drawn: random.Random) -> str:
-    return str(drawn.randrange(10_000, 100_000))
+    return str(drawn.choice(_NUMBERS))
 
 
 def _fact(key: str, value: str) -> str:
@@ -127,8 +134,7 @@ def _several_values(drawn: random.Random, place: float) -> RetrievalSample:
 
 def _variables(drawn: random.Random, place: float) -> RetrievalSample:
     """A chain of assignments in order: which variables have the first one's value?"""
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    names = ["".join(drawn.sample(letters, 3)) for _ in range(_SEVERAL + 1)]
+    names = ["".join(drawn.sample(_LETTERS, 3)) for _ in range(_SEVERAL + 1)]
     value = _number(drawn)
     said = [f" VAR {names[0]} = {value}."]
     said += [f" VAR {later} = VAR {earlier}." for earlier, later in pairwise(names)]
@@ -164,7 +170,7 @@ def _common_words(drawn: random.Random, place: float) -> RetrievalSample:
 
 def _frequent_words(drawn: random.Random, place: float) -> RetrievalSample:
     """Of a text in invented words, whose frequencies fall as one over the rank squared, the three most frequent."""
-    coined = ["".join(drawn.choices("bdfgklmnprstvz", k=2)) + drawn.choice(NOUNS) for _ in range(40)]
+    coined = ["".join(drawn.choices(_CONSONANTS, k=2)) + drawn.choice(NOUNS) for _ in range(40)]
     seed = drawn.random()
 
     def words(count: int) -> list[str]:
@@ -183,16 +189,25 @@ def _frequent_words(drawn: random.Random, place: float) -> RetrievalSample:
     )
 
 
+#: Of one guess of a number, and of several things out of many in any order.
+_ONE = 1 / len(_NUMBERS)
+_COINED = len(_CONSONANTS) ** 2 * len(NOUNS)
+
+
+def _all_of(count: int, many: int) -> float:
+    return factorial(count) / many**count
+
+
 TASKS = {
     task.name: task
     for task in (
-        Task(name="passkey", what="one pass key in noise", haystack=Haystack.NOISE, placed=True, answer_tokens=12, make=_passkey),
-        Task(name="single", what="one number in noise", haystack=Haystack.NOISE, placed=True, answer_tokens=12, make=_single),
-        Task(name="single-text", what="one number in real text", haystack=Haystack.TEXT, placed=True, answer_tokens=12, make=_single),
-        Task(name="several-keys", what="one of several numbers in real text", haystack=Haystack.TEXT, placed=True, answer_tokens=12, make=_several_keys),
-        Task(name="several-values", what="all numbers of one key in real text", haystack=Haystack.TEXT, placed=False, answer_tokens=64, make=_several_values),
-        Task(name="variables", what="a chain of assignments in noise", haystack=Haystack.NOISE, placed=False, answer_tokens=48, make=_variables),
-        Task(name="common-words", what="the words that come more than once", haystack=Haystack.WORDS, placed=False, answer_tokens=32, make=_common_words),
-        Task(name="frequent-words", what="the most frequent words", haystack=Haystack.WORDS, placed=False, answer_tokens=48, make=_frequent_words),
+        Task(name="passkey", what="one pass key in noise", haystack=Haystack.NOISE, placed=True, answer_tokens=12, chance=_ONE, make=_passkey),
+        Task(name="single", what="one number in noise", haystack=Haystack.NOISE, placed=True, answer_tokens=12, chance=_ONE, make=_single),
+        Task(name="single-text", what="one number in real text", haystack=Haystack.TEXT, placed=True, answer_tokens=12, chance=_ONE, make=_single),
+        Task(name="several-keys", what="one of several numbers in real text", haystack=Haystack.TEXT, placed=True, answer_tokens=12, chance=_ONE, make=_several_keys),
+        Task(name="several-values", what="all numbers of one key in real text", haystack=Haystack.TEXT, placed=False, answer_tokens=64, chance=_all_of(_SEVERAL, len(_NUMBERS)), make=_several_values),
+        Task(name="variables", what="a chain of assignments in noise", haystack=Haystack.NOISE, placed=False, answer_tokens=48, chance=_all_of(_SEVERAL + 1, perm(len(_LETTERS), 3)), make=_variables),
+        Task(name="common-words", what="the words that come more than once", haystack=Haystack.WORDS, placed=False, answer_tokens=32, chance=1 / comb(len(NOUNS), _COMMON), make=_common_words),
+        Task(name="frequent-words", what="the most frequent words", haystack=Haystack.WORDS, placed=False, answer_tokens=48, chance=_all_of(_COMMON, _COINED), make=_frequent_words),
     )
 }  # fmt: skip

@@ -37,11 +37,20 @@ def retrieval(table: pl.DataFrame, effective: pl.DataFrame, names: Names) -> Sec
         return None
     peers = _by_peers(effective)
     blocks: list[Block] = [_picture(rows, table, names) for rows in peers]
-    columns = ["model", "mode", "engine", "task", "effective length", "accuracy there", "shortest to longest"]
+    columns = [
+        "model",
+        "mode",
+        "engine",
+        "task",
+        "effective length",
+        "accuracy there",
+        "chance",
+        "shortest to longest",
+    ]
     lines = [
         [
             ", ".join([names.row(row), *_others(row)]), row["mode"], row["engine"], row["task"], length_words(row),
-            _accuracy(row), f"{row['shortest']:,} to {row['longest']:,}",
+            _accuracy(row), _chance(row["task"]), f"{row['shortest']:,} to {row['longest']:,}",
         ]
         for rows in peers for row in rows
     ]  # fmt: skip
@@ -55,7 +64,8 @@ def retrieval(table: pl.DataFrame, effective: pl.DataFrame, names: Names) -> Sec
         Paragraph([
             f"What was hidden in a text is asked for at its end; the same samples for every mode, greedy decoding, "
             f"prompts in {forms}, each exactly of its length in the model's own tokens. An answer is right where "
-            "it contains all that was asked for, as RULER counts. Effective length: the last length up to which accuracy, all "
+            "it contains all that was asked for, as RULER counts. Chance: one guess by who knows the task and has not seen the text. "
+            "Effective length: the last length up to which accuracy, all "
             f"depths together, stays at or above {SHARE:.0%} of that at the shortest; intervals are Wilson's, 95 %."
         ])
     )  # fmt: skip
@@ -108,6 +118,12 @@ def _accuracy(row: dict[str, Any]) -> str:
     return f"{row['accuracy']:.0%} ({row['ci_low']:.0%} to {row['ci_high']:.0%})"
 
 
+def _chance(task: str) -> str:
+    """Of one guess, as a person reads it."""
+    once_in = 1 / TASKS[task].chance
+    return f"1 in {once_in:,.0f}" if once_in < 1e6 else "below 1 in a million"
+
+
 def _others(row: dict[str, Any]) -> list[str]:
     return axes.unusual(row, Role.CONDITION, but=["prompt_tokens", "task"])
 
@@ -120,8 +136,8 @@ def _picture(rows: Sequence[dict[str, Any]], table: pl.DataFrame, names: Names) 
     about = ", ".join([model, f"{engine} engine", *_others(first)])
     return picture(
         "-".join(["retrieval", task, model, engine, *_others(first)]), draw_heat_maps(maps),
-        f"{about}: task {task} ({TASKS[task].what}). Per cent of right answers. Tick: above it the needle has left the "
-        "window. Dashed: the trained context ends.",
+        f"{about}: task {task} ({TASKS[task].what}). Per cent of right answers; by chance {_chance(task)}, so 0 is at chance. Tick: "
+        "above it the needle has left the window. Dashed: the trained context ends.",
         f"Retrieval by length and depth for {model}, task {task}",
     )  # fmt: skip
 

@@ -56,6 +56,10 @@ def test_counts_by_length_and_depth(tmp_path: Path) -> None:
     assert single["samples"].to_list() == [20] * 5
     assert single["accuracy"].to_list() == [0, 0, 0, 1, 1], "the window is 252 tokens"
     assert single["ci_high"][0] == pytest.approx(0.1611, abs=1e-4)
+    assert single["chance"].to_list() == [1 / 90_000] * 5
+    assert (single["ci_low"] <= single["chance"]).to_list() == [True] * 3 + [False] * 2, (
+        "at chance outside of it"
+    )
     assert (single["example_answer"][0], single["chat"][0]) == (" 00000 <script>alert(1)</script>", False)
     assert table.filter(task="variables")["depth"].null_count() == 6
 
@@ -74,7 +78,7 @@ def test_counts_by_length_and_depth(tmp_path: Path) -> None:
 def test_the_report_shows_a_map_for_each_mode_and_escapes_what_models_wrote(tmp_path: Path) -> None:
     render(_recorded(tmp_path))
     text = (tmp_path / "report.md").read_text().split("\n## Does the model still find it?")[1]
-    assert "| streaming | eager | single | 256 | 80% (71% to 87%) | 256 to 1,024 |" in text
+    assert "| streaming | eager | single | 256 | 80% (71% to 87%) | 1 in 90,000 | 256 to 1,024 |" in text
     assert "| baseline | eager | single | ≥ 1,024 |" in text
     drawn = (tmp_path / "plots" / "retrieval-single-pocket-eager.svg").read_text()
     assert all(mode in drawn for mode in ("baseline", "streaming"))

@@ -1,5 +1,6 @@
 """The shipped model finds everything in its context; a mode that drops tokens finds what it kept, in any batch and engine."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -12,7 +13,7 @@ from workers.host.child.workloads.retrieve import shared_beginning
 from workers.models.load import LoadedModel, load_model
 from workers.modes import Retrieve, Streaming
 from workers.retrieval.prompts import trials
-from workers.retrieval.tasks import is_right
+from workers.retrieval.tasks import TASKS, is_right
 from workers.text.corpus import decode
 from workers.text.prompts import prompt_ids
 
@@ -46,7 +47,8 @@ def _answers(cell: Cell, *, share: bool = False) -> list[list[int]]:
     session = open_session(cell, _model(), None)
     prompts_NT = torch.from_numpy(prompt_ids(cell)).long().view(-1, cell.length)
     answers: list[list[int]] = []
-    for depth_NT in prompts_NT.split(SAMPLES):
+    assert cell.retrieve is not None
+    for depth_NT in prompts_NT.split(cell.retrieve.samples):
         if share:
             session.keep(shared_beginning(depth_NT))
         for prompt_BT in depth_NT.split(cell.batch_size):
@@ -91,6 +93,30 @@ def test_a_beginning_that_is_read_once_changes_no_answer(mode: str, batch: int) 
         whole = counted.tokens()
         assert _answers(cell, share=True) == alone
         assert counted.tokens() < 0.75 * whole
+
+
+#: What it answers whenever it sees the needle.
+EASY = ("passkey", "single", "single-text")
+
+
+@pytest.mark.parametrize("mode", ["baseline", "streaming"])
+@pytest.mark.parametrize("task", TASKS)
+def test_no_answer_is_right_or_wrong_by_batch_chunk_or_engine(task: str, mode: str) -> None:
+    """Of every task, with the beginnings that prompts share and without."""
+    asked = Retrieve(task=task, depths=2, samples=2)
+    plain = replace(_cell(mode, 360, batch=1), retrieve=asked)
+    questions = trials(task, asked.depths, asked.samples, plain.seed)
+
+    def right(cell: Cell, *, share: bool = False) -> list[bool]:
+        texts = decode(_answers(cell, share=share), REF.target, REF)
+        return [is_right(text, one.expected) for text, one in zip(texts, questions, strict=True)]
+
+    expected = right(plain)
+    if task in EASY:
+        assert all(expected) if mode == "baseline" else not expected[0] and expected[-1]
+    assert right(replace(plain, prefill_chunk=50)) == expected
+    for engine in ("eager", "graph"):
+        assert right(replace(plain, engine=engine, batch_size=2), share=True) == expected
 
 
 class Passes:

@@ -1,5 +1,8 @@
 """Prompts have exactly their length, hold what is asked for where they say, and are the same for everyone."""
 
+import math
+from collections import Counter
+
 import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
@@ -47,6 +50,16 @@ def test_every_task_at_an_exact_length(
     assert np.array_equal(prompts, again)
     other, _ = write_all(writer, task, DEPTHS, SAMPLES, seed=1)
     assert not np.array_equal(prompts, other)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_answer_of_another_sample_is_right_by_chance(task: str) -> None:
+    """Who guesses one of the possible answers: pairs of samples with the same answer, among all pairs."""
+    count = 3000
+    answers = Counter(frozenset(sample(task, 0, None, index).expected) for index in range(count))
+    found = sum(times * (times - 1) // 2 for times in answers.values())
+    expected = TASKS[task].chance * count * (count - 1) / 2
+    assert abs(found - expected) <= 4 * math.sqrt(expected) + 0.5
 
 
 def test_the_text_before_a_needle_is_the_same_for_all_samples(tokenizer: PreTrainedTokenizerBase) -> None:

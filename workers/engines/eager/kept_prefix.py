@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from workers.engines.eager.score import skim
+from workers.engines.shared.prefix import begins_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +21,7 @@ class KeptPrefix:
     layers: Sequence[Any]
 
     def begins(self, ids_BT: torch.Tensor) -> bool:
-        """Whether each row begins with it, and has at least one more token."""
-        count = len(self.ids_P)
-        return ids_BT.shape[1] > count and bool((ids_BT[:, :count] == self.ids_P).all())
+        return begins_with(ids_BT, self.ids_P)
 
     def put_into(self, cache: Cache, batch: int) -> None:
         """Make `cache`, a new one, as if `batch` sequences had read the prefix."""

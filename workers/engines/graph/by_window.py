@@ -4,6 +4,7 @@ A layer with a window of its own keeps a ring of it, without sinks, under every 
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -38,6 +39,10 @@ class CacheByWindow:
     def fill(self, first: int, end: int) -> None:
         for part in self.parts:
             part.fill(first, end)
+
+    def copy_from(self, one: Self, tokens: int) -> None:
+        for part, source in zip(self.parts, one.parts, strict=True):
+            part.copy_from(source, tokens)
 
     def attend(
         self,

@@ -1,7 +1,7 @@
 """What the graph engine asks of a cache of one model. `full_cache`, `ring`, `packed_cache` and `by_window` implement it."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
@@ -43,6 +43,10 @@ class GraphCache(Protocol):
 
     def fill(self, first: int, end: int) -> None:
         """Hold finite noise for the positions `first .. end`, as if they had been read. They are reserved."""
+
+    def copy_from(self, one: Self, tokens: int) -> None:
+        """Hold in each sequence what `one`, a cache of one sequence, holds of its first `tokens` tokens. Raises
+        torch.OutOfMemoryError."""
 
     def attend(
         self,

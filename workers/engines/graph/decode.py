@@ -17,14 +17,16 @@ def begin(
     rules: Rules,
     prompt_BT: torch.Tensor,
     note: Callable[[int], None] = lambda read: None,
+    kept: int = 0,
 ) -> None:
-    """Read the prompt and choose the first new token. `prompt_BT`: int64 on the device, T >= 1. `note`: as in `Prefill.read`."""
+    """Read the prompt and choose the first new token. `prompt_BT`: int64 on the device, T > kept. `note`, `kept`: as in
+    `Prefill.read`."""
     T = prompt_BT.shape[1]
     state.count.zero_()
     state.eos_at.fill_(NEVER)
     if state.seen_BV is not None:
         state.seen_BV.zero_().scatter_(1, prompt_BT, True)
-    prefill.read(prompt_BT, note)
+    prefill.read(prompt_BT, note, kept)
     state.tail_B2[:, 1:].copy_(prompt_BT[:, -1:])
     state.head.fill_(T - 1)  # as if the last prompt token had been pending
     target.kernels.commit(target.logits(prefill.last_BE), state, rules)

@@ -13,6 +13,7 @@ from workers.attempt import Phase
 from workers.engines.graph import decode
 from workers.engines.graph.clock import Clock, Mark, clock_of
 from workers.engines.graph.graphs import Stage
+from workers.engines.graph.kept_prefix import PrefixRead
 from workers.engines.graph.model import CachedModel
 from workers.engines.graph.prefill import Prefill
 from workers.engines.graph.state import NEVER, Round, Rules, State
@@ -60,10 +61,19 @@ class Execution:
         for reader in self.readers:
             reader.cache.reserve(tokens)
 
-    def begin(self, prompt_BT: torch.Tensor, note: Callable[[int], None] = lambda read: None) -> None:
+    def begin(
+        self,
+        prompt_BT: torch.Tensor,
+        note: Callable[[int], None] = lambda read: None,
+        kept: PrefixRead | None = None,
+    ) -> None:
+        """`kept`: what the prompt begins with; the caches are empty then."""
         if self.round is not None:
             self.round.clear()
-        decode.begin(self.target, self.prefill, self.state, self.rules, prompt_BT, note)
+        if kept is not None:
+            kept.put_into(self.readers)
+        read = 0 if kept is None else len(kept.ids_P)
+        decode.begin(self.target, self.prefill, self.state, self.rules, prompt_BT, note, read)
 
 
 def readers_of(target: CachedModel, draft: CachedModel | None) -> tuple[CachedModel, ...]:
@@ -112,15 +122,17 @@ class _Round(NamedTuple):
     told: Mark
 
 
-def execute(run: Execution, prompt_BT: torch.Tensor, recorder: Recorder) -> Generated:
-    """Prefill, then decode to the asked length. `prompt_BT`: int64 on the device.
+def execute(
+    run: Execution, prompt_BT: torch.Tensor, recorder: Recorder, kept: PrefixRead | None = None
+) -> Generated:
+    """Prefill, then decode to the asked length. `prompt_BT`: int64 on the device. `kept`: as in `Execution.begin`.
 
     An out-of-memory error passes through after all tokens known by then were reported.
     """
     clock = clock_of(prompt_BT.device)
     recorder.phase(Phase.PREFILL)
     recorder.count_cache_with(run.nbytes)
-    run.begin(prompt_BT, recorder.prompt)
+    run.begin(prompt_BT, recorder.prompt, kept)
     started = clock.mark()
     clock.wait(started)
     recorder.phase(Phase.DECODE)

@@ -4,6 +4,8 @@ The kernel finds a block through a table of addresses on the device, so a captur
 allocated after the capture, and running out of memory is a matter of need, not of an assumed maximum.
 """
 
+from typing import Self
+
 import torch
 
 from workers.engines.graph.block_pool import BlockPool
@@ -44,6 +46,11 @@ class FullCache:
         whole = slice(-(-first // BLOCK), -(-end // BLOCK))  # one that is begun holds zeros behind
         for block in self.blocks[whole]:
             block.normal_()
+
+    def copy_from(self, one: Self, tokens: int) -> None:
+        self.reserve(tokens)
+        for block, source in zip(self.blocks, one.blocks, strict=True):
+            block.copy_(source)
 
     def attend(
         self,

@@ -7,6 +7,7 @@ So plain and speculative decoding, and prompts in any chunks, read the same numb
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -132,6 +133,14 @@ class PackedCache:
             groups = slab.view(-1, self.group.size)
             groups.random_(64)  # of fp8: below 2, and never infinite
             groups[:, scales].view(self.dtype).fill_(2**-5)
+
+    def copy_from(self, one: Self, tokens: int) -> None:
+        self.reserve(tokens)
+        self.recent.copy_(one.recent)
+        self.sinks.copy_(one.sinks)
+        for slab, source in zip(self.slabs, one.slabs, strict=True):
+            sequences = (len(slab), self.layers, -1, self.kv_heads * self.group.size)
+            slab.view(sequences).copy_(source.view(sequences))
 
     def attend(
         self,

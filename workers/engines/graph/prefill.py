@@ -26,13 +26,15 @@ class Prefill:
     last_BE: torch.Tensor
     synthetic: bool
 
-    def read(self, prompt_BT: torch.Tensor, note: Callable[[int], None] = lambda read: None) -> None:
+    def read(
+        self, prompt_BT: torch.Tensor, note: Callable[[int], None] = lambda read: None, kept: int = 0
+    ) -> None:
         """`prompt_BT`: int64 on the device. Full caches grow chunk by chunk. `note`: is told how many tokens have been
-        read, from 0 on.
+        read, from `kept` on, which the caches hold already.
         """
         tokens = prompt_BT.shape[1]
-        note(0)
-        for first, end in chunks(tokens, self.chunk):
+        note(kept)
+        for first, end in chunks(kept, tokens, self.chunk):
             for reader in self.readers:
                 reader.cache.reserve(end)
             if self.synthetic and first > 0 and end < tokens:
@@ -57,9 +59,9 @@ def new_prefill(
     return Prefill(readers, prompt_tokens, chunk, start, last_BE, synthetic)
 
 
-def chunks(tokens: int, chunk: int) -> Iterator[tuple[int, int]]:
-    """(first, end) of each chunk, in their order."""
-    end = (tokens - 1) % chunk + 1
-    yield 0, end
+def chunks(kept: int, tokens: int, chunk: int) -> Iterator[tuple[int, int]]:
+    """(first, end) of each chunk of the tokens behind `kept`, in their order."""
+    end = kept + (tokens - kept - 1) % chunk + 1
+    yield kept, end
     for first in range(end, tokens, chunk):
         yield first, first + chunk

@@ -4,6 +4,8 @@ Window keys are rotated once, at their absolute position; sink keys at 0 .. S - 
 StreamingLLM: arXiv:2309.17453.
 """
 
+from typing import Self
+
 import torch
 
 from workers.engines.graph.cache import AttentionKernels
@@ -44,6 +46,10 @@ class RingCache:
         """Hold finite noise for the positions `first .. end`, as if they had been read, in every slot of the ring."""
         for cache in (self.k_LBKCD, self.v_LBKCD):
             cache[:, :, :, self.ring.sinks :].normal_()
+
+    def copy_from(self, one: Self, tokens: int) -> None:
+        self.k_LBKCD.copy_(one.k_LBKCD)
+        self.v_LBKCD.copy_(one.v_LBKCD)
 
     def attend(
         self,

@@ -9,6 +9,7 @@ from workers.cell import Cell
 from workers.engines.graph import score
 from workers.engines.graph.execution import Execution, StagesOf, execute, readers_of
 from workers.engines.graph.families import shard_of
+from workers.engines.graph.kept_prefix import PrefixRead, read_prefix
 from workers.engines.graph.kernels import PLAIN, kernels_of
 from workers.engines.graph.model import CachedModel
 from workers.engines.graph.policies import OpenCache
@@ -18,6 +19,7 @@ from workers.engines.graph.state import Rules, new_round, new_state
 from workers.engines.graph.weights import Weights
 from workers.engines.session import Generated, Recorder, Unmeasured, telling_failures
 from workers.engines.shared.oracle import Oracle, Recording, draw_oracle
+from workers.engines.shared.prefix import begins_with
 from workers.engines.sizes import graph_chunk
 from workers.modes import ScoreBucket
 
@@ -44,6 +46,7 @@ class GraphSession:
         self._kernels = kernels_of(self._target)
         self._execution: Execution | None = None
         self._recording = Recording()
+        self._kept: PrefixRead | None = None
 
     def in_effect(self) -> InEffect:
         cache = self._execution.target.cache if self._execution else self._reader(self._target, 1, 1).cache
@@ -75,10 +78,21 @@ class GraphSession:
             recorder.phase(Phase.PREPARE)
         run = self._prepared(prompt_BT, new_tokens, recorder)
         run.clear()  # not afterwards: what the cache held at the end is read then
-        return execute(run, prompt_BT.to(self._target.device), recorder)
+        kept = self._kept
+        if kept is not None and not begins_with(prompt_BT, kept.ids_P):
+            kept = None
+        return execute(run, prompt_BT.to(self._target.device), recorder, kept)
 
+    @torch.inference_mode()
     def keep(self, prefix_T: torch.Tensor) -> None:
-        """Every prompt is read whole: the run's caches are made for one shape, and a ring does not go back."""
+        """Read it into caches of one sequence, the draft's too, which stay until the next prefix."""
+        self._kept = None  # its memory first
+        if len(prefix_T) == 0:
+            return
+        models = (self._target,) if self._draft is None else (self._draft, self._target)
+        readers = tuple(self._reader(weights, 1, len(prefix_T)) for weights in models)
+        chunk = graph_chunk(self._cell, len(prefix_T), grows=readers[-1].cache.grows)
+        self._kept = read_prefix(readers, prefix_T, chunk)
 
     @torch.inference_mode()
     def score(self, ids_T: torch.Tensor, recorder: Recorder) -> list[ScoreBucket]:
