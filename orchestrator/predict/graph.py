@@ -12,6 +12,7 @@ from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import Cell
 from workers.engines.sizes import (
     BLOCK,
+    LATENT_QUERIES,
     RECENT_BLOCKS,
     RING_QUERIES,
     SLAB_BLOCKS,
@@ -98,6 +99,8 @@ def _cache(cell: Cell, shape: ModelShape, tokens: int, what: str) -> tuple[Live,
         blocks = (Live(f"{what}, blocks", BLOCK * seeing_all * (keys + values), -(-tokens // BLOCK)),)
     if not slots:
         return blocks
+    if shape.attention == "mla":
+        return *blocks, Live(f"{what}, latents", slots * (keys + values))
     return *blocks, Live(f"{what}, keys", slots * keys), Live(f"{what}, values", slots * values)
 
 
@@ -136,7 +139,7 @@ def _pass(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> tuple[Live, 
     """
     width = dtype_bytes(cell.model.dtype)
     row = cell.batch_size * rows
-    projected = (shape.heads + 2 * shape.kv_heads) * shape.key_dim
+    projected = (shape.heads + 2 * shape.kv_heads) * shape.key_dim  # mla: more than it is
     hidden, inner = shape.hidden, shape.intermediate
     if shape.parallel_residual:
         # residual, its two norms, the zeros it began with; attended; both layers' projections, one activated
@@ -151,7 +154,12 @@ def _pass(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> tuple[Live, 
     wide = Live("activations while they are summed", row * (4 * hidden + projected + 2 * inner) * width)
     if summed.size + wide.size > live[0].size:
         live = [wide, summed]
-    if _is_ring(cell) and rows > 1:
+    if shape.attention == "mla":
+        # Queries, and what they read, are as wide as a latent, some tokens at a time.
+        wide = cell.batch_size * min(rows, LATENT_QUERIES) * shape.heads * (shape.key_dim + shape.value_dim)
+        live.append(Live("queries as wide as a latent", wide * width, 2))
+        live.append(Live("latents merged, float32", wide * _FLOAT32, 3))
+    elif _is_ring(cell) and rows > 1:
         queries = min(rows, RING_QUERIES)
         scores = cell.batch_size * queries * shape.heads * (ring_slots(cell) + queries)
         live.append(Live("scores of the ring, float32, and their copies", scores * _FLOAT32, 5))

@@ -67,14 +67,14 @@ def measure(name: str, copy: float) -> None:
 
     up_tile, _ = tiles_of(mixture.gate_up_XOE)
     _, down_tile = tiles_of(mixture.down_XEI)
-    say("router", X * E * 2, None, lambda scores_1X: route(x, norm, mixture.router))
+    say("router", X * E * 2, None, lambda scores_1X: route(x, norm, mixture))
     for tile in tiles(up_tile, (32, 64)):
         say("gate_up", 4 * top * inner * E, tile, lambda s, t=tile: gate_up(x, norm, mixture, "silu", s, t))
     for tile in tiles(down_tile, (WIDTH,)):
         say("down", 2 * top * inner * E, tile, lambda s, t=tile: down(x, mixture, s, fed_PI, t))
 
     def together(scores_1X: torch.Tensor) -> None:
-        route(x, norm, mixture.router)
+        route(x, norm, mixture)
         down(x, mixture, scores_1X, gate_up(x, norm, mixture, "silu", scores_1X))
 
     say("all three", 6 * top * inner * E + X * E * 2, None, together)

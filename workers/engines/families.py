@@ -25,9 +25,12 @@ _GRAPH = "workers.engines.graph.families"
 FAMILIES = {
     model_type: Family(model_type, f"{_GRAPH}.{module}")
     for model_type, module in (
+        ("deepseek_v2", "deepseek"),
+        ("deepseek_v3", "deepseek"),
         ("gemma2", "gemma"),
         ("gemma3_text", "gemma"),
         ("glm4", "glm4"),
+        ("glm4_moe_lite", "deepseek"),
         ("gpt_neox", "gpt_neox"),
         ("gpt_oss", "gpt_oss"),
         ("granite", "granite"),

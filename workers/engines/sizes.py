@@ -20,6 +20,8 @@ RING_SLACK = 127
 RING_CHUNK = 2048
 #: Graph engine, plain torch: queries of such a pass that are scored at once.
 RING_QUERIES = 256
+#: Graph engine, attention over latents: queries of a pass that are as wide as a latent at once.
+LATENT_QUERIES = 256
 #: Width of the buckets in which scores are summed: `SCORE_FINE` positions up to `SCORE_COARSE_FROM`, then `SCORE_COARSE`.
 SCORE_FINE, SCORE_COARSE, SCORE_COARSE_FROM = 128, 4096, 65536
 

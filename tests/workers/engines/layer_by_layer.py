@@ -37,6 +37,9 @@ def build(family: str, *, dtype: torch.dtype = torch.float64, windowed: bool = F
         parameter.data.add_(noise if parameter.ndim == 1 else noise * parameter.std())
         if parameter.ndim > 1:
             parameter.data.mul_(4)
+    for name, buffer in model.named_buffers():
+        if name.endswith("correction_bias"):  # zeros, which choose nothing
+            buffer.add_(torch.randn(buffer.shape, generator=draw).to(buffer) * 0.2)
     return model.to(dtype)
 
 

@@ -107,6 +107,15 @@ _DETAILS: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
         "ffn_config": {"hidden_size": 64, "ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
     },
+    # V2-Lite's queries of one matrix; V3's of two; both choose experts within groups
+    "deepseek_v2": {
+        "q_lora_rank": None,
+        "topk_method": "group_limited_greedy",
+        **dict.fromkeys(("n_group", "num_experts_per_tok"), 2),
+        "n_routed_experts": 8,
+        "routed_scaling_factor": 1.5,
+    },
+    "deepseek_v3": {"n_group": 4, "topk_group": 2, "n_routed_experts": 12},
     "dots1": {"n_routed_experts": 4},
     "gemma3n_text": {
         "num_kv_shared_layers": 1,

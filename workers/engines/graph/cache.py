@@ -22,6 +22,12 @@ class AttentionKernels(Protocol):
     @property
     def attend_packed(self) -> Callable[..., torch.Tensor]: ...
 
+    @property
+    def attend_latent_ring(self) -> Callable[..., torch.Tensor]: ...
+
+    @property
+    def attend_latent_blocks(self) -> Callable[..., torch.Tensor]: ...
+
 
 class GraphCache(Protocol):
     """Keys and values of all layers. `B` sequences, which all stand at the same position."""
@@ -59,7 +65,10 @@ class GraphCache(Protocol):
         angles: Angles,
         how: Attention,
     ) -> torch.Tensor:
-        """Write the keys and values of positions `start .. start + M` and attend over what they see: [B, M, H * D]."""
+        """Write the keys and values of positions `start .. start + M` and attend over what they see: [B, M, H * D].
+
+        Of latents both are the row of a token as the model's matrix gave it, neither normed nor rotated.
+        """
 
     def nbytes(self) -> int:
         """Bytes of the keys and values in memory now."""

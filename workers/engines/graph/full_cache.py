@@ -17,14 +17,15 @@ from workers.modes import Context
 
 
 class FullCache:
-    """Blocks [L, 2, B, K, 64, D]: keys and values of 64 tokens in its layers, one allocation each."""
+    """Blocks [L, 2, B, K, 64, D]: keys and values of 64 tokens in its layers, one allocation each. Of latents [L, 1, B, 1, 64, D]."""
 
     grows = True
     context: Context | None = None
 
     def __init__(self, weights: Weights, batch: int, most_tokens: int, layers: int) -> None:
         """Of `layers` of the model. `most_tokens`: what the run can need at most; sizes the table of addresses only, 8 bytes per block."""
-        self.shape = (layers, 2, batch, weights.kv_heads, BLOCK, weights.head_dim)
+        width, of_values = weights.kept_dims
+        self.shape = (layers, 2 if of_values else 1, batch, weights.kv_heads, BLOCK, width)
         self.dtype, self.pool = weights.dtype, BlockPool(weights.device)
         self.blocks: list[torch.Tensor] = []
         self.most_tokens = most_tokens
@@ -63,7 +64,8 @@ class FullCache:
         angles: Angles,
         how: Attention,
     ) -> torch.Tensor:
-        return kernels.attend_blocks(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles, how)
+        attend = kernels.attend_blocks if how.latent is None else kernels.attend_latent_blocks
+        return attend(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles, how)
 
     def nbytes(self) -> int:
         return sum(block.nbytes for block in self.blocks)

@@ -1,13 +1,13 @@
 """One pass of a model: read M tokens into its cache, give the logits. x: the residual stream.
 
 qkv = linear(norm(x))              one launch, together with the MLP's `up` where the residual is parallel
-qkv = norm_heads(qkv)              where queries and keys are normed
+qkv = norm_heads(qkv)              where queries and keys are normed; of latents q and the latent's row, and q may be made in two
 a   = attend(qkv, cache)           writes the new keys, reads what may be seen
 x   = x + down_proj(a, mlp)        summed over the processes that hold the model; a and the MLP's output in one launch where the residual is parallel; where what is
                                    added is normed, `down_proj` and `add_normed`; of a mixture, `experts`
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -84,6 +84,12 @@ def _residual(
 
 
 def _normed(kernels: Kernels, qkv: tuple[torch.Tensor, ...], how: Attention) -> tuple[torch.Tensor, ...]:
+    if how.latent is not None:
+        q, row = qkv
+        if how.latent.query_up is not None:
+            norm, up = how.latent.query_up
+            q = kernels.down_proj(None, ((kernels.norm(q, norm), up),)).x_NE
+        return q, row
     if how.q_norm is None or how.k_norm is None:
         return qkv
     q, k, v = qkv
@@ -110,7 +116,8 @@ def _feed(kernels: Kernels, x: Residual, layer: Layer, weights: Weights) -> Resi
     """The stream with what its MLP, or its experts, add."""
     mlp, activation = layer.mlp, weights.activation
     if isinstance(mlp, Experts):
-        return kernels.experts(x, layer.mlp_norm, mlp, activation)
+        shared = None if mlp.shared is None else _feed(kernels, x, replace(layer, mlp=mlp.shared), weights)
+        return kernels.experts(x, layer.mlp_norm, mlp, activation, shared)
     if mlp.gate is None:
         (fed_NI,) = kernels.linear(x, (Job(layer.mlp_norm, mlp.up, activation),))
     else:
@@ -119,7 +126,10 @@ def _feed(kernels: Kernels, x: Residual, layer: Layer, weights: Weights) -> Resi
 
 
 def _heads(weights: Weights, qkv: tuple[torch.Tensor, ...], B: int, M: int) -> tuple[torch.Tensor, ...]:
-    """q [B, M, H, D], k and v [B, M, K, D], as views; GPT-NeoX stores q, k, v of a head side by side."""
+    """q [B, M, H, D], k and v [B, M, K, D], as views; GPT-NeoX stores q, k, v of a head side by side; a latent's row is both."""
     if len(qkv) == 1:
         return tuple(qkv[0].view(B, M, weights.heads, 3, weights.head_dim).unbind(3))
+    if len(qkv) == 2:
+        q, row = qkv
+        return q.view(B, M, -1, weights.head_dim), *[row.view(B, M, 1, -1)] * 2
     return tuple(x.view(B, M, -1, weights.head_dim) for x in qkv)

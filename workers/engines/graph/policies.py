@@ -59,6 +59,10 @@ def _by_window(
     """`of_policy`: number of layers -> the policy's cache of so many."""
     windows = [layer.attention.sliding_window for layer in weights.layers]
     kinds = sorted(set(windows), key=lambda window: window or 0)  # the policy's own first
+    if cell.kv_dtype != AUTO and weights.layers[0].attention.latent is not None:
+        raise ModeUnsupported(
+            f"the graph engine keeps latents (MLA) in the model's dtype, not in {cell.kv_dtype}: its packed blocks have a scale for each channel of a head"
+        )
     if kinds == [None]:
         return of_policy(len(windows))
     parts = tuple(

@@ -16,16 +16,19 @@ from workers.modes import Context
 
 
 class RingCache:
-    """k and v [L, B, K, S + P, D], allocated once. A slot never written reads as zeros, which no query sees."""
+    """k and v [L, B, K, S + P, D], allocated once. A slot never written reads as zeros, which no query sees. Latents are
+    their own values: their v is empty."""
 
     grows = False
 
     def __init__(self, weights: Weights, batch: int, ring: RingSlots, layers: int) -> None:
         """Of `layers` of the model."""
         self.ring = ring
-        shape = (layers, batch, weights.kv_heads, ring.total, weights.head_dim)
-        self.k_LBKCD = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
-        self.v_LBKCD = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
+        shape = (layers, batch, weights.kv_heads, ring.total)
+        self.k_LBKCD, self.v_LBKCD = (
+            torch.zeros(*shape, width, dtype=weights.dtype, device=weights.device)
+            for width in weights.kept_dims
+        )
         groups = max(16, ring.longest_pass)  # at least one token of a pass in each
         self.arrived = torch.zeros(
             batch * weights.kv_heads * groups, dtype=torch.int32, device=weights.device
@@ -62,7 +65,8 @@ class RingCache:
         angles: Angles,
         how: Attention,
     ) -> torch.Tensor:
-        return kernels.attend_ring(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles, how)
+        attend = kernels.attend_ring if how.latent is None else kernels.attend_latent_ring
+        return attend(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles, how)
 
     def nbytes(self) -> int:
         return self.k_LBKCD.nbytes + self.v_LBKCD.nbytes

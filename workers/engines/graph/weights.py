@@ -4,6 +4,7 @@ Shape suffixes in this room:
     B batch    M tokens read in one pass    N rows, B * M    T positions    L layers
     E hidden   I intermediate   H query heads   K key/value heads   G queries per key/value head   D head size
     F rotary frequencies   V vocabulary   C cached slots   S splits of a sum   X experts   P chosen pairs of token and expert
+    Z latent
 """
 
 from collections.abc import Iterable
@@ -64,6 +65,33 @@ class Rotary:
 
 
 @dataclass(frozen=True, slots=True)
+class Latent:
+    """Attention over latents (MLA, DeepSeek-V2, arXiv:2405.04434), absorbed: what makes keys and values of a latent is
+    multiplied to queries, and to what was read, so that all heads share one cached row of a token.
+
+    A row is a latent, normed by `norm`, and `turned` numbers behind it, which alone are rotated. `keys_HZD`: from a query's
+    first D numbers to the width of a latent. `values_HDZ`: from a sum of latents to a head. `query_up`: where queries are made
+    by two matrices, the norm between them and the second.
+    """
+
+    norm: Norm
+    turned: int
+    keys_HZD: torch.Tensor
+    values_HDZ: torch.Tensor
+    query_up: tuple[Norm, Linear] | None = None
+
+    @property
+    def rank(self) -> int:
+        """Z, numbers of a latent."""
+        return self.keys_HZD.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Numbers of a cached row."""
+        return self.rank + self.turned
+
+
+@dataclass(frozen=True, slots=True)
 class Attention:
     """How the queries of a layer attend.
 
@@ -71,6 +99,7 @@ class Attention:
     tokens less one before it, whatever the cache policy. `rope`: index into the model's ropes; `interleaved`: it turns
     neighbours of a head, not halves. `q_norm`, `k_norm`: of
     each head, or of all heads together where they are as long. `sinks_H`: learned, one more score in each softmax.
+    `latent`: keys and values are made of one latent.
     """
 
     scale: float
@@ -81,6 +110,7 @@ class Attention:
     k_norm: Norm | None = None
     sinks_H: torch.Tensor | None = None
     cap: float | None = None
+    latent: Latent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +123,31 @@ class Mlp:
 
 
 @dataclass(frozen=True, slots=True)
+class Routing:
+    """From the scores of a token's experts to the chosen ones and their shares.
+
+    A share is the softmax of a score, over the chosen ones or over all (`over_all`); where `sigmoid`, that of the score, over
+    the sum of the chosen ones' unless `over_all`. `scale` multiplies it. Best is who has the best score, sigmoid and `bias_X` (DeepSeek-V3) applied.
+    `groups`: (number of groups of neighbours, how many of them may be chosen from, a group counts as the sum of so many of its
+    best). `wide`: scores are made and kept in working precision.
+    """
+
+    over_all: bool = False
+    sigmoid: bool = False
+    bias_X: torch.Tensor | None = None
+    groups: tuple[int, int, int] | None = None
+    scale: float = 1.0
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Experts:
     """A mixture of experts: of X gated MLPs, the `top` best of each token add to it, each with its share.
 
-    `router`: gives each expert a score. The shares are a softmax over the scores of the chosen ones, or of all (`over_all`).
+    `router`: gives each expert a score, and `routing` says who is chosen, with what share.
     `gate_up_XOE` [X, 2 I, E] and `down_XEI` may have any strides. Rows of gate and of up take turns where `interleaved`; else
     all of up follow all of gate. `clamp`: (alpha, limit) of gpt-oss: gate at most `limit`, up within it, and
-    gate * sigmoid(alpha * gate) * (up + 1).
+    gate * sigmoid(alpha * gate) * (up + 1). `shared`: an MLP beside them, which every token has.
     """
 
     router: Linear
@@ -108,9 +156,10 @@ class Experts:
     down_XEI: torch.Tensor
     gate_up_bias_XO: torch.Tensor | None = None
     down_bias_XE: torch.Tensor | None = None
-    over_all: bool = False
+    routing: Routing = Routing()
     interleaved: bool = False
     clamp: tuple[float, float] | None = None
+    shared: Mlp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +218,12 @@ class Weights:
         """Whether the output matrix gives a part of the logits only."""
         return self.head.weight_OI.shape[0] < self.vocab_size
 
+    @property
+    def kept_dims(self) -> tuple[int, int]:
+        """Numbers of a key and of a value of a head, as a cache keeps them. A latent is both: no value beside it."""
+        latent = self.layers[0].attention.latent
+        return (self.head_dim, self.head_dim) if latent is None else (latent.width, 0)
+
 
 def weights_of(
     model: Any,
@@ -189,6 +244,11 @@ def weights_of(
     named = activation or config.hidden_act
     if named not in ACTIVATIONS:
         raise ModeUnsupported(f"the graph engine lacks activation {named}")
+    heads = {
+        "heads": config.num_attention_heads,
+        "kv_heads": getattr(config, "num_key_value_heads", config.num_attention_heads),
+        "head_dim": head_dim(config),
+    }
     return Weights(
         embedding_VE=model.get_input_embeddings().weight,
         layers=tuple(layers),
@@ -196,11 +256,8 @@ def weights_of(
         head=linear(model.get_output_embeddings()),
         ropes=turned,
         rope_tables=(inv_freq_RF.flatten(), inv_freq_RF.new_tensor([each.scaling for each in turned])),
-        heads=config.num_attention_heads,
-        kv_heads=getattr(config, "num_key_value_heads", config.num_attention_heads),
-        head_dim=head_dim(config),
         activation=ACTIVATIONS[named],
-        **own,
+        **{**heads, **own},
     )
 
 

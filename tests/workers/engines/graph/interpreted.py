@@ -61,8 +61,8 @@ def logits_alike() -> None:
 
 
 def families_alike() -> None:
-    """Norms of heads and of what is added, soft caps, learned scores, several ropes, windows, experts, neighbours rotated: a row alone, a chunk, a
-    prompt in one pass."""
+    """Norms of heads and of what is added, soft caps, learned scores, several ropes, windows, experts, neighbours rotated, latents: a
+    row alone, a chunk, a prompt in one pass."""
     for family, mode in (
         *(
             ("olmo2", "streaming"),
@@ -76,13 +76,14 @@ def families_alike() -> None:
             ("granite", "streaming"),
             ("glm4", "baseline"),
         ),
+        *(("deepseek_v2", "baseline"), ("deepseek_v2", "streaming"), ("deepseek_v3", "baseline")),
     ):
         target = loaded(layer_by_layer.build(family, dtype=torch.float32))
         asked = cell(mode, window=2)
         expected = open_session(asked, target, None).logits(tokens(6)[0])
         found = fused(open_session(asked, target, None)).logits(tokens(6)[0])
         check(f"{family} {mode}", found, expected, 1e-5)
-    for family in ("gemma2", "gpt_oss"):
+    for family in ("gemma2", "gpt_oss", "deepseek_v2"):
         target = loaded(layer_by_layer.build(family, dtype=torch.float32))
         for chunk in (None, 70):
             asked = cell("baseline", prefill_chunk=chunk)
@@ -113,8 +114,13 @@ def decoding_alike() -> None:
 def a_row_alone_is_the_row_among_others() -> None:
     """Bit for bit: the sum of a row does not depend on how many rows a pass holds."""
     neox = build("neox", torch.float32, layers=1)
-    mixture = loaded(layer_by_layer.build("gpt_oss", dtype=torch.float32))
-    for target, mode in ((neox, "streaming"), (neox, "baseline"), (mixture, "baseline")):
+    mixture, latents = (
+        loaded(layer_by_layer.build(family, dtype=torch.float32)) for family in ("gpt_oss", "deepseek_v3")
+    )
+    for target, mode in (
+        *((neox, "streaming"), (neox, "baseline"), (mixture, "baseline")),
+        *((latents, "baseline"), (latents, "streaming")),
+    ):
         readers = []
         for _ in range(2):
             session = fused(open_session(cell(mode, window=2), target, None))

@@ -8,7 +8,7 @@ import torch
 from workers.engines.graph.kernels.experts import down, experts, gate_up, mix_plain, route
 from workers.engines.graph.kernels.norm import norm_plain
 from workers.engines.graph.kernels.residual import WIDTH, Residual
-from workers.engines.graph.weights import Experts, Linear, Norm
+from workers.engines.graph.weights import Experts, Linear, Norm, Routing
 
 #: hidden, intermediate, experts, chosen; as gpt-oss stores them (inputs outermost, biases, a clamp)
 SHAPES = (
@@ -35,7 +35,7 @@ def drawn(E: int, inner: int, X: int, top: int, oss: bool, dtype: torch.dtype) -
         down_XEI=draw(X, inner, E).to(dtype).mT if oss else draw(X, E, inner).to(dtype),
         gate_up_bias_XO=draw(X, 2 * inner).to(dtype) if oss else None,
         down_bias_XE=draw(X, E).to(dtype) if oss else None,
-        over_all=not oss and X % 2 == 1,
+        routing=Routing(over_all=not oss and X % 2 == 1),
         interleaved=oss,
         clamp=(1.702, 2.0) if oss else None,
     )
@@ -72,7 +72,7 @@ def test_kernels_are_their_twins_and_a_row_is_alone(
     mixture, norm = drawn(*shape, dtype), Norm(1 + draw(shape[0]).to(dtype), None, 1e-6, "rms")
     x_NE = (torch.randn(5, shape[0], device="cuda") * 0.1).to(dtype)  # little beside what experts add
     x = Residual(x_NE, moments(x_NE))
-    scores_NX = route(x, norm, mixture.router)
+    scores_NX = route(x, norm, mixture)
     found = down(x, mixture, scores_NX, gate_up(x, norm, mixture, "silu", scores_NX))
     wide_norm = replace(norm, weight_E=norm.weight_E.double())
     wide = Residual(x_NE.double())

@@ -3,7 +3,7 @@
 from typing import Any
 
 from workers.engines.graph.families.qwen3 import qwen3_layer
-from workers.engines.graph.weights import Experts, Weights, linear, norm, weights_of
+from workers.engines.graph.weights import Experts, Routing, Weights, linear, norm, weights_of
 
 
 def describe(model: Any) -> Weights:
@@ -21,5 +21,5 @@ def _experts(mlp: Any) -> Experts | None:
         top=mlp.gate.top_k,
         gate_up_XOE=mlp.experts.gate_up_proj.detach(),
         down_XEI=mlp.experts.down_proj.detach(),
-        over_all=not mlp.gate.norm_topk_prob,
+        routing=Routing(over_all=not mlp.gate.norm_topk_prob),
     )

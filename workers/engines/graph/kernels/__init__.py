@@ -8,6 +8,12 @@ import torch
 from workers.engines.graph.kernels.add import add, add_plain
 from workers.engines.graph.kernels.add_normed import add_normed, add_normed_plain
 from workers.engines.graph.kernels.attend_blocks import attend_blocks, attend_blocks_plain
+from workers.engines.graph.kernels.attend_latents import attend_latent_blocks_plain, attend_latent_ring_plain
+from workers.engines.graph.kernels.attend_latents_tiles import (
+    attend_latent_blocks,
+    attend_latent_chunk,
+    attend_latent_ring,
+)
 from workers.engines.graph.kernels.attend_packed import attend_packed_plain
 from workers.engines.graph.kernels.attend_packed_tiles import attend_packed
 from workers.engines.graph.kernels.attend_prompt import attend_alone, attend_chunk
@@ -21,6 +27,7 @@ from workers.engines.graph.kernels.gated_mlp import gated_mlp, gated_mlp_plain, 
 from workers.engines.graph.kernels.greedy import greedy, greedy_plain
 from workers.engines.graph.kernels.jit import AVAILABLE
 from workers.engines.graph.kernels.linear import head, head_plain, linear, linear_plain, linear_rows
+from workers.engines.graph.kernels.norm import norm_plain, norm_rows
 from workers.engines.graph.kernels.norm_heads import norm_heads, norm_heads_plain
 from workers.engines.graph.kernels.residual import Residual
 from workers.engines.graph.rope import Angles
@@ -36,6 +43,7 @@ class Kernels:
     linear: Callable[..., tuple[torch.Tensor, ...]]
     gated_mlp: Callable[..., torch.Tensor]
     experts: Callable[..., Residual]
+    norm: Callable[..., torch.Tensor]
     norm_heads: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     down_proj: Callable[..., Residual]
     add: Callable[..., Residual]
@@ -44,6 +52,8 @@ class Kernels:
     attend_ring: Callable[..., torch.Tensor]
     attend_blocks: Callable[..., torch.Tensor]
     attend_packed: Callable[..., torch.Tensor]
+    attend_latent_ring: Callable[..., torch.Tensor]
+    attend_latent_blocks: Callable[..., torch.Tensor]
     greedy: Callable[..., None]
     commit: Callable[..., None]
     accept: Callable[..., None]
@@ -55,6 +65,7 @@ PLAIN = Kernels(
     linear_plain,
     gated_mlp_plain,
     experts_plain,
+    norm_plain,
     norm_heads_plain,
     down_proj_plain,
     add_plain,
@@ -63,6 +74,8 @@ PLAIN = Kernels(
     attend_ring_plain,
     attend_blocks_plain,
     attend_packed_plain,
+    attend_latent_ring_plain,
+    attend_latent_blocks_plain,
     greedy_plain,
     commit_plain,
     accept_plain,
@@ -73,6 +86,7 @@ FUSED = Kernels(
     linear,
     gated_mlp,
     experts,
+    norm_rows,
     norm_heads,
     down_proj,
     add,
@@ -81,6 +95,8 @@ FUSED = Kernels(
     attend_ring,
     attend_blocks,
     attend_packed,
+    attend_latent_ring,
+    attend_latent_blocks,
     greedy,
     commit,
     accept,
@@ -98,6 +114,7 @@ OF_CHUNKS = {
         add=add_plain,
         attend_ring=attend_window,
         attend_blocks=attend_chunk,
+        attend_latent_blocks=attend_latent_chunk,
     ),
 }
 #: For a prompt that is one pass.

@@ -48,7 +48,7 @@ def attend_blocks_plain(
     first = int(start)
     q_BMHD = rotate(q_BMHD, angles.cos_MF, angles.sin_MF, how.interleaved)
     k_BMKD = rotate(k_BMKD, angles.cos_MF, angles.sin_MF, how.interleaved)
-    _write(cache, layer, first, k_BMKD, v_BMKD)
+    write_blocks(cache, layer, first, k_BMKD, v_BMKD)
     if first == 0 and how.cap is None and how.sinks_H is None:
         q, k, v = (x.transpose(1, 2) for x in (q_BMHD, k_BMKD, v_BMKD))
         out_BHMD = functional.scaled_dot_product_attention(
@@ -69,12 +69,13 @@ def attend_blocks_plain(
     return ungrouped(attended(q_BKRD, tiles, how, M), M).to(q_BMHD.dtype)
 
 
-def _write(cache: FullCache, layer: int, first: int, k_BMKD: torch.Tensor, v_BMKD: torch.Tensor) -> None:
-    done, tokens = 0, k_BMKD.shape[1]
+def write_blocks(cache: FullCache, layer: int, first: int, *kept: torch.Tensor) -> None:
+    """Write positions from `first` on of one layer. `kept`: keys and values [B, M, K, D], or latents alone."""
+    done, tokens = 0, kept[0].shape[1]
     while done < tokens:
         index, offset = divmod(first + done, BLOCK)
         count = min(BLOCK - offset, tokens - done)
-        for which, x_BMKD in enumerate((k_BMKD, v_BMKD)):
+        for which, x_BMKD in enumerate(kept):
             cache.blocks[index][layer, which, :, :, offset : offset + count] = x_BMKD[
                 :, done : done + count
             ].transpose(1, 2)

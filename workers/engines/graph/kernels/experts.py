@@ -25,7 +25,7 @@ from workers.engines.graph.kernels.norm import apply, norm_plain, norm_rows
 from workers.engines.graph.kernels.residual import WIDTH, Residual, mean_and_scale
 from workers.engines.graph.kernels.tiles import activate as activate_tile
 from workers.engines.graph.kernels.tiles import wait_before_next, wait_for_previous
-from workers.engines.graph.weights import Experts, Linear, Norm
+from workers.engines.graph.weights import Experts, Norm, Routing
 from workers.engines.shared.rope import working
 
 
@@ -34,12 +34,14 @@ def experts_plain(
     norm: Norm,
     experts: Experts,
     activation: str,
+    onto: Residual | None = None,
     normed: Callable[[torch.Tensor, Norm], torch.Tensor] = norm_plain,
 ) -> Residual:
-    """The new residual stream, rounded once."""
+    """The new residual stream, rounded once: what the experts of `x` add to it, or to `onto`."""
     normed_NE, router = normed(x.x_NE, norm), experts.router
-    scores_NX = functional.linear(normed_NE, router.weight_OI, router.bias_O)
-    return mix_plain(x, normed_NE, experts, activation, scores_NX)
+    dtype = working(normed_NE.dtype) if experts.routing.wide else normed_NE.dtype
+    scores_NX = functional.linear(normed_NE.to(dtype), router.weight_OI.to(dtype), router.bias_O)
+    return mix_plain(onto or x, normed_NE, experts, activation, scores_NX)
 
 
 def mix_plain(
@@ -61,18 +63,44 @@ def mix_plain(
     return Residual(total_NE.to(dtype))
 
 
-def experts_rows(x: Residual, norm: Norm, experts: Experts, activation: str) -> Residual:
+def experts_rows(
+    x: Residual, norm: Norm, experts: Experts, activation: str, onto: Residual | None = None
+) -> Residual:
     """`experts_plain` for many rows, which are cuBLAS's to multiply."""
-    return experts_plain(x, norm, experts, activation, norm_rows)
+    return experts_plain(x, norm, experts, activation, onto, norm_rows)
 
 
 def chosen(scores_NX: torch.Tensor, experts: Experts) -> tuple[torch.Tensor, torch.Tensor]:
     """The experts of each row, best first, the first of equals; and their shares, in working precision. [N, top] both."""
+    routing = experts.routing
     scores_NX = scores_NX.to(working(scores_NX.dtype))
-    expert_NS = scores_NX.argsort(dim=-1, descending=True, stable=True)[:, : experts.top]
-    if experts.over_all:
-        return expert_NS, scores_NX.softmax(-1).gather(1, expert_NS)
-    return expert_NS, scores_NX.gather(1, expert_NS).softmax(-1)
+    if routing.sigmoid:
+        scores_NX = scores_NX.sigmoid()
+    best_NX = scores_NX if routing.bias_X is None else scores_NX + routing.bias_X
+    if routing.groups is not None:
+        best_NX = _within_groups(best_NX, *routing.groups)
+    expert_NS = best_NX.argsort(dim=-1, descending=True, stable=True)[:, : experts.top]
+    if routing.over_all:
+        share_NS = (scores_NX if routing.sigmoid else scores_NX.softmax(-1)).gather(1, expert_NS)
+    elif routing.sigmoid:
+        share_NS = scores_NX.gather(1, expert_NS)
+        share_NS = share_NS / (share_NS.sum(-1, keepdim=True) + LEAST)
+    else:
+        share_NS = scores_NX.gather(1, expert_NS).softmax(-1)
+    return expert_NS, share_NS * routing.scale
+
+
+#: Added to a sum of sigmoids, so that it is never zero.
+LEAST = 1e-20
+
+
+def _within_groups(best_NX: torch.Tensor, groups: int, kept: int, counted: int) -> torch.Tensor:
+    """The scores, -inf outside the best groups."""
+    best_NGX = best_NX.unflatten(1, (groups, -1))
+    worth_NG = best_NGX.topk(counted, dim=-1).values.sum(-1)
+    group_NK = worth_NG.argsort(dim=-1, descending=True, stable=True)[:, :kept]
+    out_NG = torch.ones_like(worth_NG, dtype=torch.bool).scatter_(1, group_NK, False)
+    return best_NGX.masked_fill(out_NG[..., None], -torch.inf).flatten(1)
 
 
 def _gated(normed_PE: torch.Tensor, experts: Experts, expert: int, activation: str) -> torch.Tensor:
@@ -110,36 +138,80 @@ def _route(
 
 
 @jit
-def _load_scores(scores, row, X: tl.constexpr, BLOCK_X: tl.constexpr):
-    """Of one row, twice, as rows and as columns: what is reduced along one axis is not laid out along the other."""
-    x = tl.arange(0, BLOCK_X)
-    own_X = tl.load(scores + row * X + x, mask=x < X, other=float("-inf")).to(tl.float32)
-    other_X = tl.load(scores + row * X + x, mask=x < X, other=float("-inf")).to(tl.float32)
-    return own_X, other_X
+def _order(score_X, x_X, kind: tl.constexpr):
+    """Of scores that have 16 bits: integers in their order, the first of equals above the others."""
+    bits_X = (score_X + 0.0).to(kind).to(tl.int16, bitcast=True).to(tl.int32)
+    return (bits_X ^ ((bits_X >> 15) & 0x7FFF)) * 65536 + (65535 - x_X)
+
+
+@jit
+def _kept_by_group(
+    before_XX, best_X, X: tl.constexpr, GROUPS: tl.constexpr, KEPT: tl.constexpr, COUNTED: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_X: tl.constexpr,
+):  # fmt: skip
+    """1 for each expert of the best groups, 0 for the others."""
+    SIZE: tl.constexpr = X // GROUPS
+    x, g = tl.arange(0, BLOCK_X), tl.arange(0, BLOCK_G)
+    beside_XX = (x[None, :] // SIZE) == (x[:, None] // SIZE)
+    place_X = tl.sum((before_XX & beside_XX).to(tl.int32), axis=1)
+    member_GX = (x[None, :] // SIZE == g[:, None]) & (x < X)[None, :]
+    worth_G = tl.sum(tl.where(member_GX & (place_X < COUNTED)[None, :], best_X[None, :], 0.0), axis=1)
+    worth_G = tl.where(g < GROUPS, worth_G, float("-inf"))
+    better_GG = (worth_G[None, :] > worth_G[:, None]) | (
+        (worth_G[None, :] == worth_G[:, None]) & (g[None, :] < g[:, None])
+    )
+    rank_G = tl.sum(better_GG.to(tl.int32), axis=1)
+    return tl.sum((member_GX & (rank_G < KEPT)[:, None]).to(tl.int32), axis=0)
 
 
 @jit
 def _choice(
-    own_X, other_X, slot, X: tl.constexpr, TOP: tl.constexpr, OVER_ALL: tl.constexpr, BLOCK_X: tl.constexpr
+    scores, correction, row, slot, X: tl.constexpr, TOP: tl.constexpr, ROUTING: tl.constexpr, BLOCK_X: tl.constexpr
 ):  # fmt: skip
-    """The expert of a row at place `slot`, best first, the first of equals; and its share."""
+    """The expert of a row at place `slot`, best first, the first of equals; and its share. `chosen`. ROUTING: `_constants`."""
+    OVER_ALL: tl.constexpr = ROUTING[0]
+    SIGMOID: tl.constexpr = ROUTING[1]
+    CORRECTED: tl.constexpr = ROUTING[2]
+    GROUPS: tl.constexpr = ROUTING[3]
     x = tl.arange(0, BLOCK_X)
-    before_XX = (other_X[None, :] > own_X[:, None]) | (
-        (other_X[None, :] == own_X[:, None]) & (x[None, :] < x[:, None])
-    )
-    rank_X = tl.sum(before_XX.to(tl.int32), axis=1)
+    # Twice, as rows and as columns: what is reduced along one axis is not laid out along the other.
+    own_X = tl.load(scores + row * X + x, mask=x < X, other=float("-inf")).to(tl.float32)
+    other_X = tl.load(scores + row * X + x, mask=x < X, other=float("-inf")).to(tl.float32)
+    if SIGMOID:
+        own_X = tl.where(x < X, tl.sigmoid(own_X), float("-inf"))
+        other_X = tl.where(x < X, tl.sigmoid(other_X), float("-inf"))
+    best_X, best_other_X = own_X, other_X
+    if CORRECTED:
+        best_X += tl.load(correction + x, mask=x < X, other=float("-inf")).to(tl.float32)
+        best_other_X += tl.load(correction + x, mask=x < X, other=float("-inf")).to(tl.float32)
+    if scores.dtype.element_ty.primitive_bitwidth == 16 and not SIGMOID:
+        kind: tl.constexpr = scores.dtype.element_ty
+        before_XX = _order(best_other_X, x, kind)[None, :] > _order(best_X, x, kind)[:, None]
+    else:
+        before_XX = (best_other_X[None, :] > best_X[:, None]) | (
+            (best_other_X[None, :] == best_X[:, None]) & (x[None, :] < x[:, None])
+        )
+    if GROUPS > 0:
+        kept_X = _kept_by_group(before_XX, best_X, X, GROUPS, ROUTING[4], ROUTING[5], ROUTING[6], BLOCK_X)
+        rank_X = tl.sum((before_XX & (kept_X > 0)[None, :]).to(tl.int32), axis=1)
+        rank_X = tl.where(kept_X > 0, rank_X, X)
+    else:
+        rank_X = tl.sum(before_XX.to(tl.int32), axis=1)
     expert = tl.minimum(tl.sum(tl.where(rank_X == slot, x, 0), axis=0), X - 1)
-    power_X = tl.exp(own_X - tl.max(own_X, axis=0))
+    power_X = own_X if SIGMOID else tl.exp(own_X - tl.max(own_X, axis=0))
     share = tl.sum(tl.where(rank_X == slot, power_X, 0.0), axis=0)
-    total = tl.sum(power_X if OVER_ALL else tl.where(rank_X < TOP, power_X, 0.0), axis=0)
-    return expert, share / total
+    if SIGMOID and not OVER_ALL:
+        share /= tl.sum(tl.where(rank_X < TOP, power_X, 0.0), axis=0) + ROUTING[8]
+    elif not SIGMOID:
+        share /= tl.sum(power_X if OVER_ALL else tl.where(rank_X < TOP, power_X, 0.0), axis=0)
+    return expert, share * ROUTING[7]
 
 
 @jit(do_not_specialize=["alpha", "limit"])
 def _gate_up(
-    x, moments, norm, shift, eps, scores, w, w_expert, b, y, alpha, limit,
-    IN: tl.constexpr, OUT: tl.constexpr, X: tl.constexpr, TOP: tl.constexpr, W_O: tl.constexpr, W_I: tl.constexpr,
-    BIASED: tl.constexpr, INTERLEAVED: tl.constexpr, CLAMPED: tl.constexpr, ACTIVATION: tl.constexpr, NORM: tl.constexpr,
+    x, moments, norm, shift, eps, scores, correction, w, w_expert, b, y, alpha, limit,
+    IN: tl.constexpr, OUT: tl.constexpr, X: tl.constexpr, TOP: tl.constexpr, ROUTING: tl.constexpr, W_O: tl.constexpr,
+    W_I: tl.constexpr, BIASED: tl.constexpr, INTERLEAVED: tl.constexpr, CLAMPED: tl.constexpr, ACTIVATION: tl.constexpr, NORM: tl.constexpr,
     EVEN: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_O: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -152,11 +224,10 @@ def _gate_up(
     inside_O = outputs_O < OUT
     place_O = 2 * outputs_O + turn_O % 2 if INTERLEAVED else outputs_O + OUT * (turn_O % 2)
     wait_before_next(PDL)
-    own_X, other_X = _load_scores(scores, row, X, BLOCK_X)
+    expert, _ = _choice(scores, correction, row, slot, X, TOP, ROUTING, BLOCK_X)
     rows_R = row + tl.arange(0, BLOCK_R)
     inside_R = rows_R < row + 1
     mean_R, scale_R = mean_and_scale(moments, rows_R, row + 1, eps, IN, NORM, WIDTH, BLOCK_T)
-    expert, _ = _choice(own_X, other_X, slot, X, TOP, True, BLOCK_X)
     w_O = w + expert.to(tl.int64) * w_expert + place_O * W_O
     bias_O = tl.load(b + expert * (2 * OUT) + place_O, mask=inside_O & BIASED, other=0.0).to(tl.float32)
     y_OR = tl.zeros((BLOCK_O, BLOCK_R), tl.float32)
@@ -181,9 +252,9 @@ def _gate_up(
 
 @jit
 def _down(
-    x, a, scores, w, w_expert, b, y, moments, partial, arrived,
-    IN: tl.constexpr, OUT: tl.constexpr, X: tl.constexpr, TOP: tl.constexpr, W_O: tl.constexpr, W_I: tl.constexpr,
-    PARTS: tl.constexpr, BIASED: tl.constexpr, OVER_ALL: tl.constexpr, EVEN: tl.constexpr, BLOCK_X: tl.constexpr,
+    x, a, scores, correction, w, w_expert, b, y, moments, partial, arrived,
+    IN: tl.constexpr, OUT: tl.constexpr, X: tl.constexpr, TOP: tl.constexpr, ROUTING: tl.constexpr, W_O: tl.constexpr,
+    W_I: tl.constexpr, PARTS: tl.constexpr, BIASED: tl.constexpr, EVEN: tl.constexpr, BLOCK_X: tl.constexpr,
     BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: some outputs of one expert of one token, one of PARTS of its depth. All that belong to a token's outputs
@@ -197,8 +268,7 @@ def _down(
     steps: tl.constexpr = (IN + BLOCK_I - 1) // BLOCK_I
     begin, end = steps * part // PARTS, steps * (part + 1) // PARTS
     # The scores were there when the kernel before this one was set up (`wait_before_next`): weights are read ahead of it.
-    own_X, other_X = _load_scores(scores, row, X, BLOCK_X)
-    expert, share = _choice(own_X, other_X, slot, X, TOP, OVER_ALL, BLOCK_X)
+    expert, share = _choice(scores, correction, row, slot, X, TOP, ROUTING, BLOCK_X)
     w_O = w + expert.to(tl.int64) * w_expert + outputs_O * W_O
     ahead_A = begin * BLOCK_I + tl.arange(0, AHEAD)
     within_A = ahead_A < tl.minimum(end * BLOCK_I, IN)
@@ -232,6 +302,16 @@ def _down(
         store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O)
 
 
+def _constants(routing: Routing) -> tuple[float, ...]:
+    """What `_choice` knows when it is compiled."""
+    groups, kept, counted = routing.groups or (0, 0, 0)
+    return (
+        *(routing.over_all, routing.sigmoid, routing.bias_X is not None),
+        *(groups, kept, counted, power_of_two(max(groups, 1))),
+        *(routing.scale, LEAST),
+    )
+
+
 def tiles_of(matrix_XOI: torch.Tensor) -> tuple[Tile, Tile]:
     """For gate and up, and for down: one program of `_down` has WIDTH outputs, whose moments it writes. Measured on an H200."""
     if matrix_XOI.element_size() > 2:
@@ -243,22 +323,25 @@ def tiles_of(matrix_XOI: torch.Tensor) -> tuple[Tile, Tile]:
     return Tile(outputs=64, depth=64, warps=4, stages=6), Tile(outputs=WIDTH, depth=64, warps=4, stages=6)
 
 
-def experts(x: Residual, norm: Norm, experts: Experts, activation: str) -> Residual:
+def experts(
+    x: Residual, norm: Norm, experts: Experts, activation: str, onto: Residual | None = None
+) -> Residual:
     """`experts_plain` in three launches; the moments of the new residual stream beside it. `down` comes right behind `gate_up`,
     and `gate_up` behind what gives the scores."""
-    scores_NX = route(x, norm, experts.router)
+    scores_NX = route(x, norm, experts)
     fed_PI = gate_up(x, norm, experts, activation, scores_NX)
-    return down(x, experts, scores_NX, fed_PI)
+    return down(onto or x, experts, scores_NX, fed_PI)
 
 
 #: Experts of one program of `_route`.
 ROUTED = 2
 
 
-def route(x: Residual, norm: Norm, router: Linear) -> torch.Tensor:
+def route(x: Residual, norm: Norm, experts: Experts) -> torch.Tensor:
     """The scores [N, X]: of each expert, for each row."""
-    (N, E), X = x.x_NE.shape, len(router.weight_OI)
-    scores_NX = x.x_NE.new_empty(N, X)
+    router, (N, E) = experts.router, x.x_NE.shape
+    X = len(router.weight_OI)
+    scores_NX = x.x_NE.new_empty(N, X, dtype=torch.float32 if experts.routing.wide else x.x_NE.dtype)
     _route[(ceil_div(X, ROUTED),)](
         x.x_NE, x.moments_N2T, norm.weight_E, norm.shift_E, norm.eps,
         router.weight_OI, scores_NX if router.bias_O is None else router.bias_O, scores_NX, N,
@@ -281,11 +364,11 @@ def gate_up(
     fed_PI = x.x_NE.new_empty(N * experts.top, both // 2)
     tile = tile or tiles_of(w_XOE)[0]
     bias, (alpha, limit) = experts.gate_up_bias_XO, experts.clamp or (0.0, 0.0)
-    depth = tile.fitted(E)
+    depth, routing = tile.fitted(E), experts.routing
     _gate_up[(ceil_div(both, tile.outputs), N * experts.top)](
         x.x_NE, x.moments_N2T, norm.weight_E, norm.shift_E, norm.eps, scores_NX,
-        w_XOE, w_XOE.stride(0), fed_PI if bias is None else bias, fed_PI, alpha, limit,
-        E, both // 2, X, experts.top, w_XOE.stride(1), w_XOE.stride(2),
+        scores_NX if routing.bias_X is None else routing.bias_X, w_XOE, w_XOE.stride(0), fed_PI if bias is None else bias, fed_PI, alpha, limit,
+        E, both // 2, X, experts.top, _constants(routing), w_XOE.stride(1), w_XOE.stride(2),
         bias is not None, experts.interleaved, experts.clamp is not None, activation, norm.kind,
         E % depth == 0, WIDTH, power_of_two(ceil_div(E, WIDTH)), power_of_two(X), tile.outputs,
         depth, tile.rows, num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
@@ -303,14 +386,14 @@ def down(
     tiles, steps = ceil_div(E, tile.outputs), ceil_div(IN, depth)
     parts = max(1, min(AT_ONCE * multiprocessors(device) // (tiles * experts.top), steps // STEPS))
     splits = experts.top * parts
-    y_NE, bias = torch.empty_like(x.x_NE), experts.down_bias_XE
+    y_NE, bias, routing = torch.empty_like(x.x_NE), experts.down_bias_XE, experts.routing
     moments_N2T = torch.empty(N, 2, tiles, dtype=torch.float32, device=device)
     partial_SNE = torch.empty(splits, N, E, dtype=torch.float32, device=device)
     _down[(tiles, splits, N)](
-        x.x_NE, fed_PI, scores_NX, w_XEI, w_XEI.stride(0), y_NE if bias is None else bias, y_NE, moments_N2T, partial_SNE,
+        x.x_NE, fed_PI, scores_NX, scores_NX if routing.bias_X is None else routing.bias_X, w_XEI, w_XEI.stride(0), y_NE if bias is None else bias, y_NE, moments_N2T, partial_SNE,
         tickets(tiles * N, device),
-        IN, E, X, experts.top, w_XEI.stride(1), w_XEI.stride(2),
-        parts, bias is not None, experts.over_all, IN % depth == 0, power_of_two(X),
+        IN, E, X, experts.top, _constants(routing), w_XEI.stride(1), w_XEI.stride(2),
+        parts, bias is not None, IN % depth == 0, power_of_two(X),
         tile.outputs, *tile.options(y_NE, depth), num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
     )  # fmt: skip
     return Residual(y_NE, moments_N2T)
