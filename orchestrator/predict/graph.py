@@ -156,9 +156,9 @@ def _pass(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> tuple[Live, 
         live = [wide, summed]
     if shape.attention == "mla":
         # Queries, and what they read, are as wide as a latent, some tokens at a time.
-        wide = cell.batch_size * min(rows, LATENT_QUERIES) * shape.heads * (shape.key_dim + shape.value_dim)
-        live.append(Live("queries as wide as a latent", wide * width, 2))
-        live.append(Live("latents merged, float32", wide * _FLOAT32, 3))
+        latent = cell.batch_size * min(rows, LATENT_QUERIES) * shape.heads * (shape.key_dim + shape.value_dim)
+        live.append(Live("queries as wide as a latent", latent * width, 2))
+        live.append(Live("latents merged, float32", latent * _FLOAT32, 3))
     elif _is_ring(cell) and rows > 1:
         queries = min(rows, RING_QUERIES)
         scores = cell.batch_size * queries * shape.heads * (ring_slots(cell) + queries)

@@ -66,9 +66,7 @@ def _by_head(
         w_OI = tl.load(
             w_O[:, None] + (depth_I * w_in)[None, :], mask=inside_O[:, None] & inside_I[None, :], other=0.0
         )
-        x_IR = tl.load(
-            x_R[None, :] + depth_I[:, None], mask=inside_R[None, :] & inside_I[:, None], other=0.0
-        )
+        x_IR = tl.load(x_R[None, :] + depth_I[:, None], mask=inside_R[None, :] & inside_I[:, None], other=0.0)
         y_OR = tl.dot(w_OI, x_IR, y_OR, input_precision="ieee")
     place_OR = y + head * y_head + rows_R[None, :] * y_row + outputs_O[:, None]
     tl.store(place_OR, y_OR.to(y.dtype.element_ty), mask=inside_O[:, None] & inside_R[None, :])
@@ -163,7 +161,9 @@ def _attend_blocks(
         asks = m < M
         at_R = (b * M).to(tl.int64) * H + at
         z, c = tl.arange(0, BLOCK_Z), tl.arange(0, KEYS)
-        q_RZ = tl.load(inner + at_R[:, None] * Z + z[None, :], mask=asks[:, None] & (z < Z)[None, :], other=0.0)
+        q_RZ = tl.load(
+            inner + at_R[:, None] * Z + z[None, :], mask=asks[:, None] & (z < Z)[None, :], other=0.0
+        )
         q_R = (b * M + m).to(tl.int64) * q_row + h * q_head + D
         q_RT = load_rotated(q, q_R, asks, cos, sin, m, T, F, INTERLEAVED, BLOCK_T)
         peak_R, total_R, sum_RZ = empty_softmax(BLOCK_R, BLOCK_Z)
@@ -185,7 +185,9 @@ def _attend_blocks(
                 if ((index + 1) % PARTS == 0) & (
                     (index + 1 == end * PARTS) | ((index + 1) // PARTS == _first_block(unit + 1, OCTAVE))
                 ):
-                    _store_unit(partial, stats, unit, at_R, asks, B * M * H, peak_R, total_R, sum_RZ, Z, BLOCK_Z)
+                    _store_unit(
+                        partial, stats, unit, at_R, asks, B * M * H, peak_R, total_R, sum_RZ, Z, BLOCK_Z
+                    )
                     peak_R, total_R, sum_RZ = empty_softmax(BLOCK_R, BLOCK_Z)
                     unit += 1
         if WHOLE:

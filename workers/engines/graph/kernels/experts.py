@@ -23,9 +23,10 @@ from workers.engines.graph.kernels.jit import (
 from workers.engines.graph.kernels.linear import Tile, activate, add_columns
 from workers.engines.graph.kernels.norm import apply, norm_plain, norm_rows
 from workers.engines.graph.kernels.residual import WIDTH, Residual, mean_and_scale
+from workers.engines.graph.kernels.routing import choice, chosen, routing_constants
 from workers.engines.graph.kernels.tiles import activate as activate_tile
 from workers.engines.graph.kernels.tiles import wait_before_next, wait_for_previous
-from workers.engines.graph.weights import Experts, Norm, Routing
+from workers.engines.graph.weights import Experts, Norm
 from workers.engines.shared.rope import working
 
 
@@ -70,39 +71,6 @@ def experts_rows(
     return experts_plain(x, norm, experts, activation, onto, norm_rows)
 
 
-def chosen(scores_NX: torch.Tensor, experts: Experts) -> tuple[torch.Tensor, torch.Tensor]:
-    """The experts of each row, best first, the first of equals; and their shares, in working precision. [N, top] both."""
-    routing = experts.routing
-    scores_NX = scores_NX.to(working(scores_NX.dtype))
-    if routing.sigmoid:
-        scores_NX = scores_NX.sigmoid()
-    best_NX = scores_NX if routing.bias_X is None else scores_NX + routing.bias_X
-    if routing.groups is not None:
-        best_NX = _within_groups(best_NX, *routing.groups)
-    expert_NS = best_NX.argsort(dim=-1, descending=True, stable=True)[:, : experts.top]
-    if routing.over_all:
-        share_NS = (scores_NX if routing.sigmoid else scores_NX.softmax(-1)).gather(1, expert_NS)
-    elif routing.sigmoid:
-        share_NS = scores_NX.gather(1, expert_NS)
-        share_NS = share_NS / (share_NS.sum(-1, keepdim=True) + LEAST)
-    else:
-        share_NS = scores_NX.gather(1, expert_NS).softmax(-1)
-    return expert_NS, share_NS * routing.scale
-
-
-#: Added to a sum of sigmoids, so that it is never zero.
-LEAST = 1e-20
-
-
-def _within_groups(best_NX: torch.Tensor, groups: int, kept: int, counted: int) -> torch.Tensor:
-    """The scores, -inf outside the best groups."""
-    best_NGX = best_NX.unflatten(1, (groups, -1))
-    worth_NG = best_NGX.topk(counted, dim=-1).values.sum(-1)
-    group_NK = worth_NG.argsort(dim=-1, descending=True, stable=True)[:, :kept]
-    out_NG = torch.ones_like(worth_NG, dtype=torch.bool).scatter_(1, group_NK, False)
-    return best_NGX.masked_fill(out_NG[..., None], -torch.inf).flatten(1)
-
-
 def _gated(normed_PE: torch.Tensor, experts: Experts, expert: int, activation: str) -> torch.Tensor:
     """What goes into the down projection of one expert."""
     bias_O = None if experts.gate_up_bias_XO is None else experts.gate_up_bias_XO[expert]
@@ -137,76 +105,6 @@ def _route(
         tl.store(y + row * X + x_X, y_X.to(y.dtype.element_ty), mask=x_X < X)
 
 
-@jit
-def _order(score_X, x_X, kind: tl.constexpr):
-    """Of scores that have 16 bits: integers in their order, the first of equals above the others."""
-    bits_X = (score_X + 0.0).to(kind).to(tl.int16, bitcast=True).to(tl.int32)
-    return (bits_X ^ ((bits_X >> 15) & 0x7FFF)) * 65536 + (65535 - x_X)
-
-
-@jit
-def _kept_by_group(
-    before_XX, best_X, X: tl.constexpr, GROUPS: tl.constexpr, KEPT: tl.constexpr, COUNTED: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_X: tl.constexpr,
-):  # fmt: skip
-    """1 for each expert of the best groups, 0 for the others."""
-    SIZE: tl.constexpr = X // GROUPS
-    x, g = tl.arange(0, BLOCK_X), tl.arange(0, BLOCK_G)
-    beside_XX = (x[None, :] // SIZE) == (x[:, None] // SIZE)
-    place_X = tl.sum((before_XX & beside_XX).to(tl.int32), axis=1)
-    member_GX = (x[None, :] // SIZE == g[:, None]) & (x < X)[None, :]
-    worth_G = tl.sum(tl.where(member_GX & (place_X < COUNTED)[None, :], best_X[None, :], 0.0), axis=1)
-    worth_G = tl.where(g < GROUPS, worth_G, float("-inf"))
-    better_GG = (worth_G[None, :] > worth_G[:, None]) | (
-        (worth_G[None, :] == worth_G[:, None]) & (g[None, :] < g[:, None])
-    )
-    rank_G = tl.sum(better_GG.to(tl.int32), axis=1)
-    return tl.sum((member_GX & (rank_G < KEPT)[:, None]).to(tl.int32), axis=0)
-
-
-@jit
-def _choice(
-    scores, correction, row, slot, X: tl.constexpr, TOP: tl.constexpr, ROUTING: tl.constexpr, BLOCK_X: tl.constexpr
-):  # fmt: skip
-    """The expert of a row at place `slot`, best first, the first of equals; and its share. `chosen`. ROUTING: `_constants`."""
-    OVER_ALL: tl.constexpr = ROUTING[0]
-    SIGMOID: tl.constexpr = ROUTING[1]
-    CORRECTED: tl.constexpr = ROUTING[2]
-    GROUPS: tl.constexpr = ROUTING[3]
-    x = tl.arange(0, BLOCK_X)
-    # Twice, as rows and as columns: what is reduced along one axis is not laid out along the other.
-    own_X = tl.load(scores + row * X + x, mask=x < X, other=float("-inf")).to(tl.float32)
-    other_X = tl.load(scores + row * X + x, mask=x < X, other=float("-inf")).to(tl.float32)
-    if SIGMOID:
-        own_X = tl.where(x < X, tl.sigmoid(own_X), float("-inf"))
-        other_X = tl.where(x < X, tl.sigmoid(other_X), float("-inf"))
-    best_X, best_other_X = own_X, other_X
-    if CORRECTED:
-        best_X += tl.load(correction + x, mask=x < X, other=float("-inf")).to(tl.float32)
-        best_other_X += tl.load(correction + x, mask=x < X, other=float("-inf")).to(tl.float32)
-    if scores.dtype.element_ty.primitive_bitwidth == 16 and not SIGMOID:
-        kind: tl.constexpr = scores.dtype.element_ty
-        before_XX = _order(best_other_X, x, kind)[None, :] > _order(best_X, x, kind)[:, None]
-    else:
-        before_XX = (best_other_X[None, :] > best_X[:, None]) | (
-            (best_other_X[None, :] == best_X[:, None]) & (x[None, :] < x[:, None])
-        )
-    if GROUPS > 0:
-        kept_X = _kept_by_group(before_XX, best_X, X, GROUPS, ROUTING[4], ROUTING[5], ROUTING[6], BLOCK_X)
-        rank_X = tl.sum((before_XX & (kept_X > 0)[None, :]).to(tl.int32), axis=1)
-        rank_X = tl.where(kept_X > 0, rank_X, X)
-    else:
-        rank_X = tl.sum(before_XX.to(tl.int32), axis=1)
-    expert = tl.minimum(tl.sum(tl.where(rank_X == slot, x, 0), axis=0), X - 1)
-    power_X = own_X if SIGMOID else tl.exp(own_X - tl.max(own_X, axis=0))
-    share = tl.sum(tl.where(rank_X == slot, power_X, 0.0), axis=0)
-    if SIGMOID and not OVER_ALL:
-        share /= tl.sum(tl.where(rank_X < TOP, power_X, 0.0), axis=0) + ROUTING[8]
-    elif not SIGMOID:
-        share /= tl.sum(power_X if OVER_ALL else tl.where(rank_X < TOP, power_X, 0.0), axis=0)
-    return expert, share * ROUTING[7]
-
-
 @jit(do_not_specialize=["alpha", "limit"])
 def _gate_up(
     x, moments, norm, shift, eps, scores, correction, w, w_expert, b, y, alpha, limit,
@@ -224,7 +122,7 @@ def _gate_up(
     inside_O = outputs_O < OUT
     place_O = 2 * outputs_O + turn_O % 2 if INTERLEAVED else outputs_O + OUT * (turn_O % 2)
     wait_before_next(PDL)
-    expert, _ = _choice(scores, correction, row, slot, X, TOP, ROUTING, BLOCK_X)
+    expert, _ = choice(scores, correction, row, slot, X, TOP, ROUTING, BLOCK_X)
     rows_R = row + tl.arange(0, BLOCK_R)
     inside_R = rows_R < row + 1
     mean_R, scale_R = mean_and_scale(moments, rows_R, row + 1, eps, IN, NORM, WIDTH, BLOCK_T)
@@ -268,7 +166,7 @@ def _down(
     steps: tl.constexpr = (IN + BLOCK_I - 1) // BLOCK_I
     begin, end = steps * part // PARTS, steps * (part + 1) // PARTS
     # The scores were there when the kernel before this one was set up (`wait_before_next`): weights are read ahead of it.
-    expert, share = _choice(scores, correction, row, slot, X, TOP, ROUTING, BLOCK_X)
+    expert, share = choice(scores, correction, row, slot, X, TOP, ROUTING, BLOCK_X)
     w_O = w + expert.to(tl.int64) * w_expert + outputs_O * W_O
     ahead_A = begin * BLOCK_I + tl.arange(0, AHEAD)
     within_A = ahead_A < tl.minimum(end * BLOCK_I, IN)
@@ -300,16 +198,6 @@ def _down(
         y_OR = sum_OR.to(y.dtype.element_ty)
         tl.store(y + place_OR, y_OR, mask=inside)
         store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O)
-
-
-def _constants(routing: Routing) -> tuple[float, ...]:
-    """What `_choice` knows when it is compiled."""
-    groups, kept, counted = routing.groups or (0, 0, 0)
-    return (
-        *(routing.over_all, routing.sigmoid, routing.bias_X is not None),
-        *(groups, kept, counted, power_of_two(max(groups, 1))),
-        *(routing.scale, LEAST),
-    )
 
 
 def tiles_of(matrix_XOI: torch.Tensor) -> tuple[Tile, Tile]:
@@ -368,7 +256,7 @@ def gate_up(
     _gate_up[(ceil_div(both, tile.outputs), N * experts.top)](
         x.x_NE, x.moments_N2T, norm.weight_E, norm.shift_E, norm.eps, scores_NX,
         scores_NX if routing.bias_X is None else routing.bias_X, w_XOE, w_XOE.stride(0), fed_PI if bias is None else bias, fed_PI, alpha, limit,
-        E, both // 2, X, experts.top, _constants(routing), w_XOE.stride(1), w_XOE.stride(2),
+        E, both // 2, X, experts.top, routing_constants(routing), w_XOE.stride(1), w_XOE.stride(2),
         bias is not None, experts.interleaved, experts.clamp is not None, activation, norm.kind,
         E % depth == 0, WIDTH, power_of_two(ceil_div(E, WIDTH)), power_of_two(X), tile.outputs,
         depth, tile.rows, num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
@@ -392,7 +280,7 @@ def down(
     _down[(tiles, splits, N)](
         x.x_NE, fed_PI, scores_NX, scores_NX if routing.bias_X is None else routing.bias_X, w_XEI, w_XEI.stride(0), y_NE if bias is None else bias, y_NE, moments_N2T, partial_SNE,
         tickets(tiles * N, device),
-        IN, E, X, experts.top, _constants(routing), w_XEI.stride(1), w_XEI.stride(2),
+        IN, E, X, experts.top, routing_constants(routing), w_XEI.stride(1), w_XEI.stride(2),
         parts, bias is not None, IN % depth == 0, power_of_two(X),
         tile.outputs, *tile.options(y_NE, depth), num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
     )  # fmt: skip
