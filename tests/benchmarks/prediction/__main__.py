@@ -6,7 +6,7 @@
     --peaks FILE     on a card: cells of the graph engine, and of scoring, beside their predictions
     --compare DIR    anywhere: the same runs rehearsed, the pass in which memory ends and the peak
 
-`--unseen` records the shapes that the prediction was not developed with.
+`--set` names the shapes of --record: `development`, which the prediction was developed with, `unseen`, `second`.
 """
 
 import argparse
@@ -28,8 +28,9 @@ def main() -> None:
     parser.add_argument("--peaks", type=Path)
     parser.add_argument("--shapes", nargs="*", help="of --peaks")
     parser.add_argument("--lengths", type=int, nargs="*", default=(4096, 16384), help="of --peaks")
-    parser.add_argument("--unseen", action="store_true")
-    parser.add_argument("--only", default="", help="shapes whose name holds this")
+    parser.add_argument("--set", default="development", choices=("development", "unseen", "second"))
+    parser.add_argument("--engines", nargs="*", default=("eager",), help="of --record: eager, graph")
+    parser.add_argument("--only", nargs="*", help="of --record: shapes by name")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=140, help="no run is begun after that")
     arguments = parser.parse_args()
@@ -77,8 +78,8 @@ def _on_a_card(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asked = [
             run
-            for run in runs(Path(folder) / "shapes", context_bytes, not arguments.unseen)
-            if arguments.only in run.name
+            for run in runs(Path(folder) / "shapes", context_bytes, arguments.set, arguments.engines)
+            if not arguments.only or run.name in arguments.only
         ]
         results = record(asked, Path(folder), arguments.jobs, began + arguments.seconds)
         merge(Path(folder), asked, out / "events.npz")

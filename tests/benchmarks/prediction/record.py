@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,28 @@ EXPANDABLE = "expandable_segments:True"
 _RESERVE, _LATER = 480 * 2**20, 16 * 2**20
 
 
-def runs(folder: Path, context_bytes: int, developed_with: bool) -> list[PredictionRun]:
-    """Prompts that outgrow an emulated card, two budgets and two allocators per shape; then other modes, whole card."""
-    found = []
-    for shape in benchmark_shapes():
-        if shape.developed_with is not developed_with:
-            continue
-        model = shape.write(folder)
-        for budget in shape.budgets_gib:
-            for allocator in ("", EXPANDABLE):
-                allowed = budget * GiB - _RESERVE - _LATER - context_bytes
-                found.append(
-                    PredictionRun(
-                        name=shape.name,
-                        model=model,
-                        allocator=allocator,
-                        budget_gib=budget,
-                        allowed_bytes=allowed,
-                    )
-                )
-    if developed_with:
+def runs(folder: Path, context_bytes: int, which: str, engines: Sequence[str]) -> list[PredictionRun]:
+    """Prompts that outgrow an emulated card, two budgets and two allocators per shape of the set `which`; in development
+    then other modes of the eager engine, whole card.
+    """
+    found = [
+        PredictionRun(
+            name=shape.name,
+            model=shape.write(folder),
+            engine=engine,
+            allocator=allocator,
+            prompt_tokens=shape.prompt_tokens,
+            budget_gib=budget,
+            allowed_bytes=budget * GiB - _RESERVE - _LATER - context_bytes,
+        )
+        for shape in benchmark_shapes()
+        if shape.set == which
+        for engine in shape.engines
+        if engine in engines
+        for budget in shape.budgets_gib
+        for allocator in ("", EXPANDABLE)
+    ]
+    if which == "development" and "eager" in engines:
         small = "random:llama-3.2-1b"
         pythia, draft = "random:pythia-1.4b", "random:pythia-160m"
         for allocator in ("", EXPANDABLE):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.prediction import history
-from workers.cell import Cell, ModelRef
+from workers.cell import Cell, Engine, ModelRef
+from workers.engines.session import Unmeasured
 from workers.modes import Speculation, Streaming
 
 GiB = 2**30
@@ -21,6 +22,7 @@ class PredictionRun:
 
     name: str
     model: str
+    engine: Engine = "eager"
     allocator: str = ""
     mode: str = "baseline"
     draft: str | None = None
@@ -34,13 +36,14 @@ class PredictionRun:
     def key(self) -> str:
         allocator = "expandable" if "expandable" in self.allocator else "default"
         budget = f"{self.budget_gib}GiB" if self.budget_gib is not None else "whole"
-        return f"{self.name}/{self.mode}/{allocator}/{budget}"
+        mode = self.mode if self.engine == "eager" else f"{self.mode} {self.engine}"
+        return f"{self.name}/{mode}/{allocator}/{budget}"
 
     def cell(self) -> Cell:
         return Cell(
             model=ModelRef(target=self.model, draft=self.draft),
             mode=self.mode,
-            engine="eager",
+            engine=self.engine,
             prompt_tokens=self.prompt_tokens,
             length=self.new_tokens,
             prefill_chunk=self.chunk,
@@ -96,11 +99,24 @@ def run(asked: PredictionRun, out: Path) -> None:
     out.with_suffix(".json").write_text(json.dumps(result))
 
 
+class _Reading(Unmeasured):
+    """Notes when a pass over the prompt begins, and how many tokens were read by then."""
+
+    def __init__(self, marks: list[int]) -> None:
+        super().__init__()
+        self._marks = marks
+        self.tokens_read = 0
+
+    def prompt(self, read: int) -> None:
+        super().prompt(read)
+        self._marks.append(time.time_ns() // 1000)
+        self.tokens_read = read
+
+
 def _generate(asked: PredictionRun, marks: list[int]) -> dict[str, Any]:
     import torch
 
     from workers.engines import open_session
-    from workers.engines.session import Unmeasured
     from workers.models.load import load_model
 
     cell, device = asked.cell(), torch.device("cuda", 0)
@@ -109,16 +125,10 @@ def _generate(asked: PredictionRun, marks: list[int]) -> dict[str, Any]:
     loaded_reserved = torch.cuda.memory_reserved()
     session = open_session(cell, target, draft)
     prompt_BT = torch.randint(0, min(target.vocab_size, 50_000), (1, asked.prompt_tokens))
-    read = [0]
-
-    def mark(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        marks.append(time.time_ns() // 1000)
-        read[0] += kwargs["input_ids"].shape[1]
-
-    target.model.register_forward_pre_hook(mark, with_kwargs=True)
+    reading = _Reading(marks)
     found = {"weights_bytes": target.weights_bytes, "reserved_after_load": loaded_reserved}
     try:
-        session.generate(prompt_BT, asked.new_tokens, Unmeasured())
+        session.generate(prompt_BT, asked.new_tokens, reading)
     except torch.OutOfMemoryError as error:
-        return {**found, "outcome": "oom", "tokens_read": read[0], "message": str(error)[:600]}
-    return {**found, "outcome": "ok", "tokens_read": read[0]}
+        return {**found, "outcome": "oom", "tokens_read": reading.tokens_read, "message": str(error)[:600]}
+    return {**found, "outcome": "ok", "tokens_read": reading.tokens_read}
