@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from workers.engines.graph.weights import Experts, Weights
+from workers.engines.graph.weights import Experts, Mlp, Weights
 
 #: Bytes per second by the vendor's datasheet, by what a device's name contains.
 DATASHEET = {"H200": 4.8e12, "H100 80GB HBM3": 3.35e12, "A100": 2.04e12}
@@ -68,10 +68,14 @@ def matrices(weights: Weights) -> list[torch.Tensor]:
     found = []
     for layer in weights.layers:
         found += [part.weight_OI for part in (*layer.qkv, layer.out)]
-        mlp = layer.mlp
+        if (latent := layer.attention.latent) is not None:
+            found += [*latent.keys_HZD.contiguous(), *latent.values_HDZ]
+            found += [] if latent.query_up is None else [latent.query_up[1].weight_OI]
+        mlp: Mlp | Experts | None = layer.mlp
         if isinstance(mlp, Experts):
             found += [mlp.router.weight_OI, *mlp.gate_up_XOE[: mlp.top], *mlp.down_XEI[: mlp.top]]
-        else:
+            mlp = mlp.shared
+        if mlp is not None:
             found += [part.weight_OI for part in (mlp.gate, mlp.up, mlp.down) if part is not None]
     return [*found, weights.head.weight_OI]
 
@@ -84,4 +88,4 @@ def kv_bytes(weights: Weights, tokens: int, batch: int = 1) -> int:
     """Keys and values of `tokens` tokens of `batch` sequences; of layers with a window, no more than that."""
     windows = (layer.attention.sliding_window for layer in weights.layers)
     seen = sum(tokens if window is None else min(tokens, window) for window in windows)
-    return 2 * seen * weights.kv_heads * weights.head_dim * weights.embedding_VE.element_size() * batch
+    return seen * weights.kv_heads * sum(weights.kept_dims) * weights.embedding_VE.element_size() * batch

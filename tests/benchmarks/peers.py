@@ -180,6 +180,9 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument(
+        "--asked", default="", help="bytes of each row that kernels ask for, one after the other"
+    )
     parser.add_argument("--gpt-fast", type=Path, help="a clone of its repository")
     parser.add_argument("--gpt-fast-name", default="llama-3.1-8b", help="its name of the model's shape")
     args = parser.parse_args()
@@ -192,6 +195,10 @@ def main() -> None:
         flush=True,
     )
     with torch.inference_mode():
+        tiles = importlib.import_module("workers.engines.graph.kernels.linear")
+        for asked in filter(None, args.asked.split(",")):
+            tiles.ASKED = int(asked)  # type: ignore[attr-defined]
+            print(json.dumps({"asked": int(asked), **row(setting, "ours", measured)}), flush=True)
         for peer in args.peers.split(","):
             print(json.dumps(row(setting, peer, measured)), flush=True)
 

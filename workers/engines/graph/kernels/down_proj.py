@@ -138,7 +138,7 @@ def _down_proj(
     x, a0, w0, a1, w1, b0, b1, y, moments, partial, arrived, scale, OUT, rows, in0, in1,
     ADDS: tl.constexpr, SCALED: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, BIASED0: tl.constexpr, BIASED1: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
-    AHEAD: tl.constexpr, PDL: tl.constexpr,
+    AHEAD: tl.constexpr, ASKED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: some outputs, one split of the depths of both matrices laid end to end."""
     split = tl.program_id(1)
@@ -159,7 +159,7 @@ def _down_proj(
     from_depth, first_in = tl.where(second, begin - steps0, begin) * BLOCK_I, tl.where(second, in1, in0)
     until = tl.where(second, end, tl.minimum(end, steps0))
     to_depth = tl.minimum(first_in, from_depth + (until - begin) * BLOCK_I)
-    w_OA = load_ahead(first_w_O, inside_O, from_depth, to_depth, AHEAD, PDL)
+    w_OA = load_ahead(first_w_O, inside_O, from_depth, to_depth, AHEAD, ASKED, PDL)
     sum_OR = tl.zeros((BLOCK_O, BLOCK_R), tl.float32)
     bias_O = tl.zeros((BLOCK_O,), tl.float32)
     if BIASED0:
