@@ -6,7 +6,6 @@ what its bytes need and beside the kernel of the full cache.
 
 import argparse
 import importlib
-import itertools
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 
 from tests.benchmarks.engine import seconds
 from workers.engines.graph.full_cache import FullCache
-from workers.engines.graph.kernels.attend_blocks import attend_blocks
+from workers.engines.graph.kernels.attend_blocks import BlockSplit, attend_blocks
 from workers.engines.graph.packed_cache import PackedCache
 from workers.engines.graph.rope import angles
 from workers.engines.graph.weights import Attention, Rotary
@@ -24,6 +23,8 @@ from workers.kv_dtype import STORED_AS
 LAYERS = 8
 #: name -> query heads, key/value heads, numbers of a head, rotary frequencies
 SHAPES = {"pythia-2.8b": (32, 32, 80, 10), "llama-3.1-8b": (32, 8, 128, 64)}
+#: at_once, warps, stages
+CUTS = ((2, 4, 3), (2, 4, 4), (3, 4, 3), (3, 4, 4), (4, 4, 3), (2, 8, 3), (2, 8, 4))
 tiles: Any = importlib.import_module("workers.engines.graph.kernels.attend_packed_tiles")
 
 
@@ -73,8 +74,8 @@ def main() -> None:
             cache = PackedCache(weights, 1, tokens + 1, LAYERS, stored)
             cache.reserve(tokens)
             cache.fill(0, tokens)
-            for at_once, warps, stages in itertools.product((2, 4), (4, 8), (2, 3, 4)):
-                tiles.AT_ONCE, tiles.WARPS, tiles.STAGES = at_once, warps, stages
+            for at_once, warps, stages in CUTS:
+                tiles.CUT = BlockSplit(warps, stages, at_once)
                 row: dict[str, Any] = {
                     "shape": name,
                     "kv": stored.name,

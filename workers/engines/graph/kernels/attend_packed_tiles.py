@@ -8,6 +8,7 @@ import torch
 from workers.engines.graph.kernels.attend_blocks import (
     OCTAVE,
     OCTAVES,
+    BlockSplit,
     _first_block,
     _first_unit_from,
     _store_unit,
@@ -32,8 +33,8 @@ from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention
 from workers.engines.sizes import BLOCK, RECENT_BLOCKS
 
-#: Programs that run together on a multiprocessor, their warps, stages of their loads.
-AT_ONCE, WARPS, STAGES = 2, 4, 3
+#: How programs share the packed blocks.
+CUT = BlockSplit(warps=4, stages=3, at_once=2)
 
 
 @jit
@@ -63,19 +64,18 @@ def _read_packed(
     kind = tl.pointer_type(q_RD.dtype)
     c, d = tl.arange(0, TOKENS), tl.arange(0, BLOCK_D)
     inside_D = (d < D)[None, :]
-    place = c[:, None] * D + d[None, :]
     # Of the pointers, not of the addresses: only so are 16 codes read at once.
     k_codes = tl.multiple_of(address.to(tl.pointer_type(tl.uint8)), 16)
     v_codes = tl.multiple_of((address + V_CODES).to(tl.pointer_type(tl.uint8)), 16)
-    k_raw = tl.load(k_codes + place, mask=inside_D, other=0)
-    v_raw = tl.load(v_codes + place, mask=inside_D, other=0)
+    k_raw = tl.load(k_codes + c[:, None] * D + d[None, :], mask=inside_D, other=0)
+    v_raw = tl.load(v_codes + d[:, None] * TOKENS + c[None, :], mask=(d < D)[:, None], other=0)
     for half in tl.static_range(HALVES):
         if HALVES == 2:
-            k_CD = ((k_raw >> (4 * half)) & 15).to(tl.float32).to(q_RD.dtype)
-            v_CD = ((v_raw >> (4 * half)) & 15).to(tl.float32).to(q_RD.dtype)
+            k_code_CD, v_code_DC = (k_raw >> (4 * half)) & 15, (v_raw >> (4 * half)) & 15
         else:
-            k_CD = k_raw.to(CODE, bitcast=True).to(tl.float32).to(q_RD.dtype)
-            v_CD = v_raw.to(CODE, bitcast=True).to(tl.float32).to(q_RD.dtype)
+            k_code_CD, v_code_DC = k_raw, v_raw
+        k_CD = k_code_CD.to(CODE, bitcast=True).to(tl.float32).to(q_RD.dtype)
+        v_CD = tl.trans(v_code_DC.to(CODE, bitcast=True).to(tl.float32).to(q_RD.dtype))
         scales = (address + V_SCALES).to(kind) + half * TOKENS + c
         scale_C = tl.load(scales).to(tl.float32)
         zero_C = scale_C
@@ -104,7 +104,8 @@ def _read_newest(
     d = tl.arange(0, BLOCK_D)
     c = tl.arange(0, BLOCK)
     of_k = recent + bk.to(tl.int64) * RECENT * BLOCK * D
-    for index in range(tl.maximum(first // BLOCK - (RECENT - 2), 0), last + 1):
+    # In one stage: these few blocks are not to take the shared memory that packed ones need.
+    for index in tl.range(tl.maximum(first // BLOCK - (RECENT - 2), 0), last + 1, num_stages=1):
         position = index * BLOCK + c
         place = of_k + ((index % RECENT) * BLOCK + c)[:, None] * D + d[None, :]
         inside = (position < first + M)[:, None] & (d < D)[None, :]
@@ -292,11 +293,14 @@ def _attend(
     K, F, N, S = k_BMKD.shape[2], angles.cos_MF.shape[1], B * M * H, cache.sinks.shape[4]
     stored, group, ring = cache.stored, cache.group, not cache.grows
     is_fp8, block_d = stored.name == "fp8", max(16, power_of_two(D))
-    code = tl.float8e4nv if is_fp8 else tl.int8 if stored.bits == 8 else tl.uint8
+    code = (
+        tl.float8e4nv if is_fp8 else tl.int8
+    )  # of four bits, too: signed bytes become numbers in fewer instructions
     rows = query_rows(H // K)
     queries = rows // (H // K)
     units = cache.places if ring else units_of(cache.places)
-    programs = min(programs_of(B * K, AT_ONCE * multiprocessors(q_BMHD.device)), units)
+    assert CUT.at_once is not None
+    programs = min(programs_of(B * K, CUT.at_once * multiprocessors(q_BMHD.device)), units)
     partial = torch.empty(units + 1, N, D, dtype=torch.float32, device=q_BMHD.device)
     stats = torch.empty(units + 1, 2, N, dtype=torch.float32, device=q_BMHD.device)
     out = torch.empty(B, M, H * D, dtype=q_BMHD.dtype, device=q_BMHD.device)
@@ -313,7 +317,7 @@ def _attend(
         angles.far_cos_MF, angles.far_sin_MF, partial, stats, M, cache.places, units, *scalars[:2],
         B, H, K, D, F, how.interleaved, S, cache.sliding_window, ring, queries, group.size, *where, code, stored.has_zeros,
         8 // stored.bits, RECENT_BLOCKS, BLOCK, OCTAVE, OCTAVES, rows, block_d, capped,
-        num_warps=WARPS, num_stages=STAGES, **launch_options(),
+        num_warps=CUT.warps, num_stages=CUT.stages, maxnreg=CUT.registers, **launch_options(),
     )  # fmt: skip
     _merge_packed[(N,)](
         partial, stats, start, out, scalars[2], M, N, cache.places, units, H, learns, D, cache.sliding_window, ring,

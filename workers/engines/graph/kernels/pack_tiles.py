@@ -39,6 +39,19 @@ def _codes(x_CD, scale, zero, LARGEST: tl.constexpr, ZEROS: tl.constexpr, FP8: t
 
 
 @jit
+def _store_codes(
+    into, code_CD, first: tl.constexpr, TOKENS: tl.constexpr, OVER: tl.constexpr,
+    D: tl.constexpr, COUNT: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Codes of tokens `first .. first + COUNT` of the TOKENS of a block: of keys token by token, of values channel by channel."""
+    c, d = first + tl.arange(0, COUNT), tl.arange(0, BLOCK_D)
+    if OVER == 0:
+        tl.store(into + c[:, None] * D + d[None, :], code_CD, mask=(d < D)[None, :])
+    else:
+        tl.store(into + d[:, None] * TOKENS + c[None, :], tl.trans(code_CD), mask=(d < D)[:, None])
+
+
+@jit
 def _pack(
     held, address, codes_at: tl.constexpr, scales_at: tl.constexpr, zeros_at: tl.constexpr, OVER: tl.constexpr,
     D: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, CODE: tl.constexpr,
@@ -75,13 +88,13 @@ def _pack(
             tl.store((address + zeros_at).to(kind) + HALF + c[:, None], zero_high)
     code_low_CD = _codes(low_CD, scale_low, zero_low, LARGEST, ZEROS, FP8)
     code_high_CD = _codes(high_CD, scale_high, zero_high, LARGEST, ZEROS, FP8)
-    into = (address + codes_at).to(tl.pointer_type(CODE)) + place
+    into = (address + codes_at).to(tl.pointer_type(CODE))
     if BITS == 8:
-        tl.store(into, code_low_CD.to(CODE), mask=inside_D)
-        tl.store(into + HALF * D, code_high_CD.to(CODE), mask=inside_D)
+        _store_codes(into, code_low_CD.to(CODE), 0, BLOCK, OVER, D, HALF, BLOCK_D)
+        _store_codes(into, code_high_CD.to(CODE), HALF, BLOCK, OVER, D, HALF, BLOCK_D)
     else:
         both_CD = code_low_CD.to(tl.int32) | (code_high_CD.to(tl.int32) << 4)
-        tl.store(into, both_CD.to(CODE), mask=inside_D)
+        _store_codes(into, both_CD.to(tl.uint8).to(CODE, bitcast=True), 0, HALF, OVER, D, HALF, BLOCK_D)
 
 
 @jit(do_not_specialize=["M", "layer", "places"])

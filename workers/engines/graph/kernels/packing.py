@@ -1,7 +1,8 @@
 """Keys and values in fewer bits, in plain torch: codes, scales and zeros of a block.
 
 x = code * scale + zero. int8, fp8: scale = largest magnitude / largest code, no zero. int4: zero = smallest number, two codes in
-a byte: token c below, token c + 32 above. Scales are rounded to the model's dtype before codes are chosen.
+a byte: token c below, token c + 32 above. Keys lie token by token, values channel by channel: what a product sums over is adjacent,
+as tensor cores read it. Scales are rounded to the model's dtype before codes are chosen.
 C the 64 tokens of a block, D numbers of a head.
 """
 
@@ -23,7 +24,8 @@ def pack(
     )
     for x_BKCD, over, codes_at, scales_at, zeros_at in parts:
         code_BKCD, scale, zero = quantised(x_BKCD, over, stored)
-        _put(into_BKN, codes_at, _bytes(code_BKCD, stored))
+        bytes_BKCD = _bytes(code_BKCD, stored)
+        _put(into_BKN, codes_at, bytes_BKCD if over == 2 else bytes_BKCD.transpose(2, 3))
         _put(into_BKN, scales_at, scale.squeeze(over))
         if zero is not None:
             _put(into_BKN, zeros_at, zero.squeeze(over))
@@ -81,19 +83,19 @@ def _numbers(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     width = torch.empty(0, dtype=dtype).element_size()
-    raw = from_BKN[..., codes_at : codes_at + BLOCK * head_dim * stored.bits // 8].contiguous()
+    tokens = BLOCK * stored.bits // 8
+    raw = from_BKN[..., codes_at : codes_at + tokens * head_dim].contiguous()
+    raw = raw.unflatten(2, (tokens, head_dim)) if over == 2 else raw.unflatten(2, (head_dim, tokens)).mT
     wide = working(dtype)
     if stored.name == "fp8":
-        code = raw.view(torch.float8_e4m3fn).to(wide)
+        code = raw.contiguous().view(torch.float8_e4m3fn).to(wide)
     elif stored.bits == 8:
-        code = raw.view(torch.int8).to(wide)
+        code = raw.contiguous().view(torch.int8).to(wide)
     else:
-        half = raw.unflatten(2, (BLOCK // 2, head_dim))
-        code = torch.cat([half & 15, half >> 4], 2).flatten(2).to(wide)
-    code_BKCD = code.unflatten(2, (BLOCK, head_dim))
+        code = torch.cat([raw & 15, raw >> 4], 2).to(wide)
     count = head_dim if over == 2 else BLOCK
     scale, zero = (
         from_BKN[..., at : at + count * width].contiguous().view(dtype).to(wide).unsqueeze(over)
         for at in about_at
     )
-    return code_BKCD * scale + zero if stored.has_zeros else code_BKCD * scale
+    return code * scale + zero if stored.has_zeros else code * scale
