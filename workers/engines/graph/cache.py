@@ -1,7 +1,7 @@
 """What the graph engine asks of a cache of one model. `full_cache`, `ring`, `packed_cache` and `by_window` implement it."""
 
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import torch
 
@@ -9,24 +9,28 @@ from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention
 from workers.modes import Context
 
+#: What attention gives: [B, M, H * D], or the stream with what follows attention (`kernels.beside`).
+Attended = TypeVar("Attended")
+AttendedCo = TypeVar("AttendedCo", covariant=True)
 
-class AttentionKernels(Protocol):
+
+class AttentionKernels(Protocol[AttendedCo]):
     """Those of `kernels.Kernels` that caches call: each kind of cache its own."""
 
     @property
-    def attend_ring(self) -> Callable[..., torch.Tensor]: ...
+    def attend_ring(self) -> Callable[..., AttendedCo]: ...
 
     @property
-    def attend_blocks(self) -> Callable[..., torch.Tensor]: ...
+    def attend_blocks(self) -> Callable[..., AttendedCo]: ...
 
     @property
-    def attend_packed(self) -> Callable[..., torch.Tensor]: ...
+    def attend_packed(self) -> Callable[..., AttendedCo]: ...
 
     @property
-    def attend_latent_ring(self) -> Callable[..., torch.Tensor]: ...
+    def attend_latent_ring(self) -> Callable[..., AttendedCo]: ...
 
     @property
-    def attend_latent_blocks(self) -> Callable[..., torch.Tensor]: ...
+    def attend_latent_blocks(self) -> Callable[..., AttendedCo]: ...
 
 
 class GraphCache(Protocol):
@@ -56,7 +60,7 @@ class GraphCache(Protocol):
 
     def attend(
         self,
-        kernels: AttentionKernels,
+        kernels: AttentionKernels[Attended],
         layer: int,
         q_BMHD: torch.Tensor,
         k_BMKD: torch.Tensor,
@@ -64,8 +68,8 @@ class GraphCache(Protocol):
         start: torch.Tensor,
         angles: Angles,
         how: Attention,
-    ) -> torch.Tensor:
-        """Write the keys and values of positions `start .. start + M` and attend over what they see: [B, M, H * D].
+    ) -> Attended:
+        """Write the keys and values of positions `start .. start + M` and attend over what they see.
 
         Of latents both are the row of a token as the model's matrix gave it, neither normed nor rotated.
         """

@@ -26,6 +26,7 @@ from workers.engines.graph.kernels.tiles import (
     online_softmax,
     wait_for_previous,
 )
+from workers.engines.graph.kernels.units import first_block, merge_row, share_of, store_unit, units_seen
 from workers.engines.graph.rope import Angles, rotate
 from workers.engines.graph.weights import Attention
 from workers.engines.shared.rope import working
@@ -119,6 +120,8 @@ class BlockSplit:
 
 
 CUT = BlockSplit(warps=4, stages=3, at_once=2)
+#: Of a row that are merged at once.
+UNITS = 32
 
 
 def units_of(blocks: int) -> int:
@@ -137,43 +140,6 @@ def units_of(blocks: int) -> int:
 def programs_of(heads: int, at_once: int) -> int:
     """Programs that share the blocks of one head of one sequence: as many as run at once, or several times that."""
     return at_once // heads if heads <= at_once else ceil_div(4 * at_once, heads)
-
-
-@jit
-def _unit_of(block, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr):
-    """The unit that `block` lies in."""
-    octave = block * 0
-    for longer in tl.static_range(1, OCTAVES):
-        octave += (block >= (OCTAVE << longer)).to(tl.int32)
-    return octave * OCTAVE + (block >> octave)
-
-
-@jit
-def _first_block(unit, OCTAVE: tl.constexpr):
-    octave = tl.maximum(unit // OCTAVE - 1, 0)
-    return tl.where(unit < OCTAVE, unit, (OCTAVE + unit % OCTAVE) << octave)
-
-
-@jit
-def _first_unit_from(block, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr):
-    """The first unit that begins at `block` or behind it."""
-    unit = _unit_of(block, OCTAVE, OCTAVES)
-    return unit + (_first_block(unit, OCTAVE) < block).to(tl.int32)
-
-
-@jit
-def _share(blocks, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr, WHOLE: tl.constexpr):
-    """The first unit of this program, and the blocks `begin .. end` of its units. WHOLE: it has all blocks, in no units."""
-    program = tl.program_id(0)
-    unit = program * 0
-    begin, end = unit, blocks
-    if not WHOLE:
-        share = tl.cdiv(blocks, tl.num_programs(0))
-        unit = _first_unit_from(program * share, OCTAVE, OCTAVES)
-        begin = _first_block(unit, OCTAVE)
-        end = _first_block(_first_unit_from((program + 1) * share, OCTAVE, OCTAVES), OCTAVE)
-        end = tl.minimum(end, blocks)
-    return unit, begin, end
 
 
 @jit
@@ -202,18 +168,6 @@ def _write_new_keys(
 
 
 @jit
-def _store_unit(
-    partial, stats, unit, at_R, asks, N, peak_R, total_R, sum_RD, D: tl.constexpr, BLOCK_D: tl.constexpr
-):
-    d = tl.arange(0, BLOCK_D)
-    stats_R = stats + unit * 2 * N + at_R
-    tl.store(stats_R, peak_R, mask=asks)
-    tl.store(stats_R + N, total_R, mask=asks)
-    inside_RD = asks[:, None] & (d < D)[None, :]
-    tl.store(partial + (unit * N + at_R)[:, None] * D + d[None, :], sum_RD, mask=inside_RD)
-
-
-@jit
 def _store_whole(
     out, learned, at_R, asks, peak_R, total_R, sum_RD,
     H: tl.constexpr, LEARNED: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -228,64 +182,79 @@ def _store_whole(
     tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside_RD)
 
 
+@jit
+def read_blocks(
+    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, first, cos, sin, partial, stats, out, M,
+    scale, cap, learned, unit, begin, end, bk, group,
+    B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, QUERIES: tl.constexpr,
+    BLOCK: tl.constexpr, OCTAVE: tl.constexpr, WHOLE: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr, LEARNED: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Blocks `begin .. end`, which begin with `unit`: their new keys are written, then they are read."""
+    G: tl.constexpr = H // K
+    b, head = bk // K, bk % K
+    d = tl.arange(0, BLOCK_D)
+    c = tl.arange(0, BLOCK)
+    to_v: tl.constexpr = B * K * BLOCK * D
+    here = (layer * 2).to(tl.int64) * to_v + bk * BLOCK * D
+    r = tl.arange(0, BLOCK_R)
+    m = group * QUERIES + r // G
+    asks = (r < QUERIES * G) & (m < M)
+    q_R = (b * M + m).to(tl.int64) * q_row + (head * G + r % G) * q_head
+    q_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
+
+    # The blocks of a program belong to it alone, so it writes the new keys that fall there before it reads.
+    # Several groups of queries write the same bytes.
+    if end * BLOCK > first:
+        _write_new_keys(
+            k, v, k_row, head * k_head, v_row, head * v_head, table, here, to_v, cos, sin, first, M, b, begin, end,
+            D, F, INTERLEAVED, BLOCK, BLOCK_D,
+        )  # fmt: skip
+
+    at_R = (b * M + m).to(tl.int64) * H + head * G + r % G
+    peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
+    address = tl.load(table + begin)  # read one ahead, so that the loads of a block wait for nothing
+    for index in tl.range(begin, end, num_stages=STAGES):
+        position = index * BLOCK + c
+        block = address.to(tl.pointer_type(q.dtype.element_ty))
+        address = tl.load(table + index + 1)
+        place = tl.multiple_of(block, 16) + here + c[:, None] * D + d[None, :]
+        inside = (position < first + M)[:, None] & (d < D)[None, :]
+        k_CD = tl.load(place, mask=inside, other=0.0)
+        v_CD = tl.load(place + to_v, mask=inside, other=0.0)
+        scores_RC = tl.dot(q_RD, tl.trans(k_CD), input_precision="ieee")
+        visible = position[None, :] <= (first + m)[:, None]
+        scores_RC = tl.where(visible, scored_tile(scores_RC, scale, cap, CAPPED), float("-inf"))
+        peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
+        if not WHOLE:  # noqa: SIM102  (decided when compiled; the next one on the device)
+            if (index + 1 == end) | (index + 1 == first_block(unit + 1, OCTAVE)):
+                store_unit(partial, stats, unit, at_R, asks, B * M * H, peak_R, total_R, sum_RD, D, BLOCK_D)
+                peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
+                unit += 1
+    if WHOLE:
+        _store_whole(out, learned, at_R, asks, peak_R, total_R, sum_RD, H, LEARNED, D, BLOCK_D)
+
+
 @jit(do_not_specialize=["M", "layer"])
 def _attend_blocks(
     q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, start, cos, sin, partial, stats, out, M,
     scale, cap, learned,
     B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, QUERIES: tl.constexpr,
     BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr, WHOLE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr, LEARNED: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr, LEARNED: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: its share of the blocks, one key/value head of one sequence, QUERIES of the M queries."""
     bk, group = tl.program_id(1), tl.program_id(2)
     first = tl.load(start).to(tl.int32)
-    unit, begin, end = _share(tl.cdiv(first + M, BLOCK), OCTAVE, OCTAVES, WHOLE)
+    blocks = tl.cdiv(first + M, BLOCK)
+    unit, begin, end = share_of(tl.program_id(0), tl.num_programs(0), blocks, OCTAVE, OCTAVES, WHOLE)
     wait_for_previous(PDL)
     if begin < end:
-        G: tl.constexpr = H // K
-        b, head = bk // K, bk % K
-        d = tl.arange(0, BLOCK_D)
-        c = tl.arange(0, BLOCK)
-        to_v: tl.constexpr = B * K * BLOCK * D
-        here = (layer * 2).to(tl.int64) * to_v + bk * BLOCK * D
-        r = tl.arange(0, BLOCK_R)
-        m = group * QUERIES + r // G
-        asks = (r < QUERIES * G) & (m < M)
-        q_R = (b * M + m).to(tl.int64) * q_row + (head * G + r % G) * q_head
-        q_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
-
-        # The blocks of a program belong to it alone, so it writes the new keys that fall there before it reads.
-        # Several groups of queries write the same bytes.
-        if end * BLOCK > first:
-            _write_new_keys(
-                k, v, k_row, head * k_head, v_row, head * v_head, table, here, to_v, cos, sin, first, M, b, begin, end,
-                D, F, INTERLEAVED, BLOCK, BLOCK_D,
-            )  # fmt: skip
-
-        at_R = (b * M + m).to(tl.int64) * H + head * G + r % G
-        peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
-        address = tl.load(table + begin)  # read one ahead, so that the loads of a block wait for nothing
-        for index in range(begin, end):
-            position = index * BLOCK + c
-            block = address.to(tl.pointer_type(q.dtype.element_ty))
-            address = tl.load(table + index + 1)
-            place = tl.multiple_of(block, 16) + here + c[:, None] * D + d[None, :]
-            inside = (position < first + M)[:, None] & (d < D)[None, :]
-            k_CD = tl.load(place, mask=inside, other=0.0)
-            v_CD = tl.load(place + to_v, mask=inside, other=0.0)
-            scores_RC = tl.dot(q_RD, tl.trans(k_CD), input_precision="ieee")
-            visible = position[None, :] <= (first + m)[:, None]
-            scores_RC = tl.where(visible, scored_tile(scores_RC, scale, cap, CAPPED), float("-inf"))
-            peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
-            if not WHOLE:  # noqa: SIM102  (decided when compiled; the next one on the device)
-                if (index + 1 == end) | (index + 1 == _first_block(unit + 1, OCTAVE)):
-                    _store_unit(
-                        partial, stats, unit, at_R, asks, B * M * H, peak_R, total_R, sum_RD, D, BLOCK_D
-                    )
-                    peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
-                    unit += 1
-        if WHOLE:
-            _store_whole(out, learned, at_R, asks, peak_R, total_R, sum_RD, H, LEARNED, D, BLOCK_D)
+        read_blocks(
+            q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, first, cos, sin, partial, stats, out, M,
+            scale, cap, learned, unit, begin, end, bk, group,
+            B, H, K, D, F, INTERLEAVED, QUERIES, BLOCK, OCTAVE, WHOLE, BLOCK_R, BLOCK_D, CAPPED, LEARNED, STAGES,
+        )  # fmt: skip
 
 
 @jit(do_not_specialize=["M", "N"])
@@ -294,30 +263,11 @@ def _merge(
     H: tl.constexpr, LEARNED: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """One program: one row, its units in their order. Units that a row does not see weigh nothing."""
+    """One program: one row."""
     row = tl.program_id(0).to(tl.int64)
-    d = tl.arange(0, BLOCK_D)
-    units = _unit_of((tl.load(start).to(tl.int32) + M - 1) // BLOCK, OCTAVE, OCTAVES) + 1
+    units = units_seen(tl.load(start).to(tl.int32), M, BLOCK, OCTAVE, OCTAVES)
     wait_for_previous(PDL)
-    peak = tl.max(tl.full((BLOCK_S,), float("-inf"), tl.float32), axis=0)
-    total = 0.0
-    sum_D = tl.zeros((BLOCK_D,), tl.float32)
-    for s0 in tl.range(0, units, BLOCK_S, num_stages=1):
-        s = s0 + tl.arange(0, BLOCK_S)
-        peak_S = tl.load(stats + s * 2 * N + row, mask=s < units, other=float("-inf"))
-        total_S = tl.load(stats + (s * 2 + 1) * N + row, mask=s < units, other=0.0)
-        inside = (s < units)[:, None] & (d < D)[None, :]
-        part_SD = tl.load(partial + (s * N + row)[:, None] * D + d[None, :], mask=inside, other=0.0)
-        new_peak = tl.maximum(peak, tl.max(peak_S, axis=0))
-        weight_S = tl.exp(peak_S - new_peak)
-        fade = tl.exp(peak - new_peak)
-        total = total * fade + tl.sum(weight_S * total_S, axis=0)
-        sum_D = sum_D * fade + tl.sum(weight_S[:, None] * part_SD, axis=0)
-        peak = new_peak
-    if LEARNED:
-        fade, total = add_learned(tl.load(learned + row % H), peak, total)
-        sum_D = sum_D * fade
-    tl.store(out + row * D + d, (sum_D / total).to(out.dtype.element_ty), mask=d < D)
+    merge_row(partial, stats, out, learned, row, units, N, H, LEARNED, D, BLOCK_S, BLOCK_D)
 
 
 def attend_blocks(
@@ -347,12 +297,12 @@ def attend_blocks(
     _attend_blocks[(programs, B * K, ceil_div(M, queries))](
         q_BMHD, k_BMKD, v_BMKD, *strides(q_BMHD), *strides(k_BMKD), *strides(v_BMKD),
         cache.table, layer, start, angles.cos_MF, angles.sin_MF, partial, stats, out, M, *scalars,
-        B, H, K, D, F, how.interleaved, queries, BLOCK, OCTAVE, OCTAVES, whole, rows, block_d, *flags,
+        B, H, K, D, F, how.interleaved, queries, BLOCK, OCTAVE, OCTAVES, whole, rows, block_d, *flags, cut.stages,
         num_warps=cut.warps, num_stages=cut.stages, maxnreg=cut.registers, **launch_options(),
     )  # fmt: skip
     if not whole:
         _merge[(N,)](
-            partial, stats, start, out, scalars[-1], M, N, H, flags[-1], D, BLOCK, OCTAVE, OCTAVES, 32, block_d, num_warps=4,
+            partial, stats, start, out, scalars[-1], M, N, H, flags[-1], D, BLOCK, OCTAVE, OCTAVES, UNITS, block_d, num_warps=4,
             **launch_options(),
         )  # fmt: skip
     return out

@@ -9,10 +9,6 @@ from workers.engines.graph.kernels.attend_blocks import (
     OCTAVE,
     OCTAVES,
     BlockSplit,
-    _first_block,
-    _first_unit_from,
-    _store_unit,
-    _unit_of,
     programs_of,
     query_rows,
     strides,
@@ -28,6 +24,7 @@ from workers.engines.graph.kernels.tiles import (
     online_softmax,
     wait_for_previous,
 )
+from workers.engines.graph.kernels.units import first_block, first_unit_from, store_unit, unit_of
 from workers.engines.graph.packed_cache import PackedCache
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention
@@ -147,11 +144,9 @@ def _share(
         begin, end = unit, tl.minimum(unit + share, blocks)
     else:
         share = tl.cdiv(blocks, sharing)
-        unit = _first_unit_from(program * share, OCTAVE, OCTAVES)
-        begin = _first_block(unit, OCTAVE)
-        end = tl.minimum(
-            _first_block(_first_unit_from((program + 1) * share, OCTAVE, OCTAVES), OCTAVE), blocks
-        )
+        unit = first_unit_from(program * share, OCTAVE, OCTAVES)
+        begin = first_block(unit, OCTAVE)
+        end = tl.minimum(first_block(first_unit_from((program + 1) * share, OCTAVE, OCTAVES), OCTAVE), blocks)
     return unit, begin, end
 
 
@@ -223,10 +218,10 @@ def _attend_packed(
                 is_last = index >= 0
                 into = index % places
             else:
-                is_last = (index + 1 == end) | (index + 1 == _first_block(unit + 1, OCTAVE))
+                is_last = (index + 1 == end) | (index + 1 == first_block(unit + 1, OCTAVE))
                 into = unit
             if is_last:
-                _store_unit(partial, stats, into, at_R, asks, B * M * H, peak_R, total_R, sum_RD, D, BLOCK_D)
+                store_unit(partial, stats, into, at_R, asks, B * M * H, peak_R, total_R, sum_RD, D, BLOCK_D)
                 peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
                 unit += 1
     else:
@@ -234,7 +229,7 @@ def _attend_packed(
             q, q_R, near_RD, asks, m, query_R, recent, sinks, bk, first, last, M, far_cos, far_sin, scale, cap,
             peak_R, total_R, sum_RD, B, K, D, F, INTERLEAVED, S, WINDOW, RECENT, BLOCK, BLOCK_D, CAPPED,
         )  # fmt: skip
-        _store_unit(partial, stats, last_unit, at_R, asks, B * M * H, peak_R, total_R, sum_RD, D, BLOCK_D)
+        store_unit(partial, stats, last_unit, at_R, asks, B * M * H, peak_R, total_R, sum_RD, D, BLOCK_D)
 
 
 @jit(do_not_specialize=["M", "N", "places", "last_unit"])
@@ -253,7 +248,7 @@ def _merge_packed(
     oldest = tl.maximum(first - WINDOW + 1, 0) // BLOCK
     units = places
     if not RING:
-        units = tl.where(blocks > 0, _unit_of(tl.maximum(blocks - 1, 0), OCTAVE, OCTAVES) + 1, 0)
+        units = tl.where(blocks > 0, unit_of(tl.maximum(blocks - 1, 0), OCTAVE, OCTAVES) + 1, 0)
     peak = tl.load(stats + last_unit.to(tl.int64) * 2 * N + row)
     total = tl.load(stats + (last_unit.to(tl.int64) * 2 + 1) * N + row)
     sum_D = tl.load(partial + (last_unit.to(tl.int64) * N + row) * D + d, mask=d < D, other=0.0)
