@@ -12,10 +12,7 @@ from workers.engines.graph.full_cache import FullCache
 from workers.engines.graph.kernels.attend_blocks import (
     OCTAVE,
     OCTAVES,
-    _first_block,
     _merge,
-    _share,
-    _store_unit,
     _store_whole,
     programs_of,
     strides,
@@ -23,7 +20,7 @@ from workers.engines.graph.kernels.attend_blocks import (
 )
 from workers.engines.graph.kernels.attend_latents import latent_of
 from workers.engines.graph.kernels.attend_packed import in_pieces
-from workers.engines.graph.kernels.attend_ring import _merge_splits, _visible
+from workers.engines.graph.kernels.attend_ring import _visible, merge_spans, store_span
 from workers.engines.graph.kernels.jit import (
     ceil_div,
     jit,
@@ -40,6 +37,7 @@ from workers.engines.graph.kernels.tiles import (
     online_softmax,
     wait_for_previous,
 )
+from workers.engines.graph.kernels.units import first_block, share_of, store_unit
 from workers.engines.graph.ring import RingCache
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention, Latent
@@ -151,7 +149,9 @@ def _attend_blocks(
     b, group = tl.program_id(1), tl.program_id(2)
     wait_for_previous(PDL)
     first = tl.load(start).to(tl.int32) + offset
-    unit, begin, end = _share(tl.cdiv(first + M, BLOCK), OCTAVE, OCTAVES, WHOLE)
+    unit, begin, end = share_of(
+        tl.program_id(0), tl.num_programs(0), tl.cdiv(first + M, BLOCK), OCTAVE, OCTAVES, WHOLE
+    )
     at = group * BLOCK_R + tl.arange(0, BLOCK_R)
     m, h = at // H, at % H
     if WHOLE:  # what its last row sees
@@ -183,9 +183,9 @@ def _attend_blocks(
             peak_R, total_R, sum_RZ = online_softmax(scores_RC, k_CZ, peak_R, total_R, sum_RZ)
             if not WHOLE:  # noqa: SIM102  (decided when compiled; the next one on the device)
                 if ((index + 1) % PARTS == 0) & (
-                    (index + 1 == end * PARTS) | ((index + 1) // PARTS == _first_block(unit + 1, OCTAVE))
+                    (index + 1 == end * PARTS) | ((index + 1) // PARTS == first_block(unit + 1, OCTAVE))
                 ):
-                    _store_unit(
+                    store_unit(
                         partial, stats, unit, at_R, asks, B * M * H, peak_R, total_R, sum_RZ, Z, BLOCK_Z
                     )
                     peak_R, total_R, sum_RZ = empty_softmax(BLOCK_R, BLOCK_Z)
@@ -227,9 +227,10 @@ def _attend_ring(
     scores_RC = tl.where(visible_RC, products_RC * scale, float("-inf"))
     peak_R, total_R, sum_RZ = empty_softmax(BLOCK_R, BLOCK_Z)
     peak_R, total_R, sum_RZ = online_softmax(scores_RC, k_CZ, peak_R, total_R, sum_RZ)
-    _merge_splits(
-        partial, stats, arrived + group * B + b, out, out, at_R, asks, B * M * H, split,
-        peak_R, total_R, sum_RZ, H, False, Z, SPLITS, BLOCK_R, BLOCK_Z,
+    store_span(partial, stats, at_R, asks, B * M * H, split, peak_R, total_R, sum_RZ, Z, BLOCK_Z)
+    merge_spans(
+        partial, stats, arrived + group * B + b, out, out, at_R, asks, B * M * H, SPLITS,
+        H, False, Z, SPLITS, BLOCK_R, BLOCK_Z,
     )  # fmt: skip
 
 
