@@ -3,6 +3,8 @@ no multiples of anything. Prints one line per comparison; ends with an error if 
 
 import importlib
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 from triton.runtime import interpreter
@@ -15,11 +17,12 @@ from workers.engines.graph import kernels, open_session
 from workers.engines.graph.families import describe
 from workers.engines.graph.full_cache import FullCache
 from workers.engines.graph.graphs import Stage
+from workers.engines.graph.kernels.attend_prompt import attend_chunk
 from workers.engines.graph.kernels.attend_window import attend_window, attend_window_plain
 from workers.engines.graph.ring import RingCache
 from workers.engines.graph.rope import angles
 from workers.engines.graph.session import GraphSession
-from workers.engines.graph.weights import Weights
+from workers.engines.graph.weights import Attention, Rotary, Weights
 from workers.engines.shared.slots import RingSlots
 from workers.modes import Speculation
 
@@ -36,6 +39,7 @@ Stage.capture = lambda self: None  # type: ignore[method-assign]
 # Few enough programs that each has several units of a cache to read.
 blocks = importlib.import_module("workers.engines.graph.kernels.attend_blocks")
 blocks.multiprocessors = lambda device: 3
+importlib.import_module("workers.engines.graph.kernels.down_proj").multiprocessors = lambda device: 3
 
 
 def fused(session: GraphSession) -> GraphSession:
@@ -135,6 +139,55 @@ def a_row_alone_is_the_row_among_others() -> None:
         check(f"rows {mode}", together, alone, 0.0)
 
 
+def attention_beside_products() -> None:
+    """Bit for bit what a launch each gives, whatever the number of programs that share a head: over a ring that has wrapped,
+    over blocks, of one row and of several."""
+    target = build("neox", torch.float32, layers=2)
+    together = importlib.import_module("workers.engines.graph.kernels.beside")
+    for mode, filled, programs in (("streaming", 150, 2), ("baseline", 70, 3)):
+        together.programs_beside = lambda *_, programs=programs: programs
+        found = []
+        for own in (kernels.FUSED, replace(kernels.FUSED, beside=None)):
+            session = fused(open_session(cell(mode, window=2), target, None))
+            reader = replace(session._reader(session._target, 1, 200), kernels=own)
+            reader.cache.reserve(filled + 3)
+            torch.manual_seed(0)
+            reader.cache.fill(0, filled)
+            with torch.inference_mode():
+                passes = [
+                    reader.read(tokens(3), torch.tensor(filled)),
+                    reader.read(tokens(1), torch.tensor(filled + 3)),
+                ]
+            found.append(torch.cat(passes))
+        check(f"beside {mode} {programs}", found[0], found[1], 0.0)
+
+
+def chunks_of_every_head() -> None:
+    """A prompt's chunk over blocks: heads of one power of two, of two, of neither; before blocks are full, and behind."""
+    for head_dim, heads, kv_heads in ((80, 2, 2), (16, 4, 2), (24, 2, 1)):
+        turned = Rotary(torch.full((head_dim // 8,), 0.3, dtype=torch.float64))
+        how = Attention(scale=head_dim**-0.5)
+        shape = SimpleNamespace(
+            kv_heads=kv_heads, kept_dims=(head_dim, True), dtype=torch.float32, device=torch.device("cpu")
+        )
+        for start, count in ((0, 33), (62, 20)):
+            caches = [FullCache(shape, 2, 128, 1) for _ in range(2)]  # type: ignore[arg-type]
+            for cache in caches:
+                cache.reserve(start + count)
+            for mine, other in zip(caches[0].blocks, caches[1].blocks, strict=True):
+                other.copy_(mine.normal_())
+            at = torch.tensor(start)
+            turn = angles(at, count, turned, caches[0].far_limit, torch.float32)
+            q_k_v = tuple(torch.randn(2, count, each, head_dim) for each in (heads, kv_heads, kv_heads))
+            out, expected = (
+                attend(*q_k_v, cache, 0, at, turn, how)
+                for attend, cache in zip((attend_chunk, blocks.attend_blocks_plain), caches, strict=True)
+            )
+            check(f"chunk {head_dim} {start} {count}", out, expected, 1e-6)
+            for mine, other in zip(caches[0].blocks, caches[1].blocks, strict=True):
+                check("kept", mine, other, 1e-7)
+
+
 def operands(weights: Weights, batch: int, count: int) -> tuple[torch.Tensor, ...]:
     return tuple(
         torch.randn(batch, count, heads, weights.head_dim)
@@ -199,6 +252,8 @@ def read(
 if __name__ == "__main__":
     a_chunk_longer_than_the_ring()
     units_of_every_length()
+    chunks_of_every_head()
+    attention_beside_products()
     logits_alike()
     families_alike()
     decoding_alike()
