@@ -211,7 +211,8 @@ _VALID: dict[str, dict[str, Any]] = {
             "vocab_size_per_layer_input": 0,
             "num_kv_shared_layers": 30,
         }
-    }
+    },
+    "step3p7": {"text_config": {"model_type": "step3p7_text", "sliding_window": 512}},
 }
 
 
