@@ -11,6 +11,7 @@ from typing import Any
 from workers.attempt import Attempt, Device
 from workers.cell import Lease
 from workers.host.device_host import DeviceHost
+from workers.ranks import ALONE, Ranks
 
 
 class DeviceActor:
@@ -28,7 +29,9 @@ class DeviceActor:
     def describe(self) -> Device:
         return self._host.describe()
 
-    def run(self, lease: Lease) -> Attempt:
-        if self._board is None:
-            return self._host.run(lease)
-        return self._host.run(lease, lambda progress: self._board.post.remote(self._slot, progress))
+    def run(self, lease: Lease, ranks: Ranks = ALONE) -> Attempt:
+        """`ranks`: which of the processes of a cell on several devices is this device's. The first one's progress is the
+        cell's."""
+        if self._board is None or ranks.index > 0:
+            return self._host.run(lease, ranks=ranks)
+        return self._host.run(lease, lambda progress: self._board.post.remote(self._slot, progress), ranks)

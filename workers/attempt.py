@@ -139,8 +139,33 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceShare:
+    """What one of a cell's devices came to. The first item of `Attempt.devices` is that of rank 0, and so on.
+
+    `outcome`, `error_message`: of the process on this device; `cancelled`: ended because another one ended badly.
+    `ended_cell`: the cell's outcome is that of this device.
+    """
+
+    device_uuid: str
+    outcome: Outcome
+    phase: Phase
+    ended_cell: bool = False
+    error_message: str | None = None
+    new_tokens: int = 0
+    tokens_per_s: float | None = None
+    context_bytes: int | None = None
+    weights_bytes: int | None = None
+    kv_cache_bytes: int | None = None
+    peak_device_bytes: int | None = None
+    peak_process_bytes: int | None = None
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One cell on one device, once, whatever came of it."""
+    """One cell once, whatever came of it. On several devices (`devices`) everything is that of one of them: of the one
+    that ended the cell, else of rank 0; the peaks are those of the fullest."""
 
     lease_id: str
     cell: Cell
@@ -164,6 +189,7 @@ class Attempt:
     )
     samples: tuple[Sample, ...] = ()
     steps: tuple[Step, ...] = ()
+    devices: tuple[DeviceShare, ...] = ()  # of a cell on several
     results: tuple[Any, ...] = ()  # what the cell's workload found: items of its `result`
     output_ids: tuple[int, ...] = ()
     device_dirty: str | None = None  # why the device was not clean after this attempt; None = proven clean

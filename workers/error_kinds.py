@@ -39,6 +39,11 @@ _GPU_FAULT = re.compile(
     r"CUDA error: |CUBLAS_STATUS_|CUDNN_STATUS_|cudaError|device-side assert|uncorrectable ECC"
 )
 
+#: Errors of gloo, NCCL and torch's stores when another process is gone or does not answer.
+_EXCHANGE = re.compile(
+    r"gloo|NCCL|ProcessGroup|Connection (?:closed|reset) by peer|[Ss]tore.*timeout|wait timeout"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Raised:
@@ -101,6 +106,11 @@ def of_death(wait_status: int, *, kernel_oom_kill: bool) -> tuple[Outcome, int |
     if number == signal.SIGKILL and kernel_oom_kill:
         return Outcome.OOM_HOST, number, None
     return Outcome.CRASHED, number, None
+
+
+def lost_a_peer(message: str) -> bool:
+    """Whether a process ended in an error of its exchange with the others: another one may have ended before it."""
+    return _EXCHANGE.search(message) is not None
 
 
 def oom_of(phase: Phase) -> Outcome:

@@ -1,7 +1,7 @@
 """The processes of one cell, one for each of its devices: who they are, and how they find each other.
 
-They run on one node. They meet in a folder of that node: torch's file store is in it, and in `workers.host.peers` their
-hosts tell each other there how a process ended.
+They run on one node. They meet in a folder of that node: torch's file store is in it, and their hosts tell each other there
+how a process ended (`workers.host.peer_hosts`).
 """
 
 import os

@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,8 +67,11 @@ class Fleet(Protocol):
         Finds new nodes and restarts lost actors meanwhile.
         """
 
-    def submit(self, slot: SlotId, lease: Lease) -> None:
-        """Run `lease` on an idle slot. One lease in flight per slot."""
+    def submit(self, slots: Sequence[SlotId], lease: Lease) -> None:
+        """Run `lease` on idle slots of one node, as many as its cell asks for. One lease in flight per slot.
+
+        The first slot leads: the attempt comes back as its own, when all have ended. When one is lost the others end.
+        """
 
     def demand(self, devices: int) -> None:
         """Tell for how many devices there is work, busy ones included. An autoscaling cluster may grow to that."""

@@ -8,8 +8,6 @@ Ray neither restarts nor retries anything here: both would hide the cause. Writt
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Any
 
 import ray
@@ -25,63 +23,21 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.fleet import AttemptReturned, FleetEvent, Progressed, SlotId, SlotLost, SlotReady
 from orchestrator.fleet.autoscaling import Placeholders
+from orchestrator.fleet.groups import Groups
 from orchestrator.fleet.launch import launched
 from orchestrator.fleet.nodes import NodeList, Nodes
 from orchestrator.fleet.progress_board import start_board
+from orchestrator.fleet.slot_entry import FleetOptions, SlotEntry, SlotState
 from orchestrator.fleet.slots import Placement, has_gpu, name_nodes, placements
 from workers.attempt import Attempt, Device
 from workers.cause import cause, cause_first
 from workers.cell import Lease
 from workers.modes.installed import carried
 
-_REFRESH_S = 10.0
-_START_LIMIT_S = 120.0  # an infeasible actor pends for ever
-_DEADLINE_GRACE_S = 60.0  # the device host ends a late child itself; this is for a host that no longer does
 _MAX_FAILED_STARTS = 3
-_START_BACKOFF_S = 5.0
-_SUSPECT_NODE_S = 30.0  # a node whose raylet died still reads alive for 14 to 25 s
 _PROGRESS_S = 1.0
 _MAX_REASON = 2000
 _NODE_ERRORS = (ActorUnavailableError, ActorUnschedulableError, NodeDiedError)
-
-
-class _State(Enum):
-    STARTING = auto()
-    IDLE = auto()
-    RUNNING = auto()
-    BACKOFF = auto()
-    RELEASED = auto()
-    GONE = auto()  # retired, given up, or of a kind that nobody asked for
-
-
-@dataclass
-class _Slot:
-    placement: Placement
-    state: _State = _State.BACKOFF
-    handle: Any = None
-    ref: Any = None
-    device: Device | None = None
-    lease: Lease | None = None
-    deadline: float = 0.0  # STARTING, RUNNING: when to give up; BACKOFF: when to start
-    failed_starts: int = 0
-    excluded: bool = field(default=False)  # its device is not of an allowed kind
-    why_not_started: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetOptions:
-    """`kinds`: substrings of device names to use, None = all. `cpu_slots`: per node, where CPUs serve at all.
-    `max_devices`: held at a time, in the whole cluster; None = all."""
-
-    run_id: str
-    kinds: Sequence[str] | None = None
-    cpu_slots: int | None = None
-    max_devices: int | None = None
-    start_limit_s: float = _START_LIMIT_S
-    start_backoff_s: float = _START_BACKOFF_S
-    deadline_grace_s: float = _DEADLINE_GRACE_S
-    refresh_s: float = _REFRESH_S
-    suspect_node_s: float = _SUSPECT_NODE_S
 
 
 class RayFleet:
@@ -96,9 +52,10 @@ class RayFleet:
         self._options = options
         self._actor_class = ray.remote(launched(actor_class))
         self._clock = clock
-        self._slots: dict[SlotId, _Slot] = {}
+        self._slots: dict[SlotId, SlotEntry] = {}
         self._found: dict[SlotId, Placement] = {}
         self._by_ref: dict[Any, SlotId] = {}
+        self._groups = Groups()
         self._names: dict[str, str] = {}
         self._serial = itertools.count()
         self._demand = 0
@@ -138,43 +95,47 @@ class RayFleet:
             time.sleep(min(timeout_s, 0.2))
         return events + self._read_board()
 
-    def submit(self, slot: SlotId, lease: Lease) -> None:
-        entry = self._slots[slot]
-        if entry.state is not _State.IDLE:
-            raise ValueError(f"{slot} is {entry.state.name.lower()}, not idle")
+    def submit(self, slots: Sequence[SlotId], lease: Lease) -> None:
+        for slot in slots:
+            if (state := self._slots[slot].state) is not SlotState.IDLE:
+                raise ValueError(f"{slot} is {state.name.lower()}, not idle")
         cell = lease.cell
         name = f"{cell.mode} {cell.engine} {cell.length} #{cell.repeat} {cell.cell_id}"
-        self._track(entry, _State.RUNNING, entry.handle.run.options(name=name).remote(lease))
-        entry.lease = lease
-        entry.deadline = self._clock() + lease.time_limit_s + self._options.deadline_grace_s
+        group = self._groups.start(slots, lease)
+        for slot in slots:
+            entry = self._slots[slot]
+            call = entry.handle.run.options(name=name)
+            self._track(entry, SlotState.RUNNING, call.remote(lease, group.ranks(slot)))
+            entry.lease = lease
+            entry.deadline = self._clock() + lease.time_limit_s + self._options.deadline_grace_s
 
     def demand(self, devices: int) -> None:
         self._demand = devices
 
     def release(self, slot: SlotId) -> None:
-        self._drop(self._slots[slot], _State.RELEASED)
+        self._drop(self._slots[slot], SlotState.RELEASED)
 
     def recall(self) -> None:
         free = self._most() - self._held()
         for entry in self._slots.values():
-            if entry.state is _State.RELEASED and free > 0:
-                entry.state, entry.deadline = _State.BACKOFF, 0.0
+            if entry.state is SlotState.RELEASED and free > 0:
+                entry.state, entry.deadline = SlotState.BACKOFF, 0.0
                 free -= 1
 
     def retire(self, slot: SlotId, reason: str) -> None:
-        self._drop(self._slots[slot], _State.GONE)
+        self._drop(self._slots[slot], SlotState.GONE)
 
     def starting(self) -> int:
-        return sum(entry.state in (_State.STARTING, _State.BACKOFF) for entry in self._slots.values())
+        return sum(entry.state in (SlotState.STARTING, SlotState.BACKOFF) for entry in self._slots.values())
 
     def undescribed(self) -> int:
         return sum(
-            entry.device is None and entry.state in (_State.STARTING, _State.BACKOFF)
+            entry.device is None and entry.state in (SlotState.STARTING, SlotState.BACKOFF)
             for entry in self._slots.values()
         )
 
     def waiting_for(self) -> str | None:
-        if any(entry.state in (_State.IDLE, _State.RUNNING) for entry in self._slots.values()):
+        if any(entry.state in (SlotState.IDLE, SlotState.RUNNING) for entry in self._slots.values()):
             return None
         if starting := self.starting():
             return f"{starting} device(s) to start"
@@ -197,7 +158,7 @@ class RayFleet:
     def close(self) -> None:
         self._nodes.close()
         for entry in self._slots.values():
-            self._drop(entry, _State.GONE)
+            self._drop(entry, SlotState.GONE)
         self._placeholders.close()
         ray.kill(self._board, no_restart=True)
 
@@ -212,7 +173,7 @@ class RayFleet:
             nodes, self._names, with_cpu=self._with_cpu, cpu_slots=self._options.cpu_slots
         )
         for name, entry in list(self._slots.items()):
-            if name not in self._found and entry.state in (_State.BACKOFF, _State.RELEASED):
+            if name not in self._found and entry.state in (SlotState.BACKOFF, SlotState.RELEASED):
                 del self._slots[name]
 
     def _take_slots(self) -> None:
@@ -220,35 +181,39 @@ class RayFleet:
         free = self._most() - self._held() - self._resting()
         for name, placement in self._found.items():
             if name not in self._slots and free > 0:
-                self._slots[name] = _Slot(placement)
+                self._slots[name] = SlotEntry(placement)
                 free -= 1
 
     def _most(self) -> float:
         return float("inf") if self._options.max_devices is None else self._options.max_devices
 
     def _held(self) -> int:
-        return sum(entry.state not in (_State.RELEASED, _State.GONE) for entry in self._slots.values())
+        return sum(entry.state not in (SlotState.RELEASED, SlotState.GONE) for entry in self._slots.values())
 
     def _resting(self) -> int:
         """Released devices keep their place, unless a kind that was named is still to be found behind them."""
         seen = [entry.device.kind for entry in self._slots.values() if entry.device is not None]
         if any(not any(_asks_for(kind, [name]) for kind in seen) for name in self._options.kinds or ()):
             return 0
-        return sum(entry.state is _State.RELEASED for entry in self._slots.values())
+        return sum(entry.state is SlotState.RELEASED for entry in self._slots.values())
 
     def _lacking(self) -> int:
         """Return how many devices new nodes could add. CPU slots are no reason to ask for nodes."""
-        here = [entry for entry in self._slots.values() if entry.state is not _State.GONE]
-        if any(not entry.placement.gpu or entry.state is _State.BACKOFF for entry in here):
+        here = [entry for entry in self._slots.values() if entry.state is not SlotState.GONE]
+        if any(not entry.placement.gpu or entry.state is SlotState.BACKOFF for entry in here):
             return 0
         return int(max(0, min(self._demand, self._most()) - len(here)))
 
     def _start_due(self, now: float) -> None:
         for name, entry in self._slots.items():
-            if entry.state is _State.BACKOFF and now >= entry.deadline and not self._waits_for_first(entry):
+            if (
+                entry.state is SlotState.BACKOFF
+                and now >= entry.deadline
+                and not self._waits_for_first(entry)
+            ):
                 self._start(name, entry)
 
-    def _waits_for_first(self, entry: _Slot) -> bool:
+    def _waits_for_first(self, entry: SlotEntry) -> bool:
         """The CPU slots of a node share its cores: where all warmed up at once, the first cell would wait for all."""
         if entry.placement.gpu:
             return False
@@ -257,10 +222,10 @@ class RayFleet:
             for other in self._slots.values()
             if other.placement.node_id == entry.placement.node_id and not other.placement.gpu
         ]
-        is_warming = any(other.state is _State.STARTING for other in here)
+        is_warming = any(other.state is SlotState.STARTING for other in here)
         return is_warming and all(other.device is None for other in here)
 
-    def _start(self, name: SlotId, entry: _Slot) -> None:
+    def _start(self, name: SlotId, entry: SlotEntry) -> None:
         placement = entry.placement
         options = {
             "num_cpus": 0 if placement.gpu else 1,
@@ -276,14 +241,14 @@ class RayFleet:
         entry.handle = self._actor_class.options(**options).remote(
             name, placement.cpu_total_bytes, self._board
         )
-        self._track(entry, _State.STARTING, entry.handle.describe.remote())
+        self._track(entry, SlotState.STARTING, entry.handle.describe.remote())
         entry.deadline = self._clock() + self._options.start_limit_s
 
-    def _track(self, entry: _Slot, state: _State, ref: Any) -> None:
+    def _track(self, entry: SlotEntry, state: SlotState, ref: Any) -> None:
         entry.state, entry.ref = state, ref
         self._by_ref[ref] = entry.placement.slot
 
-    def _drop(self, entry: _Slot, state: _State) -> None:
+    def _drop(self, entry: SlotEntry, state: SlotState) -> None:
         """Kill the actor, and with it its child."""
         if entry.ref is not None:
             self._by_ref.pop(entry.ref, None)
@@ -301,40 +266,75 @@ class RayFleet:
         try:
             value: Device | Attempt = ray.get(ref)
         except RayError as error:
-            return [self._lost(name, entry, error)]
+            return [self._lost(name, entry, error), *self._break_up(name)]
         if isinstance(value, Device):
             return self._described(name, entry, value)
+        group = self._groups.take_back(name, value)
+        attempt = group.attempt()
+        if attempt is None:
+            return []  # the others are still at it; it stays clean and takes nothing meanwhile
+        ready = [self._free(slot, group.returned[slot].device_dirty) for slot in group.slots]
+        return [AttemptReturned(group.slots[0], attempt), *ready]
+
+    def _free(self, name: SlotId, dirty: str | None) -> FleetEvent:
+        entry = self._slots[name]
         assert entry.device is not None
         entry.lease, entry.failed_starts = None, 0
-        if value.device_dirty is not None:
+        if dirty is not None:
             # A fresh actor proves the device clean before it takes a lease, or fails to start.
-            lost = self._lose(name, entry, f"not clean after a cell: {value.device_dirty}", 0.0)
-            return [AttemptReturned(name, value), lost]
-        entry.state = _State.IDLE
-        return [AttemptReturned(name, value), SlotReady(name, entry.device)]
+            return self._lose(name, entry, f"not clean after a cell: {dirty}", 0.0)
+        entry.state = SlotState.IDLE
+        return SlotReady(name, entry.device)
 
-    def _described(self, name: SlotId, entry: _Slot, device: Device) -> list[FleetEvent]:
+    def _break_up(self, lost: SlotId) -> list[FleetEvent]:
+        """End what the other slots of a lost one run with it: without it they come to no end. They start afresh."""
+        events: list[FleetEvent] = []
+        if (group := self._groups.break_up(lost)) is None:
+            return events
+        for name in group.slots:
+            if name == lost:
+                continue
+            entry = self._slots[name]
+            if not group.waits_for(name):
+                events.append(self._free(name, group.returned[name].device_dirty))
+            else:
+                entry.lease = None
+                events.append(self._lose(name, entry, f"ended with {lost}, which ran the same cell", 0.0))
+        return events
+
+    def _described(self, name: SlotId, entry: SlotEntry, device: Device) -> list[FleetEvent]:
         entry.device, entry.why_not_started = device, None
         kinds = self._options.kinds
         if kinds is not None and not _asks_for(device.kind, kinds):
             entry.excluded = True
-            self._drop(entry, _State.GONE)
+            self._drop(entry, SlotState.GONE)
             return []
-        entry.state = _State.IDLE
+        entry.state = SlotState.IDLE
         return [SlotReady(name, device)]
 
     def _expire(self, now: float) -> list[FleetEvent]:
         events: list[FleetEvent] = []
+        late: list[tuple[SlotId, str]] = []
         for name, entry in self._slots.items():
-            if entry.state in (_State.STARTING, _State.RUNNING) and now >= entry.deadline:
-                doing = "start" if entry.state is _State.STARTING else "hand back its attempt"
-                events.append(self._lose(name, entry, f"the actor did not {doing} in time", 0.0))
+            if (
+                entry.state in (SlotState.STARTING, SlotState.RUNNING)
+                and entry.ref is not None
+                and now >= entry.deadline
+            ):
+                doing = "start" if entry.state is SlotState.STARTING else "hand back its attempt"
+                late.append((name, f"the actor did not {doing} in time"))
+        for name, reason in late:
+            if (entry := self._slots[name]).state in (
+                SlotState.STARTING,
+                SlotState.RUNNING,
+            ):  # not ended with another
+                events += [self._lose(name, entry, reason, 0.0), *self._break_up(name)]
         return events
 
-    def _lost(self, name: SlotId, entry: _Slot, error: RayError) -> SlotLost:
+    def _lost(self, name: SlotId, entry: SlotEntry, error: RayError) -> SlotLost:
         told = f"{type(error).__name__}: {_without_names(error)}"
         reason = cause_first(told)[:_MAX_REASON]
-        if entry.state is _State.STARTING:
+        if entry.state is SlotState.STARTING:
             entry.why_not_started = cause(told)[:_MAX_REASON]
         node_lost = isinstance(error, ActorUnavailableError | NodeDiedError) or "node died" in reason.lower()
         return self._lose(
@@ -350,7 +350,7 @@ class RayFleet:
     def _lose(
         self,
         name: SlotId,
-        entry: _Slot,
+        entry: SlotEntry,
         reason: str,
         backoff_s: float,
         *,
@@ -359,10 +359,10 @@ class RayFleet:
         node_lost: bool = False,
     ) -> SlotLost:
         lease, device = entry.lease, entry.device
-        started = entry.state is not _State.STARTING
+        started = entry.state is not SlotState.STARTING
         entry.failed_starts = 0 if started or node_lost else entry.failed_starts + 1
         given_up = entry.failed_starts >= _MAX_FAILED_STARTS
-        self._drop(entry, _State.GONE if given_up else _State.BACKOFF)
+        self._drop(entry, SlotState.GONE if given_up else SlotState.BACKOFF)
         entry.deadline = self._clock() + max(
             backoff_s, entry.failed_starts**2 * self._options.start_backoff_s
         )

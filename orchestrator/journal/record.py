@@ -7,15 +7,16 @@ columns with a common prefix, so that a query that does not want them never read
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_type_hints
 
 import polars as pl
 
 from orchestrator.axes import AXES, read
 from orchestrator.journal.columns import column_type, columns_of
 from orchestrator.journal.storable import storable, unicode
-from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, Step
+from workers.attempt import Attempt, Device, DeviceShare, Failure, InEffect, Measured, Phase, Sample, Step
 from workers.cell import Cell, from_json, to_json
 from workers.machine_state import MachineState
 from workers.modes import WORKLOADS
@@ -60,6 +61,7 @@ _FAILURE_COLUMNS = columns_of(Failure)
 _SERIES: dict[str, tuple[str, type]] = {
     "samples": ("sample_", Sample),
     "steps": ("step_", Step),
+    "devices": ("rank_", DeviceShare),
 }
 #: The same of the results of each workload that has any.
 _RESULTS: dict[str, tuple[str, type]] = {
@@ -90,7 +92,7 @@ _SERIES_COLUMNS: dict[str, Any] = {
 SCHEMA = pl.Schema(
     {**LIGHT_SCHEMA, "memory_snapshot": pl.Binary, "output_ids": pl.List(pl.Int32), **_SERIES_COLUMNS}
 )
-SAMPLE_COLUMNS, STEP_COLUMNS = (
+SAMPLE_COLUMNS, STEP_COLUMNS, RANK_COLUMNS = (
     {prefix + name: name for name in columns_of(kind)} for prefix, kind in _SERIES.values()
 )
 #: Workload -> the columns of its results, each with the name of its field.
@@ -222,7 +224,8 @@ def _built(kind: type, frame: pl.DataFrame, fields: Mapping[str, str], present: 
 
 def _series(frame: pl.DataFrame, prefix: str, kind: type) -> list[tuple[Any, ...]]:
     columns = columns_of(kind)
-    lists = [frame[prefix + name].to_list() for name in columns]
+    hints = get_type_hints(kind)
+    lists = [_enumerated(hints[name], frame[prefix + name].to_list()) for name in columns]
     return [
         tuple(
             kind(**dict(zip(columns, item, strict=True)))
@@ -230,3 +233,9 @@ def _series(frame: pl.DataFrame, prefix: str, kind: type) -> list[tuple[Any, ...
         )
         for row in zip(*lists, strict=True)
     ]
+
+
+def _enumerated(hint: Any, lists: list[Any]) -> list[Any]:
+    if not (isinstance(hint, type) and issubclass(hint, Enum)):
+        return lists
+    return [values and [hint(value) for value in values] for values in lists]

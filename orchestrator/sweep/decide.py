@@ -1,6 +1,6 @@
 """Decides what must be journalled of an attempt that came back, and what follows from it. The loop acts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.fleet import SlotId
@@ -56,7 +56,8 @@ class Decider:
         history, step = after_attempt(self.outcomes.history(item.key), attempt, blame, self.limits)
         self._record(decisions, flight.slot, attempt, flight.device, final=step is NextStep.CLOSE)
         if self.strikes.note(item.key, attempt, blame):
-            decisions.failing.append((flight.slot, flight.device))
+            assert attempt.device is not None  # it has a strike
+            decisions.failing.append((flight.slot_of(attempt.device), attempt.device))
         if step is NextStep.RETRY:
             self.outcomes.note(item.key, history, None)
             decisions.requeue.append((item, history))
@@ -84,6 +85,18 @@ class Decider:
                 )
                 self._close(kind, item, final, decisions)
                 decisions.finals.append((item, final))
+
+    def close_unplaceable(
+        self, kind: KindWork, sizes: Collection[int], most: int, now: float, decisions: Decisions
+    ) -> None:
+        """Add to `decisions` the outcome of the cells that wait for as many devices as `sizes` say, of which a node has at
+        `most` so many."""
+        for item in [item for item in kind.queue if item.cell.devices in sizes]:
+            final = driver_attempts.unplaceable(
+                item.cell, item.key.cell_id, self._next_number(item), most, kind.device, now
+            )
+            self._close(kind, item, final, decisions)
+            decisions.finals.append((item, final))
 
     def note_duplicate(self, attempt: Attempt, decisions: Decisions) -> None:
         """A device that was lost hands back its attempt after all: it is recorded, and nothing follows from it."""

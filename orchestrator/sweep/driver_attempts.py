@@ -68,6 +68,25 @@ def too_large(
     )
 
 
+def unplaceable(cell: Cell, cell_id: str, attempt: int, most: int, device: Device, now: float) -> Attempt:
+    """The cell asks for more devices of one node than any node has: `most`, of the kind of `device`."""
+    failure = Failure(
+        error_type="TooFewDevices",
+        error_message=f"{cell.devices} {device.kind} devices of one node are asked for; no node has more than {most}",
+    )
+    return Attempt(
+        lease_id=f"{cell_id}.{attempt}.unplaceable",
+        cell=cell,
+        attempt=attempt,
+        outcome=Outcome.UNAVAILABLE,
+        phase=Phase.SPAWN,
+        device=device,
+        started_at=now,
+        duration_s=0.0,
+        failure=failure,
+    )
+
+
 def quarantined(last: Attempt, cell_id: str, attempt: int, crashes: int, now: float) -> Attempt:
     """The cell ends its process every time. The evidence is that of its last attempt."""
     evidence = last.failure

@@ -1,6 +1,6 @@
 """Decides when a sweep is over, and tells why work is left undone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from orchestrator.fleet import Fleet
 from orchestrator.spec import SweepSpec
@@ -25,6 +25,7 @@ class Ending:
         self._began, self._say = began, say
         self._given_up: set[str] = set()
         self._broken_starts = 0
+        self._short_since: dict[str, float] = {}
         self.troubles: list[str] = []
 
     def has_come(self, now: float) -> bool:
@@ -41,6 +42,13 @@ class Ending:
             lack = self._fleet.waiting_for() or "no device named " + ", ".join(missing)
             self._tell(f"waited {duration_text(waited_s)}: {lack}")
         return True
+
+    def is_short_for_good(self, kind: str, sizes: Collection[int], now: float) -> bool:
+        """Whether no node has had as many devices of `kind` as `sizes` say, for as long as a sweep waits for a device."""
+        if not sizes:
+            self._short_since.pop(kind, None)
+            return False
+        return now - self._short_since.setdefault(kind, now) > self._spec.device_timeout_s
 
     def note_broken_start(self) -> None:
         """A device failed to start so often that the fleet gave it up."""

@@ -11,22 +11,36 @@ from workers.cell import Lease
 
 @dataclass(slots=True)
 class InFlight:
-    """One cell on one device. `had_neighbour`: at some time meanwhile another cell ran on the same node."""
+    """One cell on its device, or on several of one node. `slots`, `devices`: the one that leads comes first. `had_neighbour`: at some time meanwhile another cell ran on the same node."""
 
-    slot: SlotId
+    slots: tuple[SlotId, ...]
     item: WorkItem
     lease: Lease
-    device: Device
+    devices: tuple[Device, ...]
     started_at: float
     had_neighbour: bool = False
 
+    @property
+    def slot(self) -> SlotId:
+        return self.slots[0]
+
+    @property
+    def device(self) -> Device:
+        return self.devices[0]
+
+    def slot_of(self, device: Device) -> SlotId:
+        return next(
+            slot for slot, one in zip(self.slots, self.devices, strict=True) if one.uuid == device.uuid
+        )
+
 
 class CellsInFlight(dict[SlotId, InFlight]):
-    """By slot, and by node: a thousand devices ask for their neighbours at every turn."""
+    """By the slot that leads, and by node: a thousand devices ask for their neighbours at every turn."""
 
     def __init__(self) -> None:
         super().__init__()
         self._by_node: defaultdict[str, dict[SlotId, InFlight]] = defaultdict(dict)
+        self._leads: dict[SlotId, SlotId] = {}
 
     def add(self, flight: InFlight) -> None:
         neighbours = self._by_node[flight.device.node]
@@ -34,11 +48,18 @@ class CellsInFlight(dict[SlotId, InFlight]):
             next(iter(neighbours.values())).had_neighbour = True
         flight.had_neighbour = bool(neighbours)
         self[flight.slot] = neighbours[flight.slot] = flight
+        self._leads |= dict.fromkeys(flight.slots, flight.slot)
+
+    def on(self, slot: SlotId) -> InFlight | None:
+        """Return what runs on `slot`, whether or not it leads."""
+        return self.get(self._leads.get(slot, slot))
 
     def remove(self, slot: SlotId) -> InFlight | None:
-        """Return what ran on `slot`, None where nothing did."""
+        """Return what ran on `slot`, which led it, None where nothing did."""
         flight = self.pop(slot, None)
         if flight is not None:
+            for one in flight.slots:
+                del self._leads[one]
             del self._by_node[flight.device.node][slot]
         return flight
 

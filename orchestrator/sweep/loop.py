@@ -4,7 +4,6 @@ Cells wait here, never in Ray. An attempt is in the journal before anything foll
 the next cell, before a retry, before a watcher hears of it.
 """
 
-import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
@@ -15,6 +14,7 @@ from orchestrator.journal.errors import JournalFull, LockLost, StoreError
 from orchestrator.journal.record import Record
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep import driver_attempts
+from orchestrator.sweep.choosing import Chooser
 from orchestrator.sweep.decide import Decider, Decisions
 from orchestrator.sweep.ending import Ending
 from orchestrator.sweep.in_flight import CellsInFlight, InFlight
@@ -83,12 +83,12 @@ class Sweep:
         self._spec, self._cells, self._questions, self._run_id = spec, cells, questions, run_id
         self._fleet, self._journal, self._estimates, self._watcher = fleet, journal, estimates, watcher
         self._stop, self._clock, self._began = stop, clock, clock()
-        self._freed_at: dict[str, float] = {}  # by node
         limits = Limits.of(spec)
         self._outcomes = Outcomes(history, limits, retry)
         self.kinds: dict[str, KindWork] = {}
         self._roster = Roster()
         self._in_flight = CellsInFlight()
+        self._chooser = Chooser(self._roster, self._in_flight, clock)
         strikes = Strikes(limits.strikes)
         self._decider = Decider(run_id, self._outcomes, self.kinds, limits, strikes, estimates)
         self._ending = Ending(spec, self.kinds, self._roster, fleet, self._began, self._notice)
@@ -177,7 +177,7 @@ class Sweep:
             self._watcher.see(DeviceJoined(slot, device))
 
     def _came_back(self, event: AttemptReturned, decisions: Decisions) -> None:
-        flight = self._in_flight.get(event.slot)
+        flight = self._in_flight.on(event.slot)
         if flight is None or flight.lease.lease_id != event.attempt.lease_id:
             self._decider.note_duplicate(event.attempt, decisions)
             return
@@ -188,11 +188,11 @@ class Sweep:
         if event.gone_for_good:
             self._ending.note_broken_start()
         self._watcher.see(DeviceLost(event.slot, event.device, event.reason, event.gone_for_good))
-        flight = self._in_flight.get(event.slot)
+        flight = self._in_flight.on(event.slot)
         if flight is None:
             return
         if event.host_oom_victim:
-            self._freed_at[flight.device.node] = self._clock() + _FREEING_S
+            self._chooser.keep_empty(flight.device.node, self._clock() + _FREEING_S)
         outcome, blame = Outcome.INFRA_ERROR, Blame.CELL
         if event.node_lost or event.preempted:
             blame = Blame.NODE
@@ -201,7 +201,12 @@ class Sweep:
         elif event.host_oom_victim:
             outcome = Outcome.OOM_HOST
         attempt = driver_attempts.lost(
-            flight.lease, flight.device, outcome, event.reason, flight.started_at, self._clock()
+            flight.lease,
+            event.device or flight.device,
+            outcome,
+            event.reason,
+            flight.started_at,
+            self._clock(),
         )
         self._ended(flight, attempt, blame, decisions)
 
@@ -259,54 +264,42 @@ class Sweep:
             idle = self._roster.idle(kind.kind)
             while idle and kind.searching.active() and self._close_too_large(kind, kind.refill(len(idle))):
                 pass  # the search goes on from what is known without a device
-            if len(kind.queue) > len(idle) and self._roster.take_released(kind.kind):
+            if self._chooser.lacks_devices(kind) and self._roster.take_released(kind.kind):
                 self._fleet.recall()
-            for device in idle:
-                if not len(kind.queue):
-                    break
-                item = self._choose(kind, device.device)
-                if item is not None:
-                    self._start(device, item)
+            for chosen, item in self._chooser.choices(kind):
+                self._start(chosen, item)
 
-    def _choose(self, kind: KindWork, device: Device) -> WorkItem | None:
-        if self._in_flight.is_alone(device.node) or self._clock() < self._freed_at.get(
-            device.node, -math.inf
-        ):
-            return None
-        alone = kind.queue.alone()
-        if alone is None:
-            self._roster.end_emptying(kind.kind)
-        elif self._roster.node_to_empty(kind.kind, device.node) == device.node:
-            if self._in_flight.is_busy(device.node):
-                return None
-            self._roster.end_emptying(kind.kind)
-            return kind.queue.remove(alone.key)
-        if self._roster.is_emptied(device.node):
-            return None
-        return kind.queue.take(
-            device,
-            warm=self._roster.warm_models(device.node),
-            devices=len(self._roster.live(kind.kind)),
-            elsewhere=self._roster.has_other_for,
-        )
-
-    def _start(self, idle: IdleDevice, item: WorkItem) -> None:
-        slot, device = idle.slot, idle.device
+    def _start(self, chosen: Sequence[IdleDevice], item: WorkItem) -> None:
+        slots, devices = tuple(idle.slot for idle in chosen), tuple(idle.device for idle in chosen)
+        slot, device = slots[0], devices[0]
         step_s = self._estimates.step_seconds(item.cell, device)
         lease = lease_for(item, self._outcomes.history(item.key).attempts + 1, step_s, self._spec)
-        self._roster.start(idle, item.cell.model.target)
-        self._in_flight.add(InFlight(slot, item, lease, device, self._clock()))
-        self._fleet.submit(slot, lease)
+        for idle in chosen:
+            self._roster.start(idle, item.cell.model.target)
+        self._in_flight.add(InFlight(slots, item, lease, devices, self._clock()))
+        self._fleet.submit(slots, lease)
         self._estimates.foresee(item.cell, device)
         self._watcher.see(CellStarted(slot, device, item.cell, lease.attempt))
 
     def _release_idle(self, now: float) -> None:
         """Let devices go that nothing is left for: their nodes may scale down."""
         for idle in list(self._roster.all_idle()):
-            if not self.kinds[idle.device.kind].has_work and now - idle.since > _RELEASE_IDLE_S:
+            if now - idle.since > _RELEASE_IDLE_S and self._chooser.is_of_no_use(
+                self.kinds[idle.device.kind], idle.device
+            ):
                 self._roster.release(idle)
                 self._fleet.release(idle.slot)
                 self._watcher.see(DeviceLost(idle.slot, idle.device, "let go: nothing is left for it", False))
+
+    def _close_unplaceable(self, now: float) -> None:
+        """End the cells for more devices than any node has had for as long as a sweep waits for a device."""
+        for kind in self.kinds.values():
+            most = self._roster.largest_node(kind.kind)
+            too_many = {size for size in kind.queue.sizes() if size > max(most, 1)}
+            if self._ending.is_short_for_good(kind.kind, too_many, now):
+                decisions = Decisions()
+                self._decider.close_unplaceable(kind, too_many, most, now, decisions)
+                self._act_on(decisions)
 
     # -- the end, and the totals once a second ----------------------------------------------------------------
 
@@ -330,8 +323,9 @@ class Sweep:
             return
         self._next_tick = now + 1.0
         self._release_idle(now)
+        self._close_unplaceable(now)
         waiting = sum(len(kind.queue) for kind in self.kinds.values())
-        self._fleet.demand(waiting + len(self._in_flight) if self.kinds else len(self._cells))
+        self._fleet.demand(self._devices_wanted())
         lack = self._fleet.waiting_for()
         if lack is not None and lack != self._lack:
             self._notice(f"waiting: {lack}")
@@ -348,6 +342,13 @@ class Sweep:
                 eta_s=self._pace.eta_s(self._seconds_left(now), self._roster.count()),
             )
         )
+
+    def _devices_wanted(self) -> int:
+        """Return how many devices would run all at once that waits and that runs."""
+        if not self.kinds:
+            return sum(cell.devices for cell in self._cells)
+        running = sum(len(flight.slots) for flight in self._in_flight.values())
+        return running + sum(kind.queue.devices for kind in self.kinds.values())
 
     def _seconds_left(self, now: float) -> float:
         """Return the predicted device time of what waits and of what is in flight."""

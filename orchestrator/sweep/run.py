@@ -11,7 +11,8 @@ from collections.abc import Collection
 from orchestrator.boundary.question import questions
 from orchestrator.fleet.connect import connected
 from orchestrator.fleet.metrics import MeteredWatcher
-from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
+from orchestrator.fleet.ray_fleet import RayFleet
+from orchestrator.fleet.slot_entry import FleetOptions
 from orchestrator.journal.folder import RunFolder
 from orchestrator.plan import expand
 from orchestrator.predict.rehearsed.background import background

@@ -56,9 +56,9 @@ class SampledFleet(SimulatedFleet):
         self.own_cpu_s += time.process_time() - began
         return events
 
-    def submit(self, slot: str, lease: Lease) -> None:
+    def submit(self, slots: Sequence[str], lease: Lease) -> None:
         began = time.process_time()
-        super().submit(slot, lease)
+        super().submit(slots, lease)
         self.leases.clear()
         self.own_cpu_s += time.process_time() - began
 

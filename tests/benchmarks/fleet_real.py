@@ -20,6 +20,7 @@ from workers.attempt import Attempt, Device
 from workers.cell import Cell, Lease
 from workers.host.device_host import PRELOAD
 from workers.host.forkserver import environment
+from workers.ranks import ALONE, Ranks
 
 DEVICES = 8
 CELLS = 192
@@ -30,6 +31,7 @@ import gc, importlib, os, sys, time
 for module in sys.argv[1:]:
     importlib.import_module(module)
 from workers.host.child.run import prepare
+from workers.ranks import ALONE, Ranks
 gc.collect()
 gc.freeze()
 for _ in range(30):
@@ -54,7 +56,7 @@ class SleepingActor:
     def describe(self) -> Device:
         return Device(kind="cpu", uuid=self._slot, node="here", total_bytes=1)
 
-    def run(self, lease: Lease) -> Attempt:
+    def run(self, lease: Lease, ranks: Ranks = ALONE) -> Attempt:
         began = time.time()
         time.sleep(_sleep_s(lease.cell))
         return attempt(lease, self.describe(), started_at=began, duration_s=time.time() - began)

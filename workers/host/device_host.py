@@ -18,6 +18,7 @@ from workers.host.devices import DeviceDirty, open_slot
 from workers.host.events import Request, encode_request
 from workers.host.evidence import StackDump
 from workers.host.forkserver import ForkServer, ForkServerError
+from workers.host.peer_hosts import PeerHosts
 from workers.host.supervisor import Supervisor
 from workers.meters.host_memory import kernel_oom_kills, limit_below_ray
 from workers.meters.sampler import Sampler
@@ -25,6 +26,7 @@ from workers.meters.state_sampler import StateSampler
 from workers.modes import implementations
 from workers.outcome import Outcome
 from workers.progress import Progress
+from workers.ranks import ALONE, Ranks
 
 #: What every cell needs, imported once. The last one runs the cell.
 PRELOAD = (
@@ -75,20 +77,33 @@ class DeviceHost:
         self._server.wait_ready()
         return self._slot.device
 
-    def run(self, lease: Lease, report: Callable[[Progress], None] = _unheard) -> Attempt:
+    def run(
+        self, lease: Lease, report: Callable[[Progress], None] = _unheard, ranks: Ranks = ALONE
+    ) -> Attempt:
         """Run the lease. Returns when the cell's process is gone and the device is clean, or known not to be
         (`device_dirty`).
 
-        `report` is called about once a second. Raises `DeviceDirty` when the device is not clean to begin with.
+        `report` is called about once a second. `ranks`: which of the processes of a cell on several devices this host
+        runs; the other hosts run theirs meanwhile, and when one process ends badly all are ended. Raises `DeviceDirty`
+        when the device is not clean to begin with.
         """
-        self._refuse_if_dirty()
+        with PeerHosts(ranks) as peers:
+            self._refuse_if_dirty()
+            attempt = self._run_clean(lease, report, ranks, peers)
+            peers.tell_ended(attempt.outcome)
+        self._dirty = self._what_is_left()
+        return replace(attempt, device_dirty=self._dirty)
+
+    def _run_clean(
+        self, lease: Lease, report: Callable[[Progress], None], ranks: Ranks, peers: PeerHosts
+    ) -> Attempt:
         received_s, started_at = time.monotonic(), time.time()
         try:
             self._revive_server()
-            attempt = self._run_child(lease, report, received_s, started_at)
+            return self._run_child(lease, report, ranks, peers, received_s, started_at)
         except ForkServerError as error:
             self._server.close()
-            attempt = Attempt(
+            return Attempt(
                 lease_id=lease.lease_id,
                 cell=lease.cell,
                 attempt=lease.attempt,
@@ -99,8 +114,6 @@ class DeviceHost:
                 duration_s=time.monotonic() - received_s,
                 failure=Failure(error_type="ForkServerError", error_message=str(error)),
             )
-        self._dirty = self._what_is_left()
-        return replace(attempt, device_dirty=self._dirty)
 
     def close(self) -> None:
         """End the fork server and whatever runs under it."""
@@ -130,7 +143,13 @@ class DeviceHost:
         return self._slot.what_is_left()
 
     def _run_child(
-        self, lease: Lease, report: Callable[[Progress], None], received_s: float, started_at: float
+        self,
+        lease: Lease,
+        report: Callable[[Progress], None],
+        ranks: Ranks,
+        peers: PeerHosts,
+        received_s: float,
+        started_at: float,
     ) -> Attempt:
         kills_before = kernel_oom_kills()
         self._sampler.begin()
@@ -138,7 +157,9 @@ class DeviceHost:
         dump = StackDump()
         try:
             with closing(_Pipe()) as events, closing(_Pipe()) as output:
-                pid = self._server.spawn(self._request(lease, started_s), events.write, output.write, dump.fd)
+                pid = self._server.spawn(
+                    self._request(lease, ranks, started_s), events.write, output.write, dump.fd
+                )
                 events.close_write()
                 output.close_write()
                 self._slot.follow(pid)
@@ -153,6 +174,7 @@ class DeviceHost:
                     started_s,
                     limit_below_ray(os.environ),
                     report,
+                    peers,
                 )
                 seen = supervisor.until_ended(events.read, output.read, dump)
                 self._state.mark(Phase.DONE)
@@ -167,7 +189,7 @@ class DeviceHost:
             lease, self._slot, seen, self._sampler, self._state, received_s=received_s, started_at=started_at
         )
 
-    def _request(self, lease: Lease, started_s: float) -> bytes:
+    def _request(self, lease: Lease, ranks: Ranks, started_s: float) -> bytes:
         device = self._slot.device
         return encode_request(
             Request(
@@ -177,6 +199,7 @@ class DeviceHost:
                 idle_bytes=self._slot.idle_bytes,
                 threads=self._threads,
                 started_s=started_s,
+                ranks=ranks,
             )
         )
 

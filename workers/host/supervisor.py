@@ -24,6 +24,7 @@ from workers.host.events import (
 )
 from workers.host.evidence import LastOutput, StackDump
 from workers.host.forkserver import Ended, ForkServer, ForkServerError
+from workers.host.peer_hosts import PeerHosts
 from workers.meters.host_memory import host_memory, is_largest_cell
 from workers.meters.process import unshared_resident_bytes
 from workers.meters.sampler import GRAIN_BYTES, Sampler
@@ -91,12 +92,14 @@ class Supervisor:
         started_s: float,
         host_memory_limit: float,
         report: Callable[[Progress], None],
+        peers: PeerHosts,
     ) -> None:
         self._lease, self._slot, self._server = lease, slot, server
         self._sampler, self._state = sampler, state
         self._pid, self._started_s = pid, started_s
         self._host_memory_limit = host_memory_limit
         self._report = report
+        self._peers = peers
         self._line = bytearray()
         self._moved_s = started_s
         self._last_used: int | None = None
@@ -198,6 +201,7 @@ class Supervisor:
             return
         used = self._used_bytes()
         self._notice_movement(now, used)
+        self._peers.tell_moved(self._moved_s)
         if now - self._last_report[0] >= _PROGRESS_S:
             self._report_progress(now, used)
         cause = (
@@ -205,6 +209,7 @@ class Supervisor:
             or self._over_host_memory()
             or self._too_late(now, dump)
             or self._stalled(now, dump)
+            or self._left_by_a_peer(dump)
         )
         if cause is not None:
             self.seen.ended_by_us = cause
@@ -274,11 +279,20 @@ class Supervisor:
 
     def _stalled(self, now: float, dump: StackDump) -> EndedByUs | None:
         limit = self._lease.stall_timeout_s
-        if now - self._moved_s <= limit:
+        if now - self._moved_s <= limit or now - self._peers.moved_s() <= limit:
             return None
         return EndedByUs(
             Outcome.HANG, f"no progress for {duration_text(limit)} ({self._where()})", dump.take(self._pid)
         )
+
+    def _left_by_a_peer(self, dump: StackDump) -> EndedByUs | None:
+        """Without one of its processes a cell comes to no end. Where that one hung or took too long, the stacks of this
+        one tell whether it was waiting for it."""
+        peer = self._peers.first_bad_end()
+        if peer is None:
+            return None
+        stacks = dump.take(self._pid) if peer.outcome in (Outcome.HANG, Outcome.TIMEOUT) else None
+        return EndedByUs(Outcome.CANCELLED, f"rank {peer.rank} ended: {peer.outcome}", stacks)
 
     def _where(self) -> str:
         return f"{self.seen.phase}, {self.seen.produced} tokens"

@@ -87,6 +87,10 @@ class KindWork:
         """Whether something waits for a device, or a search may still ask for one."""
         return bool(len(self.queue)) or self.searching.active() > 0
 
+    def sizes(self) -> set[int]:
+        """Return how many devices cells ask for that wait or may still come: each number that occurs."""
+        return self.queue.sizes() | self.searching.sizes()
+
     def refill(self, idle: int) -> list[WorkItem]:
         """Queue probes for `idle` devices, and return them. They go before the plan's cells."""
         items = []

@@ -51,18 +51,26 @@ class Searching:
         """Return how many questions still lack their answer."""
         return sum(inquiry is None or inquiry.active for inquiry in self._inquiries.values())
 
+    def sizes(self) -> set[int]:
+        """Return how many devices the probes of open questions ask for: each number that occurs."""
+        return {
+            question.cell.devices
+            for question, inquiry in self._inquiries.items()
+            if inquiry is None or inquiry.active
+        }
+
     def next(self, devices: int, *, spread: bool) -> list[Cell]:
-        """Return at most `devices` probes to run now: one for each question in turn. With `spread`, idle devices cut
+        """Return probes to run now, on `devices` devices: one for each question in turn. With `spread`, idle devices cut
         a question's interval in more parts."""
         self._open()
         cells: list[Cell] = []
         inquiries = [inquiry for inquiry in self._inquiries.values() if inquiry is not None]
         for inquiry in inquiries:
-            if len(cells) < devices and inquiry.active and not inquiry.search.pending:
+            if _devices_of(cells) < devices and inquiry.active and not inquiry.search.pending:
                 cells += self._ask(inquiry, 1)
         if spread:
             for left, inquiry in zip(range(len(inquiries), 0, -1), inquiries, strict=True):
-                share = -(-(devices - len(cells)) // left)
+                share = -(-(devices - _devices_of(cells)) // left) // inquiry.question.cell.devices
                 if share > 0 and inquiry.active:
                     cells += self._ask(inquiry, share)
         return cells
@@ -100,3 +108,7 @@ class Searching:
                     cells.append(cell)
                 self._asked[key].append((inquiry, probe))
         return cells
+
+
+def _devices_of(cells: Iterable[Cell]) -> int:
+    return sum(cell.devices for cell in cells)

@@ -9,10 +9,11 @@ from workers.attempt import Attempt, Device, Phase
 from workers.cell import Cell, Lease, ModelRef
 from workers.outcome import Outcome
 from workers.progress import Progress
+from workers.ranks import ALONE, Ranks
 
 
 class ScriptedActor:
-    """`sleep:S`, `while:FILE` (sleeps half a second where there is such a file), `die`, `raise`, `dirty`,
+    """`die-1` (that of rank 1; the others sleep for ever), `sleep:S`, `while:FILE` (sleeps half a second where there is such a file), `die`, `raise`, `dirty`,
     `news` (posts progress, then sleeps a second), `grow:GIB` (takes so much).
     """
 
@@ -26,11 +27,15 @@ class ScriptedActor:
             kind=self.kind, uuid=self._slot, node=self._slot.partition("/")[0], total_bytes=self._total or 1
         )
 
-    def run(self, lease: Lease) -> Attempt:
+    def run(self, lease: Lease, ranks: Ranks = ALONE) -> Attempt:
         began = time.time()
         what, _, argument = lease.cell.corpus.partition(":")
         if what == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if what == "die-1":
+            if ranks.index == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(600)
         if what == "raise":
             raise RuntimeError("the host itself is broken")
         if what == "news":

@@ -3,7 +3,8 @@
 import sys
 
 from orchestrator.fleet.connect import connected
-from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
+from orchestrator.fleet.ray_fleet import RayFleet
+from orchestrator.fleet.slot_entry import FleetOptions
 from orchestrator.journal.journal import Journal
 from orchestrator.plan import expand
 from orchestrator.spec import SweepSpec

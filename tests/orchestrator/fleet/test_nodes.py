@@ -60,12 +60,12 @@ def test_a_node_that_joins_late_is_used_and_a_killed_raylet_costs_only_its_lease
             [second] = slots(gather(fleet, count(SlotReady, 1)))
             assert second.partition("/")[0] != first.partition("/")[0]
             doomed = lease("sleep:600")
-            fleet.submit(second, doomed)
-            fleet.submit(first, lease("sleep:1"))
+            fleet.submit([second], doomed)
+            fleet.submit([first], lease("sleep:1"))
             fleet.poll(0.3)
             late.kill_raylet()
             events = gather(fleet, lambda seen: count(SlotLost, 1)(seen) and count(AttemptReturned, 1)(seen))
             [lost] = [event for event in events if isinstance(event, SlotLost)]
             assert (lost.slot, lost.lease, lost.node_lost) == (second, doomed, True)
-        fleet.submit(first, lease("sleep:0"))
+        fleet.submit([first], lease("sleep:0"))
         assert Counter(type(e) for e in gather(fleet, count(AttemptReturned, 1)))[SlotLost] == 0

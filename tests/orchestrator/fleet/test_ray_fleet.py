@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from orchestrator.fleet import AttemptReturned, FleetEvent, Progressed, SlotLost, SlotReady
-from orchestrator.fleet.ray_fleet import FleetOptions, RayFleet
+from orchestrator.fleet.ray_fleet import RayFleet
+from orchestrator.fleet.slot_entry import FleetOptions
 from tests.orchestrator.fleet.actors import BrokenActor, ScriptedActor, SlowActor, TwoKindsActor, lease
 
 _serial = iter(range(1000))
@@ -50,10 +51,10 @@ def test_slots_come_up_and_hand_back_attempts(ray_driver: str) -> None:
     with fleet_of() as fleet:
         first, second = sorted(slots(gather(fleet, count(SlotReady, 2))))
         assert first != second
-        fleet.submit(first, lease("sleep:0.1", 1))
-        fleet.submit(second, lease("sleep:0.2", 2))
+        fleet.submit([first], lease("sleep:0.1", 1))
+        fleet.submit([second], lease("sleep:0.2", 2))
         with pytest.raises(ValueError, match="not idle"):
-            fleet.submit(first, lease("sleep:0"))
+            fleet.submit([first], lease("sleep:0"))
         finished = [e for e in gather(fleet, count(AttemptReturned, 2)) if isinstance(e, AttemptReturned)]
         assert [(e.slot, e.attempt.cell.repeat) for e in finished] == [(first, 1), (second, 2)]
         assert finished[0].attempt.device.total_bytes > 2**28  # half of the node's memory
@@ -80,13 +81,13 @@ def test_a_killed_actor_is_lost_with_its_lease_and_comes_back(ray_driver: str) -
     with fleet_of(cpu_slots=1) as fleet:
         [slot] = slots(gather(fleet, count(SlotReady, 1)))
         deadly = lease("die")
-        fleet.submit(slot, deadly)
+        fleet.submit([slot], deadly)
         events = gather(fleet, count(SlotReady, 1))
         [lost] = [event for event in events if isinstance(event, SlotLost)]
         assert lost.lease == deadly
         assert "ActorDiedError" in lost.reason
         assert not lost.node_lost
-        fleet.submit(slot, lease("sleep:0"))
+        fleet.submit([slot], lease("sleep:0"))
         gather(fleet, count(AttemptReturned, 1))
 
 
@@ -98,17 +99,17 @@ def test_an_actor_killed_between_cells_costs_the_next_lease_and_comes_back(ray_d
         actor.kill()
         actor.wait(10)
         unlucky = lease("sleep:0")
-        fleet.submit(slot, unlucky)
+        fleet.submit([slot], unlucky)
         [lost] = [event for event in gather(fleet, count(SlotReady, 1)) if isinstance(event, SlotLost)]
         assert (lost.lease, lost.node_lost) == (unlucky, False)
-        fleet.submit(slot, lease("sleep:0"))
+        fleet.submit([slot], lease("sleep:0"))
         gather(fleet, count(AttemptReturned, 1))
 
 
 def test_an_exception_of_the_host_is_a_lost_slot_too(ray_driver: str) -> None:
     with fleet_of(cpu_slots=1) as fleet:
         [slot] = slots(gather(fleet, count(SlotReady, 1)))
-        fleet.submit(slot, lease("raise"))
+        fleet.submit([slot], lease("raise"))
         [lost] = [event for event in gather(fleet, count(SlotReady, 1)) if isinstance(event, SlotLost)]
         assert "the host itself is broken" in lost.reason
 
@@ -116,7 +117,7 @@ def test_an_exception_of_the_host_is_a_lost_slot_too(ray_driver: str) -> None:
 def test_a_device_that_is_not_clean_gets_a_new_actor_before_its_next_lease(ray_driver: str) -> None:
     with fleet_of(cpu_slots=1) as fleet:
         [slot] = slots(gather(fleet, count(SlotReady, 1)))
-        fleet.submit(slot, lease("dirty"))
+        fleet.submit([slot], lease("dirty"))
         events = gather(fleet, count(SlotReady, 1))
         assert [type(event) for event in events if not isinstance(event, Progressed)] == [
             AttemptReturned,
@@ -128,7 +129,7 @@ def test_a_device_that_is_not_clean_gets_a_new_actor_before_its_next_lease(ray_d
 def test_a_host_that_never_answers_is_ended_at_its_deadline(ray_driver: str) -> None:
     with fleet_of(cpu_slots=1, deadline_grace_s=0.5) as fleet:
         [slot] = slots(gather(fleet, count(SlotReady, 1)))
-        fleet.submit(slot, lease("sleep:600", time_limit_s=0.5))
+        fleet.submit([slot], lease("sleep:600", time_limit_s=0.5))
         [lost] = [event for event in gather(fleet, count(SlotReady, 1)) if isinstance(event, SlotLost)]
         assert "in time" in lost.reason
         assert lost.lease is not None
@@ -156,7 +157,7 @@ def test_kinds_that_nobody_asked_for_are_left_alone(ray_driver: str) -> None:
 def test_progress_comes_to_the_driver_while_the_call_is_in_flight(ray_driver: str) -> None:
     with fleet_of(cpu_slots=1) as fleet:
         [slot] = slots(gather(fleet, count(SlotReady, 1)))
-        fleet.submit(slot, lease("news"))
+        fleet.submit([slot], lease("news"))
         events = gather(fleet, count(AttemptReturned, 1))
         [news] = [event for event in events if isinstance(event, Progressed)]
         assert news.progress.new_tokens == 7
@@ -171,7 +172,7 @@ def test_a_head_that_no_longer_answers_does_not_hold_up_what_devices_hand_back(
         [slot] = slots(gather(fleet, count(SlotReady, 1)))
         monkeypatch.setattr("ray.nodes", lambda: answer.wait(60) and [])
         time.sleep(1.0)  # it is asked every half second
-        fleet.submit(slot, lease("sleep:0"))
+        fleet.submit([slot], lease("sleep:0"))
         try:
             gather(fleet, count(AttemptReturned, 1), limit_s=20)
         finally:
@@ -210,3 +211,30 @@ def test_a_released_device_makes_room_for_a_kind_that_was_named_and_not_found(ra
         assert second != first
         fleet.recall()
         assert fleet.starting() == 0
+
+
+def test_two_slots_run_one_lease_and_hand_back_one_attempt(ray_driver: str) -> None:
+    with fleet_of() as fleet:
+        pair = sorted(slots(gather(fleet, count(SlotReady, 2))))
+        fleet.submit(pair, lease("sleep:0.1"))
+        with pytest.raises(ValueError, match="not idle"):
+            fleet.submit(pair[1:], lease("sleep:0"))
+        events = gather(fleet, count(SlotReady, 2))
+        (returned,) = [event for event in events if isinstance(event, AttemptReturned)]
+        assert returned.slot == pair[0]
+        assert [share.device_uuid for share in returned.attempt.devices] == pair
+        assert sorted(slots(events)) == pair
+
+
+def test_when_one_of_two_slots_is_lost_the_other_ends_and_both_come_back(ray_driver: str) -> None:
+    with fleet_of() as fleet:
+        pair = sorted(slots(gather(fleet, count(SlotReady, 2))))
+        shared = lease("die-1")
+        fleet.submit(pair, shared)
+        events = gather(fleet, count(SlotReady, 2))
+        lost = [event for event in events if isinstance(event, SlotLost)]
+        assert [(event.slot, event.lease) for event in lost] == [(pair[1], shared), (pair[0], None)]
+        assert pair[1] in lost[1].reason
+        assert not [event for event in events if isinstance(event, AttemptReturned)]
+        fleet.submit(pair, lease("sleep:0"))
+        gather(fleet, count(AttemptReturned, 1))

@@ -19,7 +19,7 @@ from orchestrator.journal.record import (
     to_frame_of_what_fits,
 )
 from tests.orchestrator.fake_run import demo_attempts
-from workers.attempt import Attempt, Device, Failure, InEffect, Measured, Phase, Sample, Step
+from workers.attempt import Attempt, Device, DeviceShare, Failure, InEffect, Measured, Phase, Sample, Step
 from workers.machine_state import MachineState
 from workers.modes import ScoreBucket
 from workers.outcome import Outcome
@@ -28,11 +28,16 @@ _FLOATS = st.floats(allow_nan=False, width=64)
 _INTS = st.integers(-(2**63), 2**63 - 1)
 
 
+_ENDS: dict[type, st.SearchStrategy] = {
+    Outcome: st.sampled_from(Outcome), Phase: st.sampled_from(Phase)
+}  # fmt: skip
 _TYPED: dict[type, st.SearchStrategy] = {
+    **_ENDS,
     int: _INTS, float: _FLOATS, str: st.text(max_size=20), bytes: st.binary(), bool: st.booleans()
 }  # fmt: skip
 #: What a model's config, a file's name or an error's message may hold where such a value is expected.
 _SAID: dict[type, st.SearchStrategy] = {
+    **_ENDS,
     int: st.integers()
     | st.sampled_from([2**63, -(2**63) - 1, 10**30, 1e30, float("inf"), 0.5, "many", True]),
     float: st.floats() | st.integers() | st.sampled_from([10**400, "1.0"]),
@@ -64,7 +69,7 @@ def _attempts(by_type: dict[type, st.SearchStrategy] = _TYPED) -> st.SearchStrat
         _filled(Measured, by_type, in_effect=None),
         in_effect=st.none() | _filled(InEffect, by_type),
     )
-    many = {"samples": Sample, "steps": Step}
+    many = {"samples": Sample, "steps": Step, "devices": DeviceShare}
     special = {
         "cell": st.sampled_from(cells),
         "outcome": st.sampled_from(Outcome),

@@ -70,6 +70,7 @@ class Fate:
     oom_token_index: int | None = None
     tokens_per_s: float | None = None
     late: float | None = None
+    culprit: str | None = None  # of several devices, the one that the attempt names; None: the one that leads
 
 
 World = Callable[[Lease, Device], Fate]
@@ -84,6 +85,7 @@ class SimulatedFleet:
         self.retired: list[str] = []
         self.released: list[str] = []
         self.leases: list[tuple[str, Lease, float]] = []
+        self.groups: list[tuple[tuple[str, ...], float, float]] = []  # slots, from, to
         self._serial = itertools.count()
         self._events: list[tuple[float, int, FleetEvent]] = []
         self._coming = set(self.devices)
@@ -118,11 +120,15 @@ class SimulatedFleet:
             events.append(event)
         return events
 
-    def submit(self, slot: str, lease: Lease) -> None:
+    def submit(self, slots: Sequence[str], lease: Lease) -> None:
+        slot = slots[0]
         on = self.devices[slot]
         fate = self.world(lease, on)
         began, ends = self.clock.now, self.clock.now + fate.duration_s
         self.leases.append((slot, lease, began))
+        self.groups.append((tuple(slots), began, ends))
+        for other in slots[1:]:
+            self._at(ends, SlotReady(other, self.devices[other]))
         if fate.lost:
             self._at(
                 ends,
@@ -147,7 +153,7 @@ class SimulatedFleet:
     def attempt(self, lease: Lease, on: Device, fate: Fate, began: float) -> Attempt:
         done = attempt(
             lease,
-            on,
+            self.devices[fate.culprit] if fate.culprit else on,
             fate.outcome,
             started_at=began,
             duration_s=fate.duration_s,

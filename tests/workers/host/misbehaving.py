@@ -1,6 +1,7 @@
 """An engine that misbehaves as it is told. The fork server of a test preloads this module instead of an option.
 
-What to do is in `ModelRef.draft` of a mode without a draft: `FAULT@PHASE`, at the first new token for decode.
+What to do is in `ModelRef.draft` of a mode without a draft: `FAULT@PHASE`, at the first new token for decode. `FAULT@PHASE@RANK`:
+only the process of that rank.
 """
 
 import ctypes
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import distributed
 
 from workers.attempt import InEffect, Phase
 from workers.cell import Cell
@@ -136,13 +138,17 @@ FAULTS = {
 
 
 def misbehave(ref_draft: str | None, where: str) -> None:
-    fault, _, phase = (ref_draft or "").partition("@")
-    if phase == where:
+    fault, phase, rank = ((ref_draft or "") + "@@").split("@")[:3]
+    if phase == where and rank in ("", str(_rank())):
         FAULTS[fault]()
 
 
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
 class MisbehavingSession:
-    """One new token a millisecond; fault `short` leaves out the last, `hold-N` keeps N MiB more with each token."""
+    """One new token a millisecond, on which all processes of the cell agree; fault `short` leaves out the last, `hold-N` keeps N MiB more with each token."""
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
@@ -162,6 +168,8 @@ class MisbehavingSession:
         held: list[torch.Tensor] = []
         recorder.count_cache_with(lambda: sum(t.nbytes for t in held))
         for produced in range(1, new_tokens + 1):
+            if distributed.is_initialized():
+                distributed.all_reduce(torch.ones(64))
             recorder.tokens(produced)
             if produced == 1:
                 recorder.phase(Phase.DECODE)
@@ -183,3 +191,6 @@ def load_and_misbehave(name: str, ref: object, device: torch.device, seed: int =
 
 
 child.load_model = load_and_misbehave
+_REFUSE = child.refuse_by_config
+#: This engine runs whatever it is told to.
+child.refuse_by_config = lambda cell: None if cell.engine == "graph" else _REFUSE(cell)
