@@ -1,5 +1,6 @@
 """`oomline plan`, for a person and for a script."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,9 @@ from orchestrator.predict.device import DeviceProfile
 from orchestrator.spec import SweepSpec
 from workers.libraries import library_versions
 from workers.units import duration_text, size_text
+
+#: Of a mode's name, in characters: what is longer wraps.
+_LONGEST = 24
 
 
 def plan_as_json(outlook: Forecast) -> dict[str, Any]:
@@ -59,25 +63,15 @@ def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
             "budget `device` is shown for a card of 80 GB; name yours with --device, e.g. H200:141GB"
         )
     names = Names.of_refs(forecast.cell.model for forecast in outlook.forecasts)
-    tables: dict[tuple[object, ...], Table] = {}
+    tables: dict[tuple[object, ...], list[CellForecast]] = {}
     for forecast in _longest_of_each(outlook.forecasts):
-        cell = forecast.cell
         # Of the conditions, the penalty alone changes no prediction.
-        conditions = axes.read(cell, Role.SETTING, Role.CONDITION) | {"engine": "", "repetition_penalty": 1.0}
-        key = tuple(conditions.values())
-        if key not in tables:
-            tables[key] = _table(forecast, names)
-        mode = f"{cell.mode} ({cell.model.draft})" if cell.model.draft else cell.mode
-        tables[key].add_row(
-            Text(", ".join([mode, *axes.unusual(axes.read(cell), Role.POLICY)])),
-            cell.engine,
-            size_text(forecast.peak_bytes),
-            "–" if forecast.law is None else f"{forecast.law.bytes_per_token:,}",
-            "–" if forecast.law is None else size_text(forecast.law.constant_bytes),
-            _boundary(forecast, outlook.device),
-        )
-    for table in tables.values():
-        console.print(table)
+        conditions = axes.read(forecast.cell, Role.SETTING, Role.CONDITION) | {
+            "engine": "", "repetition_penalty": 1.0
+        }  # fmt: skip
+        tables.setdefault(tuple(conditions.values()), []).append(forecast)
+    for forecasts in tables.values():
+        console.print(_table(forecasts, names, outlook.device))
     if any(forecast.predicted_by == "rehearsal" for forecast in outlook.forecasts):
         console.print(Text(f"predicted for cells that run with {library_versions()}"))
     for line in (*outlook.differences, *outlook.notes):
@@ -111,23 +105,46 @@ def _longest_of_each(forecasts: tuple[CellForecast, ...]) -> list[CellForecast]:
     return list(longest.values())
 
 
-def _table(first: CellForecast, names: Names) -> Table:
-    cell = first.cell
+def _table(forecasts: Sequence[CellForecast], names: Names, device: DeviceProfile) -> Table:
+    cell = forecasts[0].cell
+    drafts = {forecast.cell.model.draft for forecast in forecasts} - {None}
     values = axes.read(cell, Role.CONDITION) | {"repetition_penalty": 1.0}
     dtype = f" ({cell.model.dtype})" if cell.model.target in names.several else ""
-    card = f"{cell.model.target}{dtype} on {size_text(first.budget_bytes)}"
-    title = [card, *axes.unusual(values, Role.CONDITION)]
+    card = f"{cell.model.target}{dtype} on {size_text(forecasts[0].budget_bytes)}"
+    title = [
+        card,
+        *axes.unusual(values, Role.CONDITION),
+        *(f"draft {name}" for name in drafts if len(drafts) == 1),
+    ]
     table = Table(
         title=Text(", ".join(title), style="italic"),
         title_justify="left",
     )
-    table.add_column("mode")
+    modes = [_mode(forecast, with_draft=len(drafts) > 1) for forecast in forecasts]
+    # A name that is cut says nothing; other columns give way first.
+    table.add_column("mode", no_wrap=max(map(len, modes)) <= _LONGEST)
     table.add_column("engine")
     table.add_column(f"peak at {cell.length:,}", justify="right")
     table.add_column("cache: bytes per token", justify="right")
     table.add_column("and once", justify="right")
-    table.add_column("runs out after", justify="right")
+    table.add_column("runs out after tokens", justify="right")
+    for mode, forecast in zip(modes, forecasts, strict=True):
+        law = forecast.law
+        table.add_row(
+            Text(mode),
+            forecast.cell.engine,
+            size_text(forecast.peak_bytes),
+            "–" if law is None else f"{law.bytes_per_token:,}",
+            "–" if law is None else size_text(law.constant_bytes),
+            _boundary(forecast, device),
+        )
     return table
+
+
+def _mode(forecast: CellForecast, *, with_draft: bool) -> str:
+    cell = forecast.cell
+    mode = f"{cell.mode} ({cell.model.draft})" if with_draft and cell.model.draft else cell.mode
+    return ", ".join([mode, *axes.unusual(axes.read(cell), Role.POLICY)])
 
 
 def _beyond(forecast: CellForecast) -> bool:
@@ -145,4 +162,4 @@ def _boundary(forecast: CellForecast, device: DeviceProfile) -> str:
         return (
             "does not load" if needed is None or needed < 2 else f"does not load: {needed} devices at least"
         )
-    return f"{forecast.boundary:,} tokens"
+    return f"{forecast.boundary:,}"

@@ -10,6 +10,7 @@ from orchestrator.journal.errors import StoreError, StoreFull
 from orchestrator.journal.lock import LeaseLock, Lock
 from orchestrator.journal.parts import lease_of
 from orchestrator.journal.store import FULL, LocalStore, Store, inside
+from workers.extras import for_store
 
 #: Packages whose exceptions are the store's, not faults of this program.
 _LIBRARIES = {
@@ -58,9 +59,8 @@ class ObjectStore:
         try:
             self._fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **options)
         except ImportError as error:
-            extra = {"gs": "gcs"}.get(self._scheme, self._scheme)
             raise StoreError(
-                f"{url}: {self._scheme}:// needs `pip install 'oomline[{extra}]'` ({error})"
+                f"{url}: {self._scheme}:// needs another package: {for_store(self._scheme)} ({error})"
             ) from error
         except ValueError as error:
             raise StoreError(f"{url}: {error}") from error

@@ -34,7 +34,7 @@ def test_plan_shows_a_name_that_is_markup(
     print_plan(spec, forecast(spec, f"X {name}:80GiB"))
     said = capsys.readouterr().out
     assert f" X {name}" in said
-    assert f"baseline+spec ({target})" in said
+    assert f", draft {target}" in said
     assert f"{target} was trained on 128 positions" in said
     for dtype in ("float32", "bfloat16"):
         assert f"{target} ({dtype}) on " in said

@@ -5,11 +5,10 @@ from pathlib import Path, PurePosixPath
 import fsspec
 from fsspec.utils import tokenize
 
+from workers.extras import for_store
 from workers.models import LoadError, Unavailable
 from workers.models.node_cache import build_once
 from workers.models.wanted import Wanted
-
-_EXTRA = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
 def fetch(url: str, wanted: Wanted) -> Path:
@@ -22,8 +21,7 @@ def fetch(url: str, wanted: Wanted) -> Path:
         filesystem, root = fsspec.core.url_to_fs(url)
         found = filesystem.find(root, maxdepth=1, detail=True)
     except ImportError as error:
-        extra = f"oomline[{_EXTRA[scheme]}]" if scheme in _EXTRA else "the fsspec package for it"
-        raise Unavailable(f"{url}: {scheme}:// cannot be read here; pip install {extra}") from error
+        raise Unavailable(f"{url}: {scheme}:// cannot be read here: {for_store(scheme)}") from error
     except ValueError as error:  # no such kind of store, or no URL of it
         raise LoadError(f"{url}: cannot be read: {error}") from error
     except Exception as error:  # each store raises its own kinds

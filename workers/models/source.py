@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.cell import ModelRef
+from workers.extras import FOR_GGUF
 from workers.models import Unavailable, hub, object_store
 from workers.models.wanted import Wanted
 from workers.models.weight_files import weight_names
@@ -44,7 +45,7 @@ def locate(name: str, ref: ModelRef, *, weights: bool) -> Files:
     wanted = Wanted(weights=weights, code=ref.trust_remote_code, pickles=ref.allow_pickle)
     if name.endswith(".gguf"):
         if not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
-            raise Unavailable(f"{name}: GGUF files need an extra package: pip install oomline[gguf]")
+            raise Unavailable(f"{name}: GGUF files need other packages: {FOR_GGUF}")
         file = object_store.fetch(name, wanted) if "://" in name else _gguf(name)
         return Files(file.parent, file.name, (file,) if weights else ())
     if "://" in name:

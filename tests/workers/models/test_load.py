@@ -109,7 +109,7 @@ def test_gguf(tmp_path: Path) -> None:
 
 def test_gguf_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(LoadError, match=r"pip install oomline\[gguf\]"):
+    with pytest.raises(LoadError, match=r"pip install gguf accelerate"):
         load(tmp_path / "tiny.gguf")
 
 

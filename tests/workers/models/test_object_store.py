@@ -69,7 +69,7 @@ def test_a_single_gguf_file(tmp_path: Path) -> None:
 def test_nothing_there_and_no_way_there() -> None:
     for url, kind, message in (
         ("memory://bucket/nothing", LoadError, "nothing there"),
-        ("gs://bucket/model", Unavailable, r"pip install oomline\[gcs\]"),
+        ("gs://bucket/model", Unavailable, r"pip install gcsfs"),
         ("nowhere://bucket/model", LoadError, "cannot be read: Protocol not known: nowhere"),
     ):
         with pytest.raises(LoadError, match=message) as raised:
