@@ -37,6 +37,7 @@ def plan_as_json(outlook: Forecast) -> dict[str, Any]:
                 "engine": forecast.cell.engine,
                 "batch_size": forecast.cell.batch_size,
                 "prompt_tokens": forecast.cell.prompt_tokens,
+                "devices_per_cell": forecast.cell.devices,
                 "budget_bytes": forecast.cell.budget,
                 "length": forecast.cell.length,
                 "predicted_peak_bytes": forecast.peak_bytes,

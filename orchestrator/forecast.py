@@ -128,17 +128,20 @@ class _Mode(NamedTuple):
     engine: str
     kv_dtype: str
     kv_placement: str
+    devices: int
 
 
 def _mode(cell: Cell) -> _Mode:
-    return _Mode(cell.model, cell.mode, cell.engine, cell.kv_dtype, cell.kv_placement)
+    return _Mode(cell.model, cell.mode, cell.engine, cell.kv_dtype, cell.kv_placement, cell.devices)
 
 
 def _words(mode: _Mode) -> str:
     words = f"{mode.model.target}, mode {mode.mode}"
     if mode.kv_dtype != kv_dtype.AUTO:
         words += f", kv_dtype {mode.kv_dtype}"
-    return words if mode.kv_placement == kv_dtype.DEVICE else f"{words}, kv_placement {mode.kv_placement}"
+    if mode.kv_placement != kv_dtype.DEVICE:
+        words += f", kv_placement {mode.kv_placement}"
+    return words if mode.devices == 1 else f"{words}, {mode.devices} devices"
 
 
 def _refused_by_engine(cells: Iterable[Cell], profile: DeviceProfile) -> dict[_Mode, str]:

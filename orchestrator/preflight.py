@@ -109,11 +109,15 @@ def refuse_budgets_below_weights(spec: SweepSpec) -> None:
         return  # the whole device: nobody knows it here, and shapes take seconds to read
     bare = dataclasses.replace(profile_for("cpu")[0], context_bytes=0)
     longest_first = sorted(expand(spec), key=lambda cell: -cell.prompt_tokens)
-    cells = list({(c.model, c.mode, c.engine, c.batch_size, c.budget): c for c in longest_first}.values())
+    cells = list(
+        {(c.model, c.mode, c.engine, c.batch_size, c.budget, c.devices): c for c in longest_first}.values()
+    )
     shapes = ModelShapes()
     too_small: list[tuple[int, Cell]] = []
     for cell in cells:
         target, draft = shapes.weighed(cell)
+        if cell.devices > 1:
+            return  # each device holds a part: how much is left for the worker to find
         if cell.budget is None or target is None:
             return
         try:

@@ -292,6 +292,15 @@ class SweepSpec(_Strict):
         return _FIRST_OF_AUTO if self.repeats == "auto" else self.repeats
 
     @model_validator(mode="after")
+    def _devices_suffice(self) -> "SweepSpec":
+        most = max(self.devices_per_cell)
+        if self.max_devices is not None and most > self.max_devices:
+            raise ValueError(
+                f"devices_per_cell: {most} with max_devices: {self.max_devices}: make it at least {most}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _modes_fit(self) -> "SweepSpec":
         if wrong := list(dict.fromkeys(fault for mode in self.modes for fault in self._misfits(mode))):
             raise ValueError("\n".join(wrong))

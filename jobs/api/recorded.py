@@ -77,6 +77,13 @@ class Run:
         return steps(self._tables.view.rows)
 
     @property
+    def device_peaks(self) -> pl.DataFrame:
+        """Each device of every attempt at a cell on several: its peaks, and how its process ended."""
+        from orchestrator.tables.attempts import devices
+
+        return devices(self._tables.view.rows).collect()
+
+    @property
     def retrieval(self) -> pl.DataFrame:
         """Needles found, by length and depth, of `workload: retrieve`."""
         return self._tables.retrieval

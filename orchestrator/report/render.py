@@ -14,6 +14,7 @@ from orchestrator.report.pictures.runs import memory_by_tokens
 from orchestrator.report.sections import (
     answer,
     cards,
+    devices,
     failures,
     fragmentation,
     growth,
@@ -53,6 +54,7 @@ def render(folder: str | Path) -> str:
         sections = [
             answer.answer(found, evidence, first, names),
             cards.boundaries(found),
+            devices.devices(found),
             speed.lengths(found),
             speed.speed_pictures(found, runs),
             trade.trade(tables.attempts, tables.quality, names),

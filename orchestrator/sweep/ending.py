@@ -44,9 +44,12 @@ class Ending:
         return True
 
     def is_short_for_good(self, kind: str, sizes: Collection[int], now: float) -> bool:
-        """Whether no node has had as many devices of `kind` as `sizes` say, for as long as a sweep waits for a device."""
+        """Whether no node has had as many devices of `kind` as `sizes` say, for as long as a sweep waits for a device. While
+        some start it may still come to have them."""
         if not sizes:
             self._short_since.pop(kind, None)
+            return False
+        if self._fleet.starting():
             return False
         return now - self._short_since.setdefault(kind, now) > self._spec.device_timeout_s
 

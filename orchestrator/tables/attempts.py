@@ -5,7 +5,7 @@ import polars as pl
 from orchestrator import axes
 from orchestrator.axes import Role
 from orchestrator.journal.journal import View
-from orchestrator.journal.record import SAMPLE_COLUMNS, STEP_COLUMNS
+from orchestrator.journal.record import RANK_COLUMNS, SAMPLE_COLUMNS, STEP_COLUMNS
 from orchestrator.tables.divergence import divergence
 from orchestrator.tables.noise import with_noise
 
@@ -24,6 +24,7 @@ _FIRST = (
 )
 #: What names an attempt in the long tables. The kind belongs to it: a cell runs once on every kind of device.
 _NAME = ("cell_id", "attempt", "device_kind")
+_PLACE = "rank_place"
 
 
 def attempts(view: View) -> pl.DataFrame:
@@ -81,6 +82,14 @@ def steps(rows: pl.LazyFrame) -> pl.LazyFrame:
     return _exploded(rows, STEP_COLUMNS).select(
         *("cell_id", "attempt", "token_index", "t_s", "allocated_bytes", "reserved_bytes", "kv_cache_bytes"),
         "device_kind",
+    )
+
+
+def devices(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """One row per device of each attempt at a cell on several: its peaks, and how its process ended."""
+    place = pl.int_ranges(pl.col(next(iter(RANK_COLUMNS))).list.len()).alias(_PLACE)
+    return _exploded(rows.with_columns(place), {_PLACE: "rank", **RANK_COLUMNS}).select(
+        *_NAME, "rank", *RANK_COLUMNS.values()
     )
 
 

@@ -13,6 +13,8 @@ from workers.outcome import Outcome
 CONDITIONS = (*axes.names(Role.SETTING, Role.CONDITION, Role.LENGTH), axes.DEVICE_KIND)
 KEY = (*CONDITIONS, *axes.names(*VARIANT))
 _ANY_ENGINE = tuple(name for name in CONDITIONS if name != "engine")
+#: What is equal where only the number of devices differs.
+_ANY_DEVICES = tuple(name for name in KEY if name != "devices_per_cell")
 _FIRST = (
     *("model", "mode", "engine", "device_kind", "budget_bytes", "prompt_tokens", "batch_size", "length", "n"),
     *("tokens_per_s_median", "tokens_per_s_ci_low", "tokens_per_s_ci_high", "speedup"),
@@ -69,7 +71,8 @@ def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
     Student's t from the raw values (with three repeats an order-statistic interval of the median would cover 75 %
     at most), null for one; widened on both sides by `noise_pct_max` where the row is noisy. `noisy`: any of the repeats
     that ended ok is, `n_noisy` how many (`orchestrator.tables.noise`). `speedup`: against the baseline of the same engine and conditions, null where that
-    did not pass; `speedup_eager`: against the eager baseline. `outcome`: ok, or the most frequent other one.
+    did not pass; `speedup_eager`: against the eager baseline. `scaling_efficiency`: speed over that of the same on one
+    device, for each device. `outcome`: ok, or the most frequent other one.
     """
     measured = pl.col("final") & (pl.col("purpose") == "measure") & measures_speed()
     groups = (
@@ -80,15 +83,20 @@ def summary(attempts: pl.LazyFrame) -> pl.LazyFrame:
         .drop("speeds")
     )
     base = groups.filter(is_baseline()).select(*CONDITIONS, base="tokens_per_s_median")
+    on_one = groups.filter(pl.col("devices_per_cell") == 1).select(
+        *_ANY_DEVICES, on_one="tokens_per_s_median"
+    )
     eager = base.filter(pl.col("engine") == "eager").select(*_ANY_ENGINE, eager_base="base")
     return (
         groups.join(base, on=list(CONDITIONS), how="left", nulls_equal=True)
         .join(eager, on=list(_ANY_ENGINE), how="left", nulls_equal=True)
+        .join(on_one, on=list(_ANY_DEVICES), how="left", nulls_equal=True)
         .with_columns(
             speedup=pl.col("tokens_per_s_median") / pl.col("base"),
             speedup_eager=pl.col("tokens_per_s_median") / pl.col("eager_base"),
+            scaling_efficiency=pl.col("tokens_per_s_median") / pl.col("on_one") / pl.col("devices_per_cell"),
         )
-        .drop("base", "eager_base")
+        .drop("base", "eager_base", "on_one")
         .sort(*KEY, nulls_last=True)
         .select(*_FIRST, pl.exclude(*_FIRST))
     )

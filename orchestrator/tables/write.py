@@ -12,7 +12,7 @@ from orchestrator.journal.journal import View
 from orchestrator.journal.record import to_attempts
 from orchestrator.journal.store import FULL
 from orchestrator.spec import SweepSpec
-from orchestrator.tables.attempts import attempts, duplicates, samples, steps
+from orchestrator.tables.attempts import attempts, devices, duplicates, samples, steps
 from orchestrator.tables.boundaries import boundary_frame
 from orchestrator.tables.boundary_rows import BoundaryRow, boundaries
 from orchestrator.tables.quality import quality
@@ -68,6 +68,7 @@ def write_tables(run: RecordedRun) -> Iterator[Tables]:
             "duplicates": duplicates(tables.view),
         }
         long = {"samples": samples(tables.view.rows), "steps": steps(tables.view.rows)}
+        long["devices"] = devices(tables.view.rows)
         try:
             for name, frame in short.items():
                 with sink(scratch / f"{name}.parquet") as file:

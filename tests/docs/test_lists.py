@@ -53,6 +53,7 @@ def test_every_table_is_documented(tables: dict[str, pl.Schema]) -> None:
         "attempts",
         "samples",
         "steps",
+        "devices",
         "summary",
         "boundaries",
         "quality",

@@ -244,3 +244,11 @@ def assert_spec_or_message(text: str, overrides: list[str]) -> None:
         assert load_spec(dump_spec(spec)) == spec
         return
     assert all(message.split("\n"))
+
+
+def test_more_devices_for_a_cell_than_the_sweep_may_use_are_refused() -> None:
+    assert load_spec(MINIMAL + "devices_per_cell: 2\n").devices_per_cell == [2]
+    with pytest.raises(SpecError, match=r"devices_per_cell: 4 with max_devices: 2: make it at least 4"):
+        load_spec(MINIMAL + "devices_per_cell: [1, 4]\nmax_devices: 2\n")
+    with pytest.raises(SpecError, match="devices_per_cell"):
+        load_spec(MINIMAL + "devices_per_cell: [0]\n")

@@ -6,7 +6,16 @@ from collections import defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.orchestrator.sweep.simulated import Fate, Played, device, finals, simulate, spec
+from tests.orchestrator.sweep.simulated import (
+    Fate,
+    Played,
+    SimulatedClock,
+    SimulatedFleet,
+    device,
+    finals,
+    simulate,
+    spec,
+)
 from workers.attempt import Device
 from workers.cell import Cell, Lease, ModelRef
 from workers.outcome import Outcome
@@ -116,6 +125,17 @@ def test_a_cell_that_needs_more_devices_than_a_node_has_ends_with_its_reason() -
         "4 H100 devices of one node are asked for; no node has more than 3"
     )
     assert unplaceable.failure.error_message in " ".join(played.sweep.summary().troubles)
+
+
+def test_a_cell_waits_for_the_devices_of_its_node_that_start() -> None:
+    second = device("0-1", node="node-0")
+
+    def prepare(fleet: SimulatedFleet, clock: SimulatedClock) -> None:
+        fleet._coming.add(second.uuid)
+        fleet.join(second, clock.now + 110)
+
+    played = simulate(spec(device_timeout_s=5), [cell(0, 1), cell(1, 2)], cluster(1), prepare=prepare)
+    assert set(finals(played).values()) == {Outcome.OK}
 
 
 def test_a_broken_device_of_a_group_is_the_one_that_is_retired() -> None:

@@ -23,7 +23,7 @@ def test_every_table_is_written_again_from_the_journal(tmp_path: Path) -> None:
     tables = {path.stem: pl.read_parquet(path) for path in (tmp_path / "tables").iterdir()}
 
     short = {"attempts", "summary", "quality", "retrieval", "effective_length", "boundaries", "duplicates"}
-    assert set(tables) == short | {"samples", "steps"}
+    assert set(tables) == short | {"samples", "steps", "devices"}
     assert tables["attempts"].height == 20
     assert tables["duplicates"].height == 2
     assert tables["samples"].height == sum(len(attempt.samples) for attempt in demo_attempts())
