@@ -44,7 +44,7 @@ def _row(each: Fit) -> dict[str, Any]:
         "allocator": cell.allocator,
         "fits": each.fits,
         "longest_length": each.longest_length,
-        "constant_memory": each.refused is None and each.longest_length is None,
+        "constant_memory": each.is_constant,
         "peak_bytes": each.peak_bytes,
         "parts": each.parts,
         "predicted_by": each.predicted_by,

@@ -73,6 +73,15 @@ class Fit:
     change: Change | None = None
     refused: str | None = None
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether a longer text takes no more memory. It may have an end all the same: where a whole pass over the prompt does
+        not fit, or not even the weights.
+        """
+        if self.refused is not None:
+            return False
+        return self.longest_length is None or not self.question.cell.mode_spec.policy.grows
+
 
 def fit(question: FitQuestion, shapes: ModelShapes) -> Fit:
     """Answer from the model's config. Raises nothing for a model or a mode that cannot be: see `Fit.refused`."""

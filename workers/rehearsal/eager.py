@@ -3,8 +3,9 @@
 B batch, T tokens.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +28,7 @@ from workers.models.config import vocab_size
 from workers.models.load import LoadedModel, eos_ids_of, read_config
 from workers.models.source import RANDOM
 from workers.modes import Layout
+from workers.rehearsal.alike import AlikeLayers, DiffersByLayer, SeenPass, cache_label
 from workers.rehearsal.filling import Filling, does_grow, is_recurrent
 from workers.rehearsal.passes import Generation, Label, ModeRefused, NotRehearsable, PassTrace
 from workers.rehearsal.stand_in import CUDA, standing_in
@@ -70,6 +72,9 @@ class EagerRehearsal:
         tensors = (tensor for model in models for tensor in (*model.parameters(), *model.buffers()))
         self._log = StorageLog(tensors)
         self._filling = Filling(self._log)
+        self._alike = AlikeLayers(models[0], self._log)
+        # Of kinds of passes: whether those of all layers follow from those of a few.
+        self._follows: dict[Hashable, bool] = {}
         self._loaded = [_loaded(name, model) for name, model in zip(names, models, strict=True)]
 
     @property
@@ -78,12 +83,15 @@ class EagerRehearsal:
 
     def chunk(self, position: int, tokens: int) -> PassTrace:
         """One pass over `tokens` of the prompt behind `position` that were read before."""
+        return self._seen(("chunk", position > 0), lambda: [self._chunk(position, tokens)])[0]
+
+    def _chunk(self, position: int, tokens: int) -> SeenPass:
         with self._running(), self._caches() as readers:
             ids_BT = torch.empty(self._batch, tokens, dtype=torch.int64, device=CUDA)
             if position:
                 for model, cache in readers:
                     self._filling.fill(model, cache, self._batch, position)
-            cut = _Cut(self._log, readers)
+            cut = _Cut(self._log, readers, self._alike.marks)
             skim(readers, ids_BT, tokens)
             return cut.passed()
 
@@ -91,10 +99,13 @@ class EagerRehearsal:
         """One pass over `tokens` tokens of a text that is scored, behind `position` that were: to the beginning of the next
         one, or to the end of the text, where it is shorter than a whole pass.
         """
+        return self._seen(("scored", position > 0), lambda: [self._scored(position, tokens)])[0]
+
+    def _scored(self, position: int, tokens: int) -> SeenPass:
         chunk = eager_chunk(self._cell)
         assert chunk is not None
         earlier = min(position, chunk)  # the pass before, whose logits are still there
-        passes = _Passes(self._log, skip=0, passes=2 if earlier else 1)
+        passes = _Passes(self._log, self._alike.marks, skip=0, passes=2 if earlier else 1)
         following = chunk if tokens == chunk else 0
         with self._running(), self._caches() as readers:
             model, cache = readers[0]
@@ -111,7 +122,7 @@ class EagerRehearsal:
                 pass
             finally:
                 hook.remove()
-        return passes.traces[-1]
+        return passes.seen[-1]
 
     def start(self, prompt_tokens: int, *, read: bool) -> PassTrace:
         """Of a generation from its call to the end of its first pass. `read` as in `generation`."""
@@ -136,6 +147,24 @@ class EagerRehearsal:
         return Generation(start, first, steady)
 
     def _generate(self, prompt_tokens: int, read: bool, passes: int) -> list[PassTrace]:
+        kind = ("generation", read, passes)
+        return self._seen(kind, lambda: self._generated(prompt_tokens, read, passes))
+
+    def _seen(self, kind: Hashable, run: Callable[[], list[SeenPass]]) -> list[PassTrace]:
+        """The passes of `run`. After the first time of a `kind`, layers that are alike are run once, if that first time both
+        ways gave the same.
+        """
+        if self._follows.get(kind):
+            with self._alike.skipping():
+                return [self._alike.whole(seen) for seen in run()]
+        traces = [seen.trace for seen in run()]
+        if self._alike.stand_ins and len(self._models) == 1 and kind not in self._follows:
+            self._follows[kind] = False
+            with contextlib.suppress(DiffersByLayer, NotRehearsable), self._alike.skipping():
+                self._follows[kind] = [self._alike.whole(seen) for seen in run()] == traces
+        return traces
+
+    def _generated(self, prompt_tokens: int, read: bool, passes: int) -> list[SeenPass]:
         grows = self._cell.mode_spec.policy.grows
         cell = dataclasses.replace(
             self._cell,
@@ -144,7 +173,7 @@ class EagerRehearsal:
         )
         chunk = eager_chunk(cell)
         fed = 0 if chunk is None else -(-(prompt_tokens - 1) // chunk)
-        cuts = _Passes(self._log, skip=fed, passes=passes)
+        cuts = _Passes(self._log, self._alike.marks, skip=fed, passes=passes)
 
         @contextmanager
         def filled(model: PreTrainedModel, cell: Cell) -> Iterator[Cache | None]:
@@ -168,7 +197,7 @@ class EagerRehearsal:
                 pass
             finally:
                 hook.remove()
-        return cuts.traces
+        return cuts.seen
 
     def _both(self) -> tuple[LoadedModel, LoadedModel | None]:
         return self._loaded[0], self._loaded[1] if len(self._loaded) > 1 else None
@@ -188,6 +217,7 @@ class EagerRehearsal:
     @contextmanager
     def _running(self) -> Iterator[None]:
         self._log.clear()
+        self._alike.marks.clear()
         with _refusals(), _without_remarks(), torch.no_grad(), standing_in(), self._log:
             yield
 
@@ -195,13 +225,14 @@ class EagerRehearsal:
 class _Cut:
     """The moment between two passes: what is alive, by name."""
 
-    def __init__(self, log: StorageLog, readers: Readers) -> None:
+    def __init__(self, log: StorageLog, readers: Readers, marks: list[tuple[int, int]]) -> None:
         self._log = log
         self._readers = readers
+        self._marks = marks
         self._at = len(log.events)
         self._labels = self._alive()
 
-    def passed(self) -> PassTrace:
+    def passed(self) -> SeenPass:
         """What happened since, up to now."""
         events, makers = self._log.events, self._log.makers
         sizes: list[int] = []
@@ -222,17 +253,21 @@ class _Cut:
             else:
                 raise NotRehearsable(f"a pass frees what {makers[~event]} made outside of every pass")
         alive = self._alive()
-        return PassTrace(
+        renames = [
+            (self._labels[index], label)
+            for index, label in alive.items()
+            if index not in own and self._labels[index] != label
+        ]
+        whole = PassTrace(
             sizes=tuple(sizes),
             events=tuple(trace),
             frees=tuple(frees),
-            leaves=tuple((own[index], label) for index, label in alive.items() if index in own),
-            renames=tuple(
-                (self._labels[index], label)
-                for index, label in alive.items()
-                if index not in own and self._labels[index] != label
-            ),
+            leaves=tuple(sorted((own[index], label) for index, label in alive.items() if index in own)),
+            renames=tuple(sorted(renames)),
         )
+        # Each event since is one of the trace's.
+        marks = tuple((at - self._at, layer) for at, layer in self._marks if at >= self._at)
+        return SeenPass(whole, marks)
 
     def _alive(self) -> dict[int, Label]:
         """Event -> label of all that is allocated and not freed."""
@@ -240,10 +275,10 @@ class _Cut:
         freed = {~event for event in events if event < 0}
         alive = [index for index, event in enumerate(events) if event >= 0 and index not in freed]
         labels: dict[int, Label] = {}
-        for place, tensor in enumerate(cache_tensors([cache for _, cache in self._readers])):
+        for label, tensor in _cached([cache for _, cache in self._readers]):
             index = self._log.event_of(tensor)
             if index is not None and index not in labels:
-                labels[index] = f"cache {place}"
+                labels[index] = label
         counts: dict[str, int] = {}
         for index in alive:
             if index not in labels:
@@ -256,22 +291,24 @@ class _Cut:
 class _Passes:
     """Cuts what a session does into `passes`: at each forward of the target, but for the first `skip + 1`."""
 
-    def __init__(self, log: StorageLog, skip: int, passes: int) -> None:
+    def __init__(self, log: StorageLog, marks: list[tuple[int, int]], skip: int, passes: int) -> None:
         self.readers: Readers = []
-        self.traces: list[PassTrace] = []
+        self.seen: list[SeenPass] = []
         self.is_open = False
         self._log = log
+        self._marks = marks
         self._skip = skip + 1
         self._passes = passes
         self._cut: _Cut | None = None
 
     def begin(self) -> None:
-        self._cut = _Cut(self._log, self.readers)
+        self._marks.clear()
+        self._cut = _Cut(self._log, self.readers, self._marks)
 
     def end(self) -> None:
         """The last pass has no forward behind it."""
         assert self._cut is not None
-        self.traces.append(self._cut.passed())
+        self.seen.append(self._cut.passed())
 
     def before_forward(self, *_: object) -> None:
         if self._cut is None:
@@ -279,10 +316,19 @@ class _Passes:
         if self._skip:
             self._skip -= 1
             return
-        self.traces.append(self._cut.passed())
-        if len(self.traces) == self._passes:
+        self.seen.append(self._cut.passed())
+        if len(self.seen) == self._passes:
             raise _Enough
         self.begin()
+
+
+def _cached(caches: list[Cache]) -> Iterator[tuple[Label, torch.Tensor]]:
+    for number, cache in enumerate(caches):
+        for layer, kept in enumerate(getattr(cache, "layers", ())):
+            for place, tensor in enumerate(cache_tensors(kept)):
+                yield cache_label(number, layer, place), tensor
+        for place, tensor in enumerate(cache_tensors(cache)):
+            yield f"cache {number} {place}", tensor
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def _read(model: PreTrainedModel, cache: Cache, batch_size: int, tokens: int) ->
     for layer in layers:
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.cumulative_length = tokens
-        elif isinstance(layer, DynamicLayer):
+        elif isinstance(layer, DynamicLayer) and layer.is_initialized:
             for name in ("keys", "values"):
                 held = getattr(layer, name)
                 setattr(layer, name, held.new_empty((*held.shape[:2], tokens, held.shape[3])))

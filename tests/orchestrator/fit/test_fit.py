@@ -42,6 +42,7 @@ def test_the_longest_text_fits_and_one_a_tenth_longer_does_not() -> None:
 def test_a_text_that_does_not_fit_comes_with_the_cheapest_change_that_helps() -> None:
     expandable = {"allocator": ["expandable"]}
     (alone,) = found(**expandable)
+    assert not alone.is_constant
     longest = alone.longest_length or 0
     (shorter,) = found(longest, **expandable)
     assert (shorter.fits, shorter.change) == (True, None)
@@ -73,6 +74,7 @@ def test_constant_memory_ends_where_a_whole_pass_over_the_prompt_does_not_fit() 
     assert each.fits is False
     assert each.longest_length is not None
     assert 256 < each.longest_length < 16_384
+    assert each.is_constant
     assert each.change is not None
     assert each.change.words == "a prompt in passes of 512 tokens"
 
