@@ -1,15 +1,22 @@
 """`oomline doctor`: what this machine or cluster offers, as text to paste into a report of a problem."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
+import re
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from orchestrator.fleet.connect import ConnectError, describe_cluster
+from orchestrator.journal.manifest import environment
+from orchestrator.journal.record import SCHEMA_VERSION
 from orchestrator.spec_error import SpecError
 from workers.meters.nvml import Card, MemorySource, NoDevice, list_uuids
 from workers.units import size_text
@@ -35,6 +42,8 @@ def examine(address: str | None, *, as_json: bool) -> str:
         "machine": _machine(),
         **_gpus(),
         "packages": _packages(),
+        "code": _code(),
+        "free disk": _free_disk(),
         "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
     }
     if address or os.environ.get("RAY_ADDRESS"):
@@ -42,6 +51,7 @@ def examine(address: str | None, *, as_json: bool) -> str:
             found["cluster"] = describe_cluster(address)
         except ConnectError as error:
             raise SpecError(str(error)) from None
+    found["readiness"] = _readiness(found)
     return json.dumps(found, indent=2) if as_json else _as_text(found)
 
 
@@ -99,9 +109,65 @@ def _packages() -> dict[str, str]:
     return versions
 
 
+def _code() -> dict[str, str]:
+    here = environment()
+    cuda = _cuda_of_torch()
+    return {
+        "revision": here.code_revision,
+        "sources": here.sources,
+        "run folders": f"schema version {SCHEMA_VERSION}",
+        "torch is for": "CPUs alone" if cuda is None else f"CUDA {cuda}",
+    }
+
+
+def _cuda_of_torch() -> str | None:
+    """Without importing torch, which takes seconds: from the file that its build has written."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
+    match = re.search(r"^cuda[^=]*= ['\"]([^'\"]+)", text, re.MULTILINE)
+    return None if match is None else match[1]
+
+
+def _free_disk() -> dict[str, str]:
+    """Where runs, weights and temporary files go by default."""
+    hub = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    places = {"here": Path.cwd(), "Hugging Face": hub, "temporary": Path(tempfile.gettempdir())}
+    return {name: f"{_free(path)} in {path}" for name, path in places.items()}
+
+
+def _free(path: Path) -> str:
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    return size_text(shutil.disk_usage(there).free)
+
+
+def _readiness(found: dict[str, Any]) -> str:
+    """One line: what runs here, or what is in the way."""
+    missing = [
+        name for name in ("torch", "transformers", "ray") if found["packages"][name] == "not installed"
+    ]
+    if missing:
+        return f"not ready: {', '.join(missing)} not installed"
+    if "cluster" in found:
+        gpus = sum(int(node.get("GPU", 0)) for node in found["cluster"].values())
+        return f"ready: {len(found['cluster'])} nodes of the cluster with {gpus} GPUs"
+    cards = [gpu for gpu in found["gpus"].values() if "kind" in gpu]
+    if cards and found["code"]["torch is for"] == "CPUs alone":
+        return "not ready for its GPUs: the torch here is built for CPUs alone (docs/limits.md); cells on a CPU run"
+    if cards:
+        kinds = ", ".join(dict.fromkeys(gpu["kind"] for gpu in cards))
+        return f"ready: {len(cards)} GPU{'s' * (len(cards) > 1)} ({kinds})"
+    why = found.get("gpu driver", {}).get("nvidia", "none can be used")
+    return f"ready: {found['machine']['cores']} CPU slots; no GPU: {why}"
+
+
 def _as_text(found: dict[str, Any]) -> str:
     lines = []
     for section, content in found.items():
+        if isinstance(content, str):
+            lines.append(f"{section}: {content}")
+            continue
         lines.append(f"{section}:" if content else f"{section}: none")
         for key, value in content.items():
             if isinstance(value, dict):

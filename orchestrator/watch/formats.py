@@ -28,15 +28,20 @@ def cell_words(cell: Cell, names: Names, *, mode: bool = True) -> str:
     if mode:
         model = f"{model} {cell.mode}"
     engine = "" if cell.engine == "eager" else f" {cell.engine}"
-    extra = f" x{cell.batch_size}" if cell.batch_size > 1 else ""
     budget = "" if cell.budget is None else f" in {round_size_text(cell.budget)}"
+    return f"{model}{engine} {tokens_words(cell)}{budget} #{cell.repeat}"
+
+
+def tokens_words(cell: Cell) -> str:
+    """Prompt + new tokens, sequences, and whether it is a probe: `1648+16 x4 probe`."""
+    extra = f" x{cell.batch_size}" if cell.batch_size > 1 else ""
     purpose = " probe" if cell.purpose == "probe" else ""
     tokens = (
         f"{cell.length}" if cell.workload_spec.prompt_is_length else f"{cell.prompt_tokens}+{cell.length}"
     )
     if cell.retrieve is not None:
         tokens = f"{cell.retrieve.task} {tokens}"
-    return f"{model}{engine} {tokens}{extra}{budget}{purpose} #{cell.repeat}"
+    return f"{tokens}{extra}{purpose}"
 
 
 def attempt_words(attempt: Attempt, names: Names) -> str:
@@ -59,6 +64,6 @@ def totals(tick: Tick) -> str:
     searching = f", {tick.searching} searches open" if tick.searching else ""
     eta = f", about {duration_text(tick.eta_s)} left" if tick.eta_s is not None else ""
     return (
-        f"{tick.done} done{f' ({outcomes})' if outcomes else ''}, {tick.running} running on {tick.devices} "
+        f"{tick.done} run{'' if tick.done == 1 else 's'} done{f' ({outcomes})' if outcomes else ''}, {tick.running} running on {tick.devices} "
         f"device{'' if tick.devices == 1 else 's'}, {tick.queued} queued{searching}{eta}"
     )

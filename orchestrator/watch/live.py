@@ -23,7 +23,7 @@ from orchestrator.watch import (
     SweepStarted,
     Tick,
 )
-from orchestrator.watch.formats import attempt_words, cell_words, device_words, one_line, totals
+from orchestrator.watch.formats import attempt_words, cell_words, device_words, one_line, tokens_words, totals
 from workers.attempt import Device
 from workers.cell import Cell
 from workers.outcome import Outcome
@@ -31,7 +31,11 @@ from workers.progress import Progress
 from workers.units import GiB, MiB, duration_text
 
 _COLOURS = {Outcome.OK: "green", Outcome.PRUNED: "cyan", Outcome.QUARANTINED: "bold red"}
-_BAR, _WIDE = 8, 100  # below this width there is no room for bars, nor for more of a cell than its mode
+_BAR, _WIDE = (
+    8,
+    100,
+)  # below this width there is no room for bars, nor for more of a cell than mode and tokens
+_NARROW = 12  # of a device's name, where there is no room for all of it
 _ROWS_FOR_TOTALS = 6
 _REDRAW_S = 0.25
 
@@ -95,9 +99,8 @@ class LiveWatcher:
             title=Text(self._title, style="bold"), title_justify="left", expand=True, box=None, pad_edge=False
         )
         table.add_column("device", max_width=24, no_wrap=True, overflow="ellipsis", header_style="dim")
-        table.add_column("mode", no_wrap=True, header_style="dim", ratio=None if self._wide else 1)
-        if self._wide:
-            table.add_column("cell", ratio=1, no_wrap=True, overflow="ellipsis", header_style="dim")
+        table.add_column("mode", no_wrap=True, header_style="dim")
+        table.add_column("cell", ratio=1, no_wrap=True, overflow="ellipsis", header_style="dim")
         for name in ("tokens", "memory"):
             table.add_column(name, no_wrap=True, header_style="dim")
         for name in ("tok/s", "time"):
@@ -119,7 +122,7 @@ class LiveWatcher:
 
     def _add(self, table: Table, slot: str, row: _Row) -> None:
         if row.cell is None:
-            table.add_row(Text(slot), Text("idle", style="dim"))
+            table.add_row(self._device(slot), Text("idle", style="dim"))
             return
         progress = row.progress
         done = progress.new_tokens if progress else 0
@@ -130,14 +133,18 @@ class LiveWatcher:
         # Where there is nothing to count yet, the phase: it must survive a narrow terminal, the cell's name need not.
         begun = str(progress.phase) if progress else "starting"
         table.add_row(
-            Text(slot),
+            self._device(slot),
             row.cell.mode,
-            *([Text(cell_words(row.cell, self._names, mode=False))] if self._wide else []),
+            Text(cell_words(row.cell, self._names, mode=False) if self._wide else tokens_words(row.cell)),
             _bar(done, row.cell.length, f"{done}/{row.cell.length}" if done else begun, bar),
             _bar(used or 0, limit, _share(used, limit), bar, full="red"),
             speed,
             _clock_words(self._clock() - row.began),
         )
+
+    def _device(self, slot: str) -> Text:
+        """The end of its name tells it from its neighbours."""
+        return Text(slot if self._wide or len(slot) <= _NARROW else f"…{slot[1 - _NARROW :]}")
 
     def _finished(self, event: CellFinished) -> None:
         if event.slot in self._rows:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -150,6 +151,12 @@ def test_doctor_tells_versions_as_json() -> None:
     found = json.loads(result.stdout)
     assert found["packages"]["torch"] == torch.__version__
     assert set(found) >= {"machine", "gpus", "packages", "environment"}
+    assert found["code"]["torch is for"] == (
+        f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs alone"
+    )
+    assert found["readiness"].startswith(
+        "ready: " if found["gpus"] else f"ready: {psutil.cpu_count()} CPU slots; no GPU: "
+    )
 
 
 def test_rows_of_a_corpus_without_a_text_are_told(tmp_path: Path, oomline: Callable[..., Exited]) -> None:

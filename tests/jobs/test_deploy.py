@@ -102,6 +102,18 @@ def test_rayjob_is_a_driver_without_gpu_and_workers_with() -> None:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 
+def test_the_monitor_reads_the_port_that_every_pod_of_the_job_names() -> None:
+    monitor = read_yaml("podmonitor.yaml")
+    assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "PodMonitor")
+    [asked] = monitor["spec"]["podMetricsEndpoints"]
+    cluster = read_yaml("rayjob.yaml")["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        [container] = group["template"]["spec"]["containers"]
+        assert [port["containerPort"] for port in container["ports"] if port["name"] == asked["port"]] == [
+            8080
+        ]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_sweep_file_to_copy_from_is_valid(path: Path) -> None:
     assert expand(read_spec(path))

@@ -138,7 +138,8 @@ def test_a_silent_log_gets_a_heartbeat_after_30_s() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
     assert (
-        "3 done (3 ok), 1 running on 1 device, 20 queued, 2 searches open, about 1 h 02 min left" in lines[0]
+        "3 runs done (3 ok), 1 running on 1 device, 20 queued, 2 searches open, about 1 h 02 min left"
+        in lines[0]
     )
 
 
@@ -158,8 +159,9 @@ def test_a_terminal_gets_a_row_per_device(width: int) -> None:
     text = drawn(watcher, width)
     assert "n1/gpu0" in text
     assert "99.5" in text
-    assert "3 done (3 ok)" in text
+    assert "3 runs done (3 ok)" in text
     assert "2000/8000" in text
+    assert "64+8000" in text
     assert "6.0/8.0 GiB" in text
     assert max(map(len, text.splitlines())) <= width
 

@@ -142,6 +142,10 @@ def test_one_card_of_several_that_fell_off_the_bus_costs_no_other(monkeypatch):
     told = doctor.examine(None, as_json=False)
     assert "card 0\n    not usable" in told
     assert "GPU-fake\n    kind" in told
+    readiness = told.splitlines()[-1]
+    assert readiness.startswith(
+        ("readiness: ready: 1 GPU (", "readiness: not ready for its GPUs: the torch here")
+    )
 
 
 def _refuse(*_: object) -> None:
