@@ -4,6 +4,7 @@ Free of torch. The eager engine runs every causal language model of transformers
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,18 @@ FAMILIES = {
 #: Rotary frequencies that do not depend on how long the text is. `dynamic` and `longrope` change them along the way; a key
 #: that was rotated once, when it was written, cannot follow.
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
+
+
+def missing(config: Any) -> str | None:
+    """Return what the graph engine lacks for a model's config, in words; None where its config tells of nothing."""
+    if config.model_type not in FAMILIES:
+        return f"model type {config.model_type} (it runs {', '.join(FAMILIES)})"
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_kind = [value for value in parameters.values() if isinstance(value, dict)]
+    for rope_type in sorted({each.get("rope_type", "default") for each in by_kind or [parameters]}):
+        if rope_type not in STATIC_ROPE:
+            return (
+                f"a key is rotated once, but rope type {rope_type!r} changes its frequencies with the length (works: "
+                f"{', '.join(STATIC_ROPE)})"
+            )
+    return None

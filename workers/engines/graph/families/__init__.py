@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from workers.engines.families import FAMILIES, STATIC_ROPE
+from workers.engines.families import FAMILIES, missing
 from workers.engines.graph.peers import meet
 from workers.engines.graph.weights import Linear, Weights
 from workers.engines.session import ModeUnsupported
@@ -31,26 +31,13 @@ def shard_of(loaded: "LoadedModel") -> Weights:
 def describe(model: Any) -> Weights:
     """Raises `ModeUnsupported`, naming what this engine lacks for the architecture."""
     config = model.config
-    family = FAMILIES.get(config.model_type)
     refused = f"{type(model).__name__} cannot run in the graph engine"
-    if family is None:
-        raise ModeUnsupported(f"{refused}: model type {config.model_type} (it runs {', '.join(FAMILIES)})")
+    if reason := missing(config):
+        raise ModeUnsupported(f"{refused}: {reason}")
     if getattr(model, "is_quantized", False):
         raise ModeUnsupported(
             f"{refused}: its weights are quantised ({config.quantization_config.quant_method.value}); its kernels read float32, "
             "float16 and bfloat16"
         )
-    for rope_type in _rope_types(config.rope_parameters or {}):
-        if rope_type not in STATIC_ROPE:
-            raise ModeUnsupported(
-                f"{refused}: a key is rotated once, but rope type {rope_type!r} changes its frequencies with the length "
-                f"(works: {', '.join(STATIC_ROPE)})"
-            )
-    weights: Weights = import_module(family.graph).describe(model)
+    weights: Weights = import_module(FAMILIES[config.model_type].graph).describe(model)
     return weights
-
-
-def _rope_types(parameters: dict[str, Any]) -> set[str]:
-    """Of all layers, or of each kind of layers."""
-    by_kind = [value for value in parameters.values() if isinstance(value, dict)]
-    return {each.get("rope_type", "default") for each in by_kind or [parameters]}

@@ -215,7 +215,7 @@ def _linear(
     inside_O = outputs_O < out_of
     w_O = w + outputs_O.to(tl.int64) * IN
     w_OA = load_ahead(w_O, inside_O, 0, IN, AHEAD, ASKED, PDL)
-    bias_O = tl.load(b + outputs_O, mask=inside_O & (((biased >> job) & 1) == 1), other=0.0)
+    bias_O = tl.load(b + outputs_O, mask=tl.where(((biased >> job) & 1) == 1, inside_O, False), other=0.0)
     wait_for_previous(PDL)
     mean_R, scale_R = mean_and_scale(moments, rows_R, rows, eps, IN, NORM, WIDTH, BLOCK_T)
     y_OR = tl.zeros((BLOCK_O, BLOCK_R), tl.float32)
