@@ -41,9 +41,24 @@ def test_caches_that_no_model_has(cell: Cell, words: str) -> None:
 
 
 def test_caches_that_some_model_has() -> None:
-    for cell in (NOWHERE, replace(NOWHERE, kv_dtype="auto"), replace(STREAMING, engine="graph")):
+    known = replace(STREAMING, engine="graph", model=ModelRef(target="random:pythia-14m"))
+    for cell in (NOWHERE, replace(NOWHERE, kv_dtype="auto"), known):
         refuse_by_config(cell)
         refuse_by_machine(cell)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("qwen3.5-27b", "model type qwen3_5"), ("phi-4", None), ("deepseek-v2-lite", None)],
+)
+def test_models_that_the_graph_engine_lacks(model: str, words: str | None) -> None:
+    cell = replace(NOWHERE, engine="graph", kv_dtype="auto", model=ModelRef(target=f"random:{model}"))
+    if words is None:
+        refuse_by_config(cell)
+        return
+    with pytest.raises(ModeUnsupported, match=words):
+        refuse_by_config(cell)
+    refuse_by_config(replace(cell, engine="eager"))
 
 
 def test_a_package_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,14 +17,22 @@ from workers.engines.graph.kernels.attend_blocks import (
 from workers.engines.graph.kernels.attend_packed import in_pieces
 from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, multiprocessors, power_of_two, tl
 from workers.engines.graph.kernels.pack_tiles import keep
-from workers.engines.graph.kernels.scores import add_learned, kernel_arguments, scored_tile
+from workers.engines.graph.kernels.scores import kernel_arguments, scored_tile
 from workers.engines.graph.kernels.tiles import (
     empty_softmax,
     load_rotated,
     online_softmax,
+    softmax_step,
     wait_for_previous,
 )
-from workers.engines.graph.kernels.units import first_block, first_unit_from, store_unit, unit_of
+from workers.engines.graph.kernels.units import (
+    add_units,
+    first_block,
+    first_unit_from,
+    store_row,
+    store_unit,
+    unit_of,
+)
 from workers.engines.graph.packed_cache import PackedCache
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention
@@ -37,16 +45,12 @@ CUT = BlockSplit(warps=4, stages=3, at_once=2)
 @jit
 def _scaled_softmax(scores_RC, code_CD, scale_C, zero_C, peak_R, total_R, sum_RD, ZEROS: tl.constexpr):
     """`tiles.online_softmax` of values code * scale + zero."""
-    new_peak_R = tl.maximum(peak_R, tl.max(scores_RC, axis=1))
-    level_R = tl.where(new_peak_R == float("-inf"), 0.0, new_peak_R)
-    weight_RC = tl.exp(scores_RC - level_R[:, None])
-    fade_R = tl.exp(peak_R - level_R)
-    total_R = total_R * fade_R + tl.sum(weight_RC, axis=1)
+    peak_R, total_R, fade_R, weight_RC = softmax_step(scores_RC, peak_R, total_R)
     scaled_RC = (weight_RC * scale_C[None, :]).to(code_CD.dtype)
     sum_RD = tl.dot(scaled_RC, code_CD, sum_RD * fade_R[:, None], input_precision="ieee")
     if ZEROS:
         sum_RD += tl.sum(weight_RC * zero_C[None, :], axis=1)[:, None]
-    return new_peak_R, total_R, sum_RD
+    return peak_R, total_R, sum_RD
 
 
 @jit
@@ -258,20 +262,8 @@ def _merge_packed(
         if RING:
             behind = (s - oldest % places + places) % places
             there = there & (behind < blocks - oldest)
-        peak_S = tl.load(stats + s * 2 * N + row, mask=there, other=float("-inf"))
-        total_S = tl.load(stats + (s * 2 + 1) * N + row, mask=there, other=0.0)
-        inside = there[:, None] & (d < D)[None, :]
-        part_SD = tl.load(partial + (s * N + row)[:, None] * D + d[None, :], mask=inside, other=0.0)
-        new_peak = tl.maximum(peak, tl.max(peak_S, axis=0))
-        weight_S = tl.exp(peak_S - new_peak)
-        fade = tl.exp(peak - new_peak)
-        total = total * fade + tl.sum(weight_S * total_S, axis=0)
-        sum_D = sum_D * fade + tl.sum(weight_S[:, None] * part_SD, axis=0)
-        peak = new_peak
-    if LEARNED:
-        fade, total = add_learned(tl.load(learned + row % H), peak, total)
-        sum_D = sum_D * fade
-    tl.store(out + row * D + d, (sum_D / total).to(out.dtype.element_ty), mask=d < D)
+        peak, total, sum_D = add_units(partial, stats, s, there, row, N, peak, total, sum_D, D, BLOCK_D)
+    store_row(out, learned, row, peak, total, sum_D, H, LEARNED, D, BLOCK_D)
 
 
 def _attend(

@@ -175,7 +175,9 @@ def _down(
     )
     if PDL and ASKED > 0 and W_I == 1:
         ask_for(w_O, inside_O, begin * BLOCK_I + AHEAD, tl.minimum(end * BLOCK_I, IN), ASKED)
-    bias_O = tl.load(b + expert * OUT + outputs_O, mask=tl.where(part == 0, inside_O & BIASED, False), other=0.0)
+    bias_O = tl.load(
+        b + expert * OUT + outputs_O, mask=tl.where(part == 0, inside_O & BIASED, False), other=0.0
+    )
     wait_for_previous(PDL)
     a_R = a + (row * TOP + slot) * IN + tl.zeros((BLOCK_R,), tl.int32)
     sum_OR = tl.zeros((BLOCK_O, BLOCK_R), tl.float32)

@@ -91,13 +91,20 @@ def empty_softmax(ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @jit
-def online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD):
-    """One step of an online softmax; a row that has seen nothing keeps peak -inf, total 0, sum 0."""
+def softmax_step(scores_RC, peak_R, total_R):
+    """Of an online softmax: the new peak and total, what remains of the sum before, and the weights of these scores. A row that
+    has seen nothing keeps peak -inf and total 0."""
     new_peak_R = tl.maximum(peak_R, tl.max(scores_RC, axis=1))
     level_R = tl.where(new_peak_R == float("-inf"), 0.0, new_peak_R)
     weight_RC = tl.exp(scores_RC - level_R[:, None])
     fade_R = tl.exp(peak_R - level_R)
-    total_R = total_R * fade_R + tl.sum(weight_RC, axis=1)
+    return new_peak_R, total_R * fade_R + tl.sum(weight_RC, axis=1), fade_R, weight_RC
+
+
+@jit
+def online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD):
+    """`softmax_step`, and the new sum."""
+    peak_R, total_R, fade_R, weight_RC = softmax_step(scores_RC, peak_R, total_R)
     sum_RD = sum_RD * fade_R[:, None]
     sum_RD = tl.dot(weight_RC.to(v_CD.dtype), v_CD, sum_RD, input_precision="ieee")
-    return new_peak_R, total_R, sum_RD
+    return peak_R, total_R, sum_RD

@@ -59,30 +59,45 @@ def units_seen(first, M, BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.
 
 
 @jit
+def add_units(
+    partial, stats, s, there, row, N, peak, total, sum_D, D: tl.constexpr, BLOCK_D: tl.constexpr
+):  # fmt: skip
+    """What has been merged of a row, and its units `s`, where they are `there`."""
+    d = tl.arange(0, BLOCK_D)
+    peak_S = tl.load(stats + s * 2 * N + row, mask=there, other=float("-inf"), cache_modifier=".cg")
+    total_S = tl.load(stats + (s * 2 + 1) * N + row, mask=there, other=0.0, cache_modifier=".cg")
+    inside_SD = there[:, None] & (d < D)[None, :]
+    part_SD = tl.load(
+        partial + (s * N + row)[:, None] * D + d[None, :], mask=inside_SD, other=0.0, cache_modifier=".cg"
+    )
+    new_peak = tl.maximum(peak, tl.max(peak_S, axis=0))
+    weight_S = tl.exp(peak_S - new_peak)
+    fade = tl.exp(peak - new_peak)
+    total = total * fade + tl.sum(weight_S * total_S, axis=0)
+    return new_peak, total, sum_D * fade + tl.sum(weight_S[:, None] * part_SD, axis=0)
+
+
+@jit
+def store_row(
+    out, learned, row, peak, total, sum_D, H: tl.constexpr, LEARNED: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr
+):  # fmt: skip
+    d = tl.arange(0, BLOCK_D)
+    if LEARNED:
+        fade, total = add_learned(tl.load(learned + row % H), peak, total)
+        sum_D = sum_D * fade
+    tl.store(out + row * D + d, (sum_D / total).to(out.dtype.element_ty), mask=d < D)
+
+
+@jit
 def merge_row(
     partial, stats, out, learned, row, units, N,
     H: tl.constexpr, LEARNED: tl.constexpr, D: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One row's units in their order. Units that it does not see weigh nothing."""
-    d = tl.arange(0, BLOCK_D)
     peak = tl.max(tl.full((BLOCK_S,), float("-inf"), tl.float32), axis=0)
     total = 0.0
     sum_D = tl.zeros((BLOCK_D,), tl.float32)
     for s0 in tl.range(0, units, BLOCK_S, num_stages=1):
         s = s0 + tl.arange(0, BLOCK_S)
-        seen, inside = s < units, (s < units)[:, None] & (d < D)[None, :]
-        peak_S = tl.load(stats + s * 2 * N + row, mask=seen, other=float("-inf"), cache_modifier=".cg")
-        total_S = tl.load(stats + (s * 2 + 1) * N + row, mask=seen, other=0.0, cache_modifier=".cg")
-        part_SD = tl.load(
-            partial + (s * N + row)[:, None] * D + d[None, :], mask=inside, other=0.0, cache_modifier=".cg"
-        )
-        new_peak = tl.maximum(peak, tl.max(peak_S, axis=0))
-        weight_S = tl.exp(peak_S - new_peak)
-        fade = tl.exp(peak - new_peak)
-        total = total * fade + tl.sum(weight_S * total_S, axis=0)
-        sum_D = sum_D * fade + tl.sum(weight_S[:, None] * part_SD, axis=0)
-        peak = new_peak
-    if LEARNED:
-        fade, total = add_learned(tl.load(learned + row % H), peak, total)
-        sum_D = sum_D * fade
-    tl.store(out + row * D + d, (sum_D / total).to(out.dtype.element_ty), mask=d < D)
+        peak, total, sum_D = add_units(partial, stats, s, s < units, row, N, peak, total, sum_D, D, BLOCK_D)
+    store_row(out, learned, row, peak, total, sum_D, H, LEARNED, D, BLOCK_D)
