@@ -9,9 +9,15 @@ _FAR = 2**24
 
 
 def token_bytes(cell: Cell, shape: ModelShape) -> tuple[int, int]:
-    """Bytes of one kept token's keys, and of its values, in one layer of one sequence."""
-    stored, width = cell.mode_spec.policy.token_bytes, dtype_bytes(cell.model.dtype)
-    return stored(shape.kv_heads * shape.key_dim, width), stored(shape.kv_heads * shape.value_dim, width)
+    """Bytes of one kept token's keys, and of its values, in one layer of one sequence.
+
+    An attention of the eager engine's own is given latents (MLA) expanded, and keeps them so.
+    """
+    policy, width = cell.mode_spec.policy, dtype_bytes(cell.model.dtype)
+    numbers = shape.kv_heads * shape.key_dim, shape.kv_heads * shape.value_dim
+    if cell.engine == "eager" and policy.own_attention and shape.expanded is not None:
+        numbers = shape.expanded
+    return policy.token_bytes(numbers[0], width), policy.token_bytes(numbers[1], width)
 
 
 def stored_as(cell: Cell) -> StoredAs | None:

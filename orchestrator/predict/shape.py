@@ -92,6 +92,9 @@ class ModelShape:
     chosen_attention: str = "sdpa"  # what transformers takes where the sweep file leaves it to `auto`
     other_cache: OtherCache = OtherCache()
     is_quantised: bool = False  # its files hold other numbers than `weight_numels`
+    expanded: tuple[int, int] | None = (
+        None  # mla: elements of all heads' keys, and of their values, made of one latent
+    )
     stored_tensors: tuple[tuple[int, int], ...] | None = (
         None  # quantised: (bytes, tensors of that many) of its files
     )
@@ -189,6 +192,7 @@ def shape_of(config: Any) -> ModelShape:
         stored_dtype=_stored_dtype(config),
         chosen_attention=built.chosen_attention,
         is_quantised=read_field(config, "quantization_config") is not None,
+        expanded=_expanded(text, heads) if attention == "mla" else None,
     )
     _check_numbers(shape)
     return shape if isinstance(config, dict) else _with_other_cache(shape, config, built.is_stateful)
@@ -260,6 +264,13 @@ def _attention(config: Any, hidden: int, heads: int) -> tuple[AttentionKind, int
     kv_heads, head_dim = heads_and_size(config, hidden, heads)
     kind: AttentionKind = "mha" if kv_heads == heads else "mqa" if kv_heads == 1 else "gqa"
     return kind, kv_heads, head_dim, head_dim
+
+
+def _expanded(config: Any, heads: int) -> tuple[int, int] | None:
+    sizes = [read_field(config, name) for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")]
+    if not all(isinstance(size, int) for size in sizes):
+        return None
+    return heads * (sizes[0] + sizes[1]), heads * sizes[2]
 
 
 def _windows(config: Any, layers: int) -> tuple[int | None, ...]:

@@ -31,6 +31,7 @@ FAMILIES = {
         ("gemma2", "gemma"),
         ("gemma3_text", "gemma"),
         ("glm4", "glm4"),
+        ("glm4_moe", "glm4_moe"),
         ("glm4_moe_lite", "deepseek"),
         ("gpt_neox", "gpt_neox"),
         ("gpt_oss", "gpt_oss"),
@@ -40,11 +41,13 @@ FAMILIES = {
         ("mixtral", "mixtral"),
         ("olmo2", "olmo2"),
         ("olmo3", "olmo2"),
+        ("olmoe", "olmoe"),
         ("phi3", "phi3"),
         ("qwen2", "llama"),
         ("qwen3", "qwen3"),
         ("qwen3_moe", "qwen3_moe"),
         ("smollm3", "smollm3"),
+        ("stablelm", "stablelm"),
     )
 }
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from orchestrator.predict import eager
 from orchestrator.predict.graph import cache_bytes
 from orchestrator.predict.shape import shape_of
 from tests.workers.engines.eager.tiny import loaded
@@ -33,6 +34,21 @@ def test_a_token_is_a_latent_and_its_rotated_part(family: str, mode: str) -> Non
     if mode == "baseline":
         assert cache.nbytes() == 2 * BLOCK * row
     assert cache.nbytes() == cache_bytes(asked, shape_of(config), 79)
+
+
+@pytest.mark.parametrize("mode", ["baseline", "streaming"])
+def test_the_eager_engine_expands_what_it_streams(mode: str) -> None:
+    """And is foretold to."""
+    model, heard = build("deepseek_v2", dtype=torch.float32), Heard()
+    asked = cell(mode, "eager")
+    asked = replace(asked, model=replace(asked.model, dtype="float32"))
+    open_session(asked, loaded(model), None).generate(text(7)[None], 40, heard)
+    config = model.config
+    row = config.kv_lora_rank + config.qk_rope_head_dim
+    if mode == "streaming":
+        row = config.num_attention_heads * (config.qk_head_dim + config.v_head_dim)
+    assert heard.kv_bytes[-1] % (row * 4 * config.num_hidden_layers) == 0
+    assert heard.kv_bytes[-1] == eager.cache_bytes(asked, shape_of(config), 46)
 
 
 @pytest.mark.parametrize("mode", ["baseline", "streaming"])

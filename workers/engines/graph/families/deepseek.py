@@ -12,6 +12,7 @@ from workers.engines.graph.weights import (
     Latent,
     Layer,
     Linear,
+    Mlp,
     Routing,
     Weights,
     linear,
@@ -42,7 +43,7 @@ def _layer(layer: Any, interleaved: bool) -> Layer:
         ),
         attention=Attention(attention.scaling, interleaved=interleaved, latent=_latent(attention)),
         out=linear(attention.o_proj),
-        mlp=_experts(layer.mlp) if hasattr(layer.mlp, "experts") else gated_mlp(layer.mlp),
+        mlp=experts_or_mlp(layer.mlp),
     )
 
 
@@ -60,7 +61,9 @@ def _latent(attention: Any) -> Latent:
     )
 
 
-def _experts(mlp: Any) -> Experts:
+def experts_or_mlp(mlp: Any) -> Experts | Mlp:
+    if not hasattr(mlp, "experts"):
+        return gated_mlp(mlp)
     gate = mlp.gate
     return Experts(
         router=Linear(gate.weight.detach(), None),

@@ -9,11 +9,12 @@ from workers.engines.graph.weights import Experts, Routing, Weights, linear, nor
 def describe(model: Any) -> Weights:
     base = model.base_model
     return weights_of(
-        model, (qwen3_layer(layer, _experts(layer.mlp)) for layer in base.layers), norm(base.norm)
+        model, (qwen3_layer(layer, softmax_experts(layer.mlp)) for layer in base.layers), norm(base.norm)
     )
 
 
-def _experts(mlp: Any) -> Experts | None:
+def softmax_experts(mlp: Any) -> Experts | None:
+    """None where a layer has an MLP."""
     if not hasattr(mlp, "experts"):
         return None
     return Experts(
