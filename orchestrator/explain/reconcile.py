@@ -171,6 +171,8 @@ def _constant(run: _Run, slope: float) -> tuple[str, bool]:
             else "in a mode of constant memory"
         )
         return f"a leak: {slope / run.unbounded:.0%} of a full cache's growth {mode}", False
+    if run.cell.mode_spec.policy.layout is Layout.FIXED:
+        return "constant: all of it was taken at once", True
     if run.cell.mode_spec.policy.grows:
         return "constant, as its sliding windows are full", True
     return "constant, as it should be", True

@@ -51,6 +51,8 @@ def prompt_pass(cell: Cell) -> int:
 
 def cached_tokens(cell: Cell, window: int | None, tokens: int, rows: int) -> int:
     """Tokens of one layer in memory after `tokens` were read, `rows` of them in the last pass."""
+    if cell.mode_spec.policy.layout is Layout.FIXED:
+        tokens = cell.workload_spec.positions(cell)
     kept = kept_tokens(cell, window, tokens, rows)
     return kept + eager_slack(cell) if cell.mode_spec.policy.layout is Layout.RING else kept
 
@@ -146,6 +148,9 @@ def _scores(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> list[Live]
         # Near and far scores of every slot, their sum with the mask, its softmax.
         return [Live("scores of the ring, float32", scores * _FLOAT32, 4)]
     live = []
+    # A fixed cache shows a query what is not written yet: there is always a mask, as long as the cache.
+    fixed = cell.mode_spec.policy.layout is Layout.FIXED
+    tokens = max(tokens, cell.workload_spec.positions(cell)) if fixed else tokens
     asked = cell.model.attn_implementation
     eager = (shape.chosen_attention if asked == AUTO else asked) == "eager"
     if eager:
@@ -153,11 +158,11 @@ def _scores(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> list[Live]
         live.append(
             Live("attention scores and their softmax", cell.batch_size * shape.heads * rows * tokens * 8)
         )
-    if eager or 1 < rows < tokens:
+    if eager or fixed or 1 < rows < tokens:
         # sdpa needs no mask for a whole prompt (causal) or a single row (sees all); else it is spelt out as
         # bool and turned into the scores' dtype by the kernel.
         live.append(Live("attention mask", cell.batch_size * rows * tokens * (1 + width)))
-    if 1 < shape.kv_heads < shape.heads and (eager or 1 < rows < tokens):
+    if 1 < shape.kv_heads < shape.heads and (eager or fixed or 1 < rows < tokens):
         # The kernels that take a mask take no grouped queries. A single head is repeated as a view of itself.
         repeated = cell.batch_size * shape.heads * tokens * (shape.key_dim + shape.value_dim) * width
         live.append(Live("keys and values, repeated for each query head", repeated))

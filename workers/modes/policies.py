@@ -56,6 +56,20 @@ FULL = CachePolicy(
     engines={"eager": f"{_EAGER}:full", "graph": f"{_GRAPH}:full"},
     colour="#d55e00",
 )
+#: Every token, in tensors of the last length from the first pass on. transformers' `StaticCache`.
+STATIC = CachePolicy(
+    name="static",
+    mode="static",
+    grows=True,
+    sees_all=True,
+    absolute_positions=True,
+    layout=Layout.FIXED,
+    takes_back=False,
+    kept=_every_token,
+    context=_unbounded,
+    engines={"eager": f"{_EAGER}:static"},
+    colour="#b8a900",
+)
 #: S sinks and W window tokens at positions relative to the cache. StreamingLLM, arXiv:2309.17453.
 STREAMING = CachePolicy(
     name="streaming",
@@ -132,4 +146,6 @@ KEYDIFF = CachePolicy(
     colour="#56b4e9",
 )
 
-POLICIES = with_installed((FULL, STREAMING, WINDOW, RECOMPUTE, TOVA, KEYDIFF), POLICIES_GROUP, CachePolicy)
+POLICIES = with_installed(
+    (FULL, STATIC, STREAMING, WINDOW, RECOMPUTE, TOVA, KEYDIFF), POLICIES_GROUP, CachePolicy
+)

@@ -18,6 +18,9 @@ class Layout(Enum):
         auto()
     )  #: eager: one tensor, copied into a longer one by each pass. graph: blocks, never copied
     RING = auto()  #: allocated once, written in place, read by the engine's own attention
+    FIXED = (
+        auto()
+    )  #: allocated once for every token that will come, written in place, read by the model's own attention
     NONE = auto()  #: nothing is kept: each token reads again what it sees
 
 

@@ -112,11 +112,14 @@ def largest_fitting(
             # A prompt shorter than a whole pass needs less.
             first = eager_chunk(at(_FAR)) or 1
             return [_bisected(lambda value: _fits(at(value), device, room), first, max(1, first // 32))]
+        first = guess or 1
+        if one.mode_spec.policy.layout is Layout.FIXED:  # no run is the beginning of a longer one
+            return [_bisected(lambda value: _fits(at(value), device, room), first, max(1, first // 32))]
         if not _is_scored(one) and (
             dataclasses.replace(one, length=two.length) == two and two.length == one.length + 1
         ):
             return [_longest(one, device, room)]
-        first, chunk = guess or 1, eager_chunk(one)
+        chunk = eager_chunk(one)
         if chunk is not None and one.batch_size == two.batch_size:
             first = _longest_prompt(at, first, device, room)
             step = max(1, int(first * _SHARE))
@@ -258,7 +261,8 @@ def _normal(cell: Cell) -> tuple[Cell, int | None]:
     """The one cell of all that have its passes, and the chunks in which its prompt is read before them."""
     if _is_scored(cell):  # all but the last token are read
         cell = dataclasses.replace(cell, prompt_tokens=cell.length + 1)
-    cell = dataclasses.replace(cell, length=1, **_ANY)
+    length = cell.length if cell.mode_spec.policy.layout is Layout.FIXED else 1
+    cell = dataclasses.replace(cell, length=length, **_ANY)
     chunk = eager_chunk(cell)
     if not cell.mode_spec.policy.grows and chunk is not None:
         # The session reads the prompt by itself, and its passes are alike after the first.
@@ -313,8 +317,12 @@ def _new_run(cell: Cell, chunk: int | None, allocator: CachingAllocator, library
 
 
 def _prompt_of(cell: Cell) -> int:
-    """What a rehearsal must know of the prompt: in constant memory, how long its passes are."""
-    return 1 if cell.mode_spec.policy.grows else cell.prompt_tokens
+    """What a rehearsal must know of the prompt: in constant memory, how long its passes are; of a fixed cache, its size."""
+    return 1 if _is_appended_to(cell) else cell.prompt_tokens
+
+
+def _is_appended_to(cell: Cell) -> bool:
+    return cell.mode_spec.policy.grows and cell.mode_spec.policy.layout is not Layout.FIXED
 
 
 def _passes(cell: Cell, chunk: int | None) -> Rehearsal:
@@ -330,7 +338,7 @@ def _passes_of(cell: Cell, chunk: int | None) -> Rehearsal:
     if _is_scored(cell):
         assert chunk is not None  # a text is never scored at once
         return ScoredPasses(EagerRehearsal(cell), chunk)
-    return RehearsedPasses(EagerRehearsal(cell), chunk, grows=cell.mode_spec.policy.grows)
+    return RehearsedPasses(EagerRehearsal(cell), chunk, grows=_is_appended_to(cell))
 
 
 def _content(cell: Cell, device: DeviceProfile) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from inspect import signature
 
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, StaticCache
 
 from workers.cell import Cell
 from workers.engines.eager.evicting import EvictingCache, evicting
@@ -20,6 +20,7 @@ from workers.engines.eager.tova import noting_weights
 from workers.engines.session import ModeUnsupported
 from workers.engines.shared.slots import RingSlots
 from workers.engines.sizes import eager_slack
+from workers.kv_dtype import DEVICE
 from workers.models.config import one_line
 
 OpenCache = Callable[[PreTrainedModel, Cell], AbstractContextManager[Cache | None]]
@@ -54,6 +55,23 @@ def full(model: PreTrainedModel, cell: Cell) -> Iterator[Cache | None]:
     ) as error:  # some configs lack what it reads; transformers' own `generate` fails there, too
         raise ModeUnsupported(
             f"{type(model).__name__}: transformers makes no cache for it: {one_line(error)}"
+        ) from error
+    yield cache
+
+
+@contextmanager
+def static(model: PreTrainedModel, cell: Cell) -> Iterator[Cache]:
+    """transformers' own `StaticCache` of as many tokens as the cell will read, its passes not compiled; offloaded where the cell's
+    `kv_placement` is the host. Raises `ModeUnsupported`.
+    """
+    name, tokens = type(model).__name__, cell.workload_spec.positions(cell)
+    if model._is_stateful or not takes_dynamic_cache(type(model)):
+        raise ModeUnsupported(f"{name} has no static cache: it keeps a state, or makes its own cache")
+    try:
+        cache = StaticCache(model.config, tokens, offloading=cell.kv_placement != DEVICE)
+    except Exception as error:  # layers that no static cache has, a config that lacks what it reads
+        raise ModeUnsupported(
+            f"{name}: transformers makes no static cache for it: {one_line(error)}"
         ) from error
     yield cache
 

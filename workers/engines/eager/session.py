@@ -180,7 +180,7 @@ class CachedSession:
     ) -> None:
         """Read the prompt up to its last token in chunks, where the policy or the cell asks for chunks."""
         chunk = eager_chunk(self._cell)
-        read = readers[0][1].get_seq_length() if readers else 0  # what was kept of another prompt
+        read = int(readers[0][1].get_seq_length()) if readers else 0  # what was kept of another prompt
         if chunk is not None and prompt_BT.shape[1] - 1 > read:
             skim(readers, prompt_BT[:, read:-1].to(self._device), chunk, recorder.prompt)
 
@@ -206,6 +206,7 @@ class CachedSession:
             do_sample=False,
             max_new_tokens=new_tokens,
             repetition_penalty=self._cell.repetition_penalty,
+            disable_compile=True,  # of a static cache: a graph of its own for each cell, with memory of its own
             **settings,
         )
 

@@ -15,6 +15,7 @@ from workers.cell import Cell
 from workers.engines.session import ModeUnsupported
 from workers.kv_dtype import AUTO, DEVICE
 from workers.models.config import one_line
+from workers.modes import Layout
 
 #: kv_dtype -> what stores it: backend of transformers, the module that it needs, its package, its options; the first that is there.
 _BACKENDS: dict[str, tuple[tuple[str, str, str, dict[str, int]], ...]] = {
@@ -35,7 +36,12 @@ def refuse_stored(cell: Cell) -> None:
     """Raises `ModeUnsupported` where no model has keys and values stored as the cell asks."""
     if not is_stored_otherwise(cell):
         return
-    if not cell.mode_spec.policy.sees_all:
+    policy = cell.mode_spec.policy
+    if policy.layout is Layout.FIXED and cell.kv_dtype != AUTO:
+        raise ModeUnsupported(
+            f"transformers' static cache keeps the model's dtype: ask for kv_dtype {cell.kv_dtype} in baseline"
+        )
+    if not policy.sees_all:
         raise ModeUnsupported(
             f"mode {cell.mode} keeps its cache itself: kv_dtype and kv_placement are of baseline in the eager engine"
         )

@@ -61,6 +61,7 @@ def test_what_transformers_cannot_do_is_refused() -> None:
         (asked("baseline+spec", kv_dtype="fp8", gamma=2), "take back a rejected token"),
         (asked("streaming", kv_dtype="fp8"), "keeps its cache itself"),
         (asked("tova", kv_placement="host"), "keeps its cache itself"),
+        (asked("static", kv_dtype="fp8"), "keeps the model's dtype"),
         (asked(kv_dtype="fp8", kv_placement="host"), "both quantised and offloaded"),
     ):
         with pytest.raises(ModeUnsupported, match=words):
