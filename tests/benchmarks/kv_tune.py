@@ -58,7 +58,11 @@ def main() -> None:
     print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__}), flush=True)
     for name, heads in SHAPES.items():
         weights: Any = SimpleNamespace(
-            kv_heads=heads[1], head_dim=heads[2], dtype=torch.bfloat16, device=device
+            kv_heads=heads[1],
+            head_dim=heads[2],
+            kept_dims=heads[2:3] * 2,
+            dtype=torch.bfloat16,
+            device=device,
         )
         full = FullCache(weights, 1, tokens + 1, LAYERS)
         full.reserve(tokens)
