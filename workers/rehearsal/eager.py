@@ -5,7 +5,6 @@ B batch, T tokens.
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -68,7 +67,7 @@ class EagerRehearsal:
         with _refusals(), _without_remarks():
             self._open_cache: OpenCache = implementation(policy, "eager")
             self._open_decoder = implementation(decoder, "eager")
-            self.weights, models = _load(tuple(names), cell.model)
+            self.weights, models = _load(names, cell.model)
         self._models = models
         tensors = (tensor for model in models for tensor in (*model.parameters(), *model.buffers()))
         self._log = StorageLog(tensors)
@@ -356,8 +355,7 @@ def _refusals() -> Iterator[None]:
         raise NotRehearsable(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
 
-@functools.lru_cache(maxsize=2)  # of a fixed cache each length is rehearsed
-def _load(names: tuple[str, ...], ref: ModelRef) -> tuple[tuple[int, ...], list[PreTrainedModel]]:
+def _load(names: list[str], ref: ModelRef) -> tuple[tuple[int, ...], list[PreTrainedModel]]:
     """(events of loading, as they come onto the card; the models)."""
     log = StorageLog()
     models = []
