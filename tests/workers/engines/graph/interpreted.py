@@ -145,6 +145,7 @@ def attention_beside_products() -> None:
     target = build("neox", torch.float32, layers=2)
     together = importlib.import_module("workers.engines.graph.kernels.beside")
     for mode, filled, programs in (("streaming", 150, 2), ("baseline", 70, 3)):
+        together.MOST_SLOTS = 2**20
         together.programs_beside = lambda *_, programs=programs: programs
         found = []
         for own in (kernels.FUSED, replace(kernels.FUSED, beside=None)):

@@ -1,5 +1,6 @@
 """A parallel residual in one launch, on a GPU, at the widths of Pythia-2.8B: several programs share a head and a product."""
 
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -47,8 +48,11 @@ def passes(weights: Weights, kernels: Kernels, kind: str, filled: int) -> torch.
     ("kind", "filled"), [("ring", 2000), ("blocks", 64), ("blocks", 1000), ("blocks", 2000)]
 )
 @torch.inference_mode()
-def test_one_launch_gives_the_bits_of_a_launch_each(kind: str, filled: int) -> None:
+def test_one_launch_gives_the_bits_of_a_launch_each(
+    kind: str, filled: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run may be just too long for one launch, its speculative twin for none: their tokens must agree."""
+    monkeypatch.setattr(importlib.import_module("workers.engines.graph.kernels.beside"), "MOST_SLOTS", 2**20)
     weights = wide()
     together, apart = (
         passes(weights, kernels, kind, filled) for kernels in (FUSED, replace(FUSED, beside=None))

@@ -190,26 +190,28 @@ def load_span(
 
 
 @jit
+def load_queries(
+    q, q_row, q_head, cos, sin, m, asks, bk, M,
+    H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Rows of queries, rotated: by their positions for the window, by the far ones for the sinks."""
+    G: tl.constexpr = H // K
+    r = tl.arange(0, m.shape[0])
+    q_R = (bk // K * M + m) * q_row + (bk % K * G + r % G) * q_head
+    return load_rotated(q, q_R, asks, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
+
+
+@jit
 def read_span(
-    k_CD, v_CD, q, q_row, q_head, cos, sin, far_cos, far_sin, first, M, scale, cap, span, bk, group,
-    H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr,
-    S: tl.constexpr, P: tl.constexpr, WINDOW: tl.constexpr, QUERIES: tl.constexpr,
-    SPAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr,
+    k_CD, v_CD, near_RD, far_RD, first, m, M, scale, cap, span,
+    S: tl.constexpr, P: tl.constexpr, WINDOW: tl.constexpr, SPAN: tl.constexpr, CAPPED: tl.constexpr,
 ):  # fmt: skip
     """Peak, total and sum of rows over one span."""
-    G: tl.constexpr = H // K
-    b, head = bk // K, bk % K
     slot = span * SPAN + tl.arange(0, SPAN)
     last = first + M - 1 - S
-    r = tl.arange(0, BLOCK_R)
-    m = group * QUERIES + r // G
-    asks = (r < QUERIES * G) & (m < M)
-    q_R = (b * M + m) * q_row + (head * G + r % G) * q_head
-    near_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
     k_DC = tl.trans(k_CD)
     scores_RC = tl.dot(near_RD, k_DC, input_precision="ieee")
     if span * SPAN < S:
-        far_RD = load_rotated(q, q_R, asks, far_cos, far_sin, m, D, F, INTERLEAVED, BLOCK_D)
         far_RC = tl.dot(far_RD, k_DC, input_precision="ieee")
         scores_RC = tl.where((slot < S)[None, :], far_RC, scores_RC)
     visible = _visible(slot, m, first, last, last % P, M, S, P, WINDOW)
@@ -239,17 +241,23 @@ def _attend_ring(
     # The slots of a span belong to it alone, so it writes the new keys that fall there, and reads again.
     # Several groups of queries write the same bytes. What it has read by now can lack keys of this pass: `wait_for_previous`.
     wait_for_previous(PDL)
-    if write_span(
-        k, v, k_row, k_head, v_row, v_head, k_cache, v_cache, cos, sin, first, M, span, bk, K, D, F, INTERLEAVED, S, P, SPAN, BLOCK_D
-    ):  # fmt: skip
-        k_CD, v_CD = load_span(k_cache, v_cache, span, bk, D, S, P, SPAN, BLOCK_D)
-    peak_R, total_R, sum_RD = read_span(
-        k_CD, v_CD, q, q_row, q_head, cos, sin, far_cos, far_sin, first, M, scale, cap, span, bk, group,
-        H, K, D, F, INTERLEAVED, S, P, WINDOW, QUERIES, SPAN, BLOCK_R, BLOCK_D, CAPPED,
-    )  # fmt: skip
     r = tl.arange(0, BLOCK_R)
     m = group * QUERIES + r // G
     asks = (r < QUERIES * G) & (m < M)
+    near_RD = load_queries(q, q_row, q_head, cos, sin, m, asks, bk, M, H, K, D, F, INTERLEAVED, BLOCK_D)
+    far_RD = near_RD
+    if span * SPAN < S:
+        far_RD = load_queries(
+            q, q_row, q_head, far_cos, far_sin, m, asks, bk, M, H, K, D, F, INTERLEAVED, BLOCK_D
+        )
+    if write_span(
+        k, v, k_row, k_head, v_row, v_head, k_cache, v_cache, cos, sin, first, M, span, bk,
+        K, D, F, INTERLEAVED, S, P, SPAN, BLOCK_D,
+    ):  # fmt: skip
+        k_CD, v_CD = load_span(k_cache, v_cache, span, bk, D, S, P, SPAN, BLOCK_D)
+    peak_R, total_R, sum_RD = read_span(
+        k_CD, v_CD, near_RD, far_RD, first, m, M, scale, cap, span, S, P, WINDOW, SPAN, CAPPED
+    )
     at_R = (bk // K * M + m) * H + bk % K * G + r % G
     store_span(partial, stats, at_R, asks, B * M * H, span, peak_R, total_R, sum_RD, D, BLOCK_D)
     merge_spans(

@@ -29,6 +29,7 @@ from workers.engines.graph.kernels.attend_packed_tiles import attend_packed
 from workers.engines.graph.kernels.attend_ring import (
     SPAN,
     attend_ring,
+    load_queries,
     load_span,
     merge_spans,
     read_span,
@@ -64,6 +65,10 @@ from workers.engines.sizes import BLOCK
 #: Programs of both kinds that run together on a multiprocessor: so that each has registers enough, and nobody waits in vain.
 AT_ONCE = 3
 REGISTERS = 65536 // (AT_ONCE * TILE.warps * 32) // 8 * 8
+#: Of the loads of weights: with more, fewer programs would find room.
+STAGES = 4
+#: The longest ring, in slots, that is read beside products.
+MOST_SLOTS = 0
 #: The longest full cache that is read beside products: behind more tokens attention is no longer the shorter of the two.
 MOST_TOKENS = 2048
 
@@ -100,16 +105,23 @@ def _ring_beside_products(
         at_R = (bk // K * M + m) * H + bk % K * G + r % G
         share = tl.cdiv(SPANS, programs)
         begin = program // heads * share
-        for span in tl.range(begin, tl.minimum(begin + share, SPANS), num_stages=1):
+        end = tl.minimum(begin + share, SPANS)
+        for span in tl.range(begin, end, num_stages=1):
             write_span(
                 k, v, k_row, k_head, v_row, v_head, k_cache, v_cache, cos, sin, first, M, span, bk,
                 K, D, F, INTERLEAVED, S, P, SPAN, BLOCK_D,
             )  # fmt: skip
+        near_RD = load_queries(q, q_row, q_head, cos, sin, m, asks, bk, M, H, K, D, F, INTERLEAVED, BLOCK_D)
+        far_RD = near_RD
+        if begin * SPAN < S:
+            far_RD = load_queries(
+                q, q_row, q_head, far_cos, far_sin, m, asks, bk, M, H, K, D, F, INTERLEAVED, BLOCK_D
+            )
+        for span in tl.range(begin, end, num_stages=2):
             k_CD, v_CD = load_span(k_cache, v_cache, span, bk, D, S, P, SPAN, BLOCK_D)
             peak_R, total_R, sum_RD = read_span(
-                k_CD, v_CD, q, q_row, q_head, cos, sin, far_cos, far_sin, first, M, scale, cap, span, bk, group,
-                H, K, D, F, INTERLEAVED, S, P, WINDOW, QUERIES, SPAN, BLOCK_R, BLOCK_D, CAPPED,
-            )  # fmt: skip
+                k_CD, v_CD, near_RD, far_RD, first, m, M, scale, cap, span, S, P, WINDOW, SPAN, CAPPED
+            )
             store_span(partial, stats, at_R, asks, B * M * H, span, peak_R, total_R, sum_RD, D, BLOCK_D)
         last = merge_spans(
             partial, stats, arrived + group * B * K + bk, a0, learned, at_R, asks, B * M * H, programs,
@@ -197,7 +209,7 @@ class Beside:
         spans = ceil_div(ring.sinks + ring.slots, SPAN)
         a_NI, cut = self._products(q_BMHD)
         programs = min(spans, programs_beside(cut, B * K, a_NI.device))
-        if programs < 1:
+        if programs < 1 or ring.slots > MOST_SLOTS:
             return self._apart(attend_ring, q_BMHD, k_BMKD, v_BMKD, cache, layer, start, angles, how)
         heads = B * K * ceil_div(M, queries)
         partial = torch.empty(spans, B * M * H, D, dtype=torch.float32, device=a_NI.device)
@@ -269,7 +281,7 @@ def beside(x: Residual, out: Linear, fed_NI: torch.Tensor, down: Linear, layer: 
 def _options() -> dict[str, int | bool]:
     return {
         "num_warps": TILE.warps,
-        "num_stages": TILE.stages,
+        "num_stages": STAGES,
         "maxnreg": REGISTERS,
         **launch_options(),
     }

@@ -14,7 +14,7 @@ from workers.engines.graph.kernels.jit import (
     tickets,
     tl,
 )
-from workers.engines.graph.kernels.linear import Tile, load_ahead, take
+from workers.engines.graph.kernels.linear import Tile, load_ahead
 from workers.engines.graph.kernels.residual import WIDTH, Residual
 from workers.engines.graph.kernels.tiles import wait_for_previous
 from workers.engines.graph.weights import Linear
@@ -78,11 +78,19 @@ STEPS = 4
 
 @jit
 def _add_steps(
-    sum_OR, w_O, a, IN, begin, end, rows_R, inside_O, inside_R, EVEN: tl.constexpr, BLOCK_I: tl.constexpr
+    sum_OR, w0_O, a0, in0, begin0, end0, w1_O, a1, in1, begin1, end1, rows_R, inside_O, inside_R,
+    PARTS: tl.constexpr, EVEN: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
-    """The sum with the products of steps `begin .. end` of one matrix added."""
-    for step in range(begin, end):
-        depth_I = step * BLOCK_I + tl.arange(0, BLOCK_I)
+    """The sum with the products of steps `begin1 .. end1` of the second matrix added, then of `begin0 .. end0` of the first;
+    of one matrix alone (PARTS 1) the latter."""
+    count1 = end1 - begin1 if PARTS == 2 else 0
+    for step in range(count1 + end0 - begin0):
+        w_O, a, IN, depth = w0_O, a0, in0, (begin0 + step - count1) * BLOCK_I
+        if PARTS == 2:
+            second = step < count1
+            w_O, a, IN = tl.where(second, w1_O, w0_O), tl.where(second, a1, a0), tl.where(second, in1, in0)
+            depth = tl.where(second, (begin1 + step) * BLOCK_I, depth)
+        depth_I = depth + tl.arange(0, BLOCK_I)
         inside_I = EVEN | (depth_I < IN)
         w_OI = tl.load(w_O[:, None] + depth_I[None, :], mask=inside_O[:, None] & inside_I[None, :], other=0.0)
         a_IR = tl.load(
@@ -171,21 +179,59 @@ def add_products(
         if ADDS:
             x_OR = tl.load(x + place_OR, mask=inside, other=0.0).to(tl.float32)
             sum_OR += x_OR / scale if SCALED else x_OR
-    if PARTS == 2:
-        sum_OR = _add_steps(
-            sum_OR, w1_O, a1, in1, steps1 * split // SPLITS, steps1 * (split + 1) // SPLITS, rows_R, inside_O, inside_R,
-            EVEN, BLOCK_I,
-        )  # fmt: skip
-    if WAITS:
-        wait_for_attention(attended, heads)
+    begin1, end1 = steps1 * split // SPLITS, steps1 * (split + 1) // SPLITS
     if PDL:
         begin = tl.minimum(begin + AHEAD // BLOCK_I, end)
-    sum_OR = _add_steps(sum_OR, w0_O, a0, in0, begin, end, rows_R, inside_O, inside_R, EVEN, BLOCK_I)
+    if WAITS:
+        sum_OR = _add_steps(
+            sum_OR,
+            w1_O,
+            a1,
+            in1,
+            begin1,
+            end1,
+            w1_O,
+            a1,
+            in1,
+            0,
+            0,
+            rows_R,
+            inside_O,
+            inside_R,
+            1,
+            EVEN,
+            BLOCK_I,
+        )
+        wait_for_attention(attended, heads)
+        sum_OR = _add_steps(
+            sum_OR,
+            w0_O,
+            a0,
+            in0,
+            begin,
+            end,
+            w1_O,
+            a1,
+            in1,
+            0,
+            0,
+            rows_R,
+            inside_O,
+            inside_R,
+            1,
+            EVEN,
+            BLOCK_I,
+        )
+    else:
+        sum_OR = _add_steps(
+            sum_OR, w0_O, a0, in0, begin, end, w1_O, a1, in1, begin1, end1, rows_R, inside_O, inside_R,
+            PARTS, EVEN, BLOCK_I,
+        )  # fmt: skip
     if PDL:
         ahead_A = from_depth + tl.arange(0, AHEAD)
         inside_AR = inside_R[None, :] & (ahead_A < to_depth)[:, None]
         a_AR = tl.load(a0 + rows_R[None, :] * in0 + ahead_A[:, None], mask=inside_AR, other=0.0)
-        sum_OR = tl.dot(take(w_OA), a_AR, sum_OR, input_precision="ieee")
+        sum_OR = tl.dot(w_OA, a_AR, sum_OR, input_precision="ieee")
     ticket = arrived + row_tile * tiles + tile
     last, sum_OR = merge_splits(sum_OR, partial, ticket, place_OR, inside, split, rows * OUT, SPLITS)
     if last:

@@ -126,20 +126,6 @@ def load_ahead(
 
 
 @jit
-def take(w_OA):
-    """What `load_ahead` reads, asked for here and not before: else it would be moved into shared memory at once, and the
-    program would wait for it before it waits for the kernels before this one."""
-    return tl.inline_asm_elementwise(
-        "mov.b32 $0, $1;",
-        "=r,r",
-        [w_OA],
-        dtype=w_OA.dtype,
-        is_pure=False,
-        pack=32 // w_OA.dtype.primitive_bitwidth,
-    )
-
-
-@jit
 def add_columns(
     sum_OR, w_OI, x, IN, depth_I, rows_R, inside_R, mean_R, scale_R, weight, bias,
     NORM: tl.constexpr, EVEN: tl.constexpr,
@@ -171,7 +157,7 @@ def product(
     if PDL:
         sum_OR = add_columns(
             sum_OR,
-            take(w_OA),
+            w_OA,
             x,
             IN,
             tl.arange(0, AHEAD),
