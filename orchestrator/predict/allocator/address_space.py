@@ -34,7 +34,7 @@ class ContextRoom(NamedTuple):
     end: int
 
 
-#: NVIDIA H100 80GB, driver 580.159, torch 2.11: addresses of the first segments of 18 recorded runs.
+#: NVIDIA H100 80GB and H200, driver 580.159, torch 2.11: addresses of the first segments of 24 recorded runs.
 CONTEXT_ROOM = ContextRoom(336 * 2**20, 74 * 2**20, 22 * 2**20)
 
 

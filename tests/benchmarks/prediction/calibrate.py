@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from workers.engines.session import Session
     from workers.meters.nvml import Card
 
-#: Segments that are looked at: more than the room of any context that was seen.
-_PLACES = 400
-
 
 def calibrate(out: Path, model: str) -> None:
     """Write what each step of a process adds to the card, in bytes; `model`: a small one, for the engine's kernels.
@@ -29,7 +26,6 @@ def calibrate(out: Path, model: str) -> None:
     device = torch.device("cuda", 0)
     facts = _Facts(card)
     square = _use_libraries(facts, device)
-    room = _room()
     session = _use_engine(facts, model, device)
     _capture(facts, square)
     del session, square  # alive until here, so that each step adds to the ones before it
@@ -42,7 +38,6 @@ def calibrate(out: Path, model: str) -> None:
         "reserve": idle.reserve_bytes,
         "idle": idle.used_bytes,
         "capability": torch.cuda.get_device_capability(),
-        "context_room": room,
         "steps": facts.steps,
     }
     out.write_text(json.dumps(result))
@@ -94,27 +89,6 @@ def _use_libraries(facts: _Facts, device: "torch.device") -> "torch.Tensor":
     facts.step("torch.manual_seed", lambda: torch.manual_seed(0))
     facts.step("numbers drawn on the card", lambda: torch.rand(8, device=device))
     return square
-
-
-def _room() -> list[tuple[int, int]]:
-    """(address, bytes) of the first places where segments of 2 MiB go: the context's own mappings come before others.
-    `orchestrator.predict.allocator.address_space.CONTEXT_ROOM` is such a list, up to the first mapping at a lower address.
-    """
-    import torch
-
-    held, places = [], dict[int, int]()
-    while len(places) < _PLACES:
-        held.append(torch.empty(2**20, dtype=torch.uint8, device="cuda"))
-        places[held[-1].data_ptr() >> 21 << 21] = 2**21
-    merged: list[tuple[int, int]] = []
-    for address, size in places.items():
-        if merged and sum(merged[-1]) == address:
-            merged[-1] = merged[-1][0], merged[-1][1] + size
-        else:
-            merged.append((address, size))
-    del held
-    torch.cuda.empty_cache()
-    return merged
 
 
 def _use_engine(facts: _Facts, model: str, device: "torch.device") -> "Session":

@@ -31,7 +31,11 @@ def compare(folder: Path) -> None:
     print(f"{'run':46} {'read':>8} {'predicted':>9} {'error':>7} {'NVML':>7} {'error':>8}")
     errors = []
     for shape in benchmark_shapes():
-        runs = {key: run for key, run in content["runs"].items() if key.startswith(f"{shape.name}/")}
+        runs = {
+            key: run
+            for key, run in content["runs"].items()
+            if key.startswith(f"{shape.name}/") and run["outcome"] != "no result"
+        }
         if not runs:
             continue
         with tempfile.TemporaryDirectory() as home:
@@ -47,10 +51,10 @@ def compare(folder: Path) -> None:
 
 
 class Foretold(NamedTuple):
-    """Tokens of the passes that fit, and bytes that torch's allocator has reserved at the peak."""
+    """Tokens of the passes that fit, and bytes beside the context at the peak."""
 
     read: int
-    reserved: int
+    held: int
 
 
 def _by_rehearsal(asked: Recorded, passes: RehearsedPasses) -> Foretold:
@@ -87,14 +91,14 @@ def _by_formula(asked: Recorded) -> Foretold:
     fitting = largest_by_formula(lambda passes: of(min(passes, most)), shape, None, profile)
     read = most if fitting is None else fitting
     peak = predict_by_formula(of(max(read, 1)), shape, None, profile).peak_bytes
-    return Foretold(read * asked.chunk, peak - graph.kernels_bytes(cell, "cuda"))
+    return Foretold(read * asked.chunk, peak)
 
 
 def _line(key: str, asked: Recorded, run: dict[str, Any], foretold: Foretold, context: int) -> float:
     read = run["tokens_read"] if asked.engine == "graph" else (run["passes"] - 1) * asked.chunk
     seen = run["nvml_process_peak"]
     error = (foretold.read - read) / max(read, 1)
-    peak = (context + foretold.reserved) / seen - 1 if seen else float("nan")
+    peak = (context + foretold.held) / seen - 1 if seen else float("nan")
     print(
         f"{key:46} {read:>8,} {foretold.read:>9,} {error:>+7.1%} {(seen or 0) / 2**30:>7.2f} {peak:>+8.2%}",
         flush=True,
