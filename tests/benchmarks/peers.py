@@ -195,10 +195,6 @@ def main() -> None:
         flush=True,
     )
     with torch.inference_mode():
-        tiles = importlib.import_module("workers.engines.graph.kernels.linear")
-        for asked in filter(None, args.asked.split(",")):
-            tiles.ASKED = int(asked)  # type: ignore[attr-defined]
-            print(json.dumps({"asked": int(asked), **row(setting, "ours", measured)}), flush=True)
         for peer in args.peers.split(","):
             print(json.dumps(row(setting, peer, measured)), flush=True)
 

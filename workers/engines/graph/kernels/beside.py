@@ -89,7 +89,7 @@ def _ring_beside_products(
     S: tl.constexpr, P: tl.constexpr, WINDOW: tl.constexpr, SPANS: tl.constexpr, QUERIES: tl.constexpr,
     SPAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr, LEARNED: tl.constexpr,
     ADDS: tl.constexpr, SCALED: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, BIASED0: tl.constexpr, BIASED1: tl.constexpr,
-    EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, ROWS: tl.constexpr, AHEAD: tl.constexpr, ASKED: tl.constexpr, PDL: tl.constexpr,
+    EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, ROWS: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """`attending` programs read the ring, `programs` of them one head; the others add products."""
     program = tl.program_id(0)
@@ -134,7 +134,7 @@ def _ring_beside_products(
         add_products(
             x, a0, w0, a1, w1, b0, b1, y, moments, sums, met, factor, OUT, rows, in0, in1,
             program % tiles, tiles, program // tiles % SPLITS, program // tiles // SPLITS, attended, attending // programs,
-            ADDS, SCALED, SPLITS, PARTS, BIASED0, BIASED1, EVEN, BLOCK_O, BLOCK_I, ROWS, AHEAD, ASKED, True, PDL,
+            ADDS, SCALED, SPLITS, PARTS, BIASED0, BIASED1, EVEN, BLOCK_O, BLOCK_I, ROWS, AHEAD, True, PDL,
         )  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def _blocks_beside_products(
     QUERIES: tl.constexpr, BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr, UNITS: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr, LEARNED: tl.constexpr, STAGES: tl.constexpr,
     ADDS: tl.constexpr, SCALED: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, BIASED0: tl.constexpr, BIASED1: tl.constexpr,
-    EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, ROWS: tl.constexpr, AHEAD: tl.constexpr, ASKED: tl.constexpr, PDL: tl.constexpr,
+    EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, ROWS: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """`attending` programs read blocks, `programs` of them one head; the others add products."""
     program = tl.program_id(0)
@@ -181,7 +181,7 @@ def _blocks_beside_products(
         add_products(
             x, a0, w0, a1, w1, b0, b1, y, moments, sums, met, factor, OUT, rows, in0, in1,
             program % tiles, tiles, program // tiles % SPLITS, program // tiles // SPLITS, attended, attending // programs,
-            ADDS, SCALED, SPLITS, PARTS, BIASED0, BIASED1, EVEN, BLOCK_O, BLOCK_I, ROWS, AHEAD, ASKED, True, PDL,
+            ADDS, SCALED, SPLITS, PARTS, BIASED0, BIASED1, EVEN, BLOCK_O, BLOCK_I, ROWS, AHEAD, True, PDL,
         )  # fmt: skip
 
 

@@ -153,7 +153,7 @@ def add_products(
     tile, tiles, split, row_tile, attended, heads,
     ADDS: tl.constexpr, SCALED: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, BIASED0: tl.constexpr, BIASED1: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
-    AHEAD: tl.constexpr, ASKED: tl.constexpr, WAITS: tl.constexpr, PDL: tl.constexpr,
+    AHEAD: tl.constexpr, WAITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: some outputs, one split of the depth of each matrix. WAITS: `a0` is being written beside it, so its
     columns come last."""
@@ -165,7 +165,7 @@ def add_products(
     steps0, steps1 = tl.cdiv(in0, BLOCK_I), tl.cdiv(in1, BLOCK_I)
     begin, end = steps0 * split // SPLITS, steps0 * (split + 1) // SPLITS
     from_depth, to_depth = begin * BLOCK_I, tl.minimum(end * BLOCK_I, in0)
-    w_OA = load_ahead(w0_O, inside_O, from_depth, to_depth, AHEAD, ASKED, PDL)
+    w_OA = load_ahead(w0_O, inside_O, from_depth, to_depth, AHEAD, PDL)
     bias_O = tl.zeros((BLOCK_O,), tl.float32)
     if BIASED0:
         bias_O += tl.load(b0 + outputs_O, mask=inside_O, other=0.0).to(tl.float32)
@@ -247,12 +247,12 @@ def _down_proj(
     x, a0, w0, a1, w1, b0, b1, y, moments, partial, arrived, scale, OUT, rows, in0, in1,
     ADDS: tl.constexpr, SCALED: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, BIASED0: tl.constexpr, BIASED1: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
-    AHEAD: tl.constexpr, ASKED: tl.constexpr, PDL: tl.constexpr,
+    AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     add_products(
         x, a0, w0, a1, w1, b0, b1, y, moments, partial, arrived, scale, OUT, rows, in0, in1,
         tl.program_id(0), tl.num_programs(0), tl.program_id(1), tl.program_id(2), arrived, 0,
-        ADDS, SCALED, SPLITS, PARTS, BIASED0, BIASED1, EVEN, BLOCK_O, BLOCK_I, BLOCK_R, AHEAD, ASKED, False, PDL,
+        ADDS, SCALED, SPLITS, PARTS, BIASED0, BIASED1, EVEN, BLOCK_O, BLOCK_I, BLOCK_R, AHEAD, False, PDL,
     )  # fmt: skip
 
 

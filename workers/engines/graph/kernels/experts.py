@@ -25,7 +25,7 @@ from workers.engines.graph.kernels.norm import apply, norm_plain, norm_rows
 from workers.engines.graph.kernels.residual import WIDTH, Residual, mean_and_scale
 from workers.engines.graph.kernels.routing import choice, chosen, routing_constants
 from workers.engines.graph.kernels.tiles import activate as activate_tile
-from workers.engines.graph.kernels.tiles import ask_for, wait_before_next, wait_for_previous
+from workers.engines.graph.kernels.tiles import wait_before_next, wait_for_previous
 from workers.engines.graph.weights import Experts, Norm
 from workers.engines.shared.rope import working
 
@@ -153,7 +153,7 @@ def _down(
     x, a, scores, correction, w, w_expert, b, y, moments, partial, arrived,
     IN: tl.constexpr, OUT: tl.constexpr, X: tl.constexpr, TOP: tl.constexpr, ROUTING: tl.constexpr, W_O: tl.constexpr,
     W_I: tl.constexpr, PARTS: tl.constexpr, BIASED: tl.constexpr, EVEN: tl.constexpr, BLOCK_X: tl.constexpr,
-    BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr, AHEAD: tl.constexpr, ASKED: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: some outputs of one expert of one token, one of PARTS of its depth. All that belong to a token's outputs
     meet in the last of them."""
@@ -173,8 +173,6 @@ def _down(
     w_OA = tl.load(
         w_O[:, None] + (ahead_A * W_I)[None, :], mask=inside_O[:, None] & within_A[None, :], other=0.0
     )
-    if PDL and ASKED > 0 and W_I == 1:
-        ask_for(w_O, inside_O, begin * BLOCK_I + AHEAD, tl.minimum(end * BLOCK_I, IN), ASKED)
     bias_O = tl.load(
         b + expert * OUT + outputs_O, mask=tl.where(part == 0, inside_O & BIASED, False), other=0.0
     )

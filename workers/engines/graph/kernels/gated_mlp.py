@@ -38,7 +38,7 @@ def _gated_mlp(
     x, moments, norm, shift, eps, gate_w, gate_b, up_w, up_b, y, OUT, rows,
     IN: tl.constexpr, GATE_BIAS: tl.constexpr, UP_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, NORM: tl.constexpr,
     EVEN: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
-    AHEAD: tl.constexpr, ASKED: tl.constexpr, PDL: tl.constexpr,
+    AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: rows of both matrices by turns, in one product; a pair gives one output."""
     outputs_O = (tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)) // 2
@@ -46,7 +46,7 @@ def _gated_mlp(
     rows_R = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
     inside_O = outputs_O < OUT
     w_O = tl.where(is_up_O, up_w + outputs_O.to(tl.int64) * IN, gate_w + outputs_O.to(tl.int64) * IN)
-    w_OA = load_ahead(w_O, inside_O, 0, IN, AHEAD, ASKED, PDL)
+    w_OA = load_ahead(w_O, inside_O, 0, IN, AHEAD, PDL)
     bias_O = tl.load(gate_b + outputs_O, mask=inside_O & (is_up_O == 0) & GATE_BIAS, other=0.0).to(tl.float32)
     bias_O += tl.load(up_b + outputs_O, mask=inside_O & is_up_O & UP_BIAS, other=0.0).to(tl.float32)
     wait_for_previous(PDL)

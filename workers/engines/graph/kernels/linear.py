@@ -11,7 +11,7 @@ from workers.engines.graph.kernels.jit import ceil_div, jit, launch_options, mul
 from workers.engines.graph.kernels.norm import apply, norm_plain, norm_rows
 from workers.engines.graph.kernels.residual import WIDTH, Residual, mean_and_scale
 from workers.engines.graph.kernels.tiles import activate as activate_tile
-from workers.engines.graph.kernels.tiles import ask_for, wait_for_previous
+from workers.engines.graph.kernels.tiles import wait_for_previous
 from workers.engines.graph.weights import Linear, Norm
 from workers.engines.shared.rope import working
 
@@ -63,16 +63,11 @@ def activate(y: torch.Tensor, activation: str | None) -> torch.Tensor:
     return y
 
 
-#: Bytes of each row that a kernel asks for, where its tile does not say.
-ASKED = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Tile:
     """`outputs` rows of a matrix by `depth` of its columns at a time; `rows` tokens are padded to.
 
-    `ahead` bytes of each row are read into registers while the kernels before still run, and `asked` more, a power of two or
-    none, into the L2 cache.
+    `ahead` bytes of each row are read into registers while the kernels before still run.
     """
 
     outputs: int
@@ -81,17 +76,15 @@ class Tile:
     stages: int
     rows: int = 16
     ahead: int = 512
-    asked: int | None = None
 
     def fitted(self, depth: int) -> int:
         """Columns at a time, of a matrix of `depth` columns."""
         return min(self.depth, max(16, power_of_two(depth)))
 
     def options(self, x: torch.Tensor, depth: int) -> tuple[int, ...]:
-        """Constants of a kernel: columns at a time, tokens, columns ahead, columns asked for."""
+        """Constants of a kernel: columns at a time, tokens, columns ahead."""
         ahead = max(depth, self.ahead // x.element_size() // depth * depth)
-        asked = ASKED if self.asked is None else self.asked
-        return depth, self.rows, ahead, asked // x.element_size()
+        return depth, self.rows, ahead
 
 
 def tile_of(outputs: int, device: torch.device) -> Tile:
@@ -110,7 +103,7 @@ def tile_of(outputs: int, device: torch.device) -> Tile:
 
 @jit
 def load_ahead(
-    w_O, inside_O, from_depth, to_depth, AHEAD: tl.constexpr, ASKED: tl.constexpr, PDL: tl.constexpr
+    w_O, inside_O, from_depth, to_depth, AHEAD: tl.constexpr, PDL: tl.constexpr
 ):  # fmt: skip
     """[BLOCK_O, AHEAD]: the first columns of the rows at `w_O`, read before the kernels before this one are done."""
     ahead_A = from_depth + tl.arange(0, AHEAD)
@@ -118,8 +111,6 @@ def load_ahead(
         w_OA = tl.load(
             w_O[:, None] + ahead_A[None, :], mask=inside_O[:, None] & (ahead_A < to_depth)[None, :], other=0.0
         )
-        if ASKED > 0:
-            ask_for(w_O, inside_O, from_depth + AHEAD, to_depth, ASKED)
     else:
         w_OA = tl.zeros((w_O.shape[0], AHEAD), w_O.dtype.element_ty)
     return w_OA
@@ -180,7 +171,7 @@ def _linear(
     IN: tl.constexpr, JOBS: tl.constexpr,
     ACTIVATION0: tl.constexpr, ACTIVATION1: tl.constexpr, ACTIVATION2: tl.constexpr, NORM: tl.constexpr,
     EVEN: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
-    AHEAD: tl.constexpr, ASKED: tl.constexpr, PDL: tl.constexpr,
+    AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     job = 0
@@ -200,7 +191,7 @@ def _linear(
     rows_R = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
     inside_O = outputs_O < out_of
     w_O = w + outputs_O.to(tl.int64) * IN
-    w_OA = load_ahead(w_O, inside_O, 0, IN, AHEAD, ASKED, PDL)
+    w_OA = load_ahead(w_O, inside_O, 0, IN, AHEAD, PDL)
     bias_O = tl.load(b + outputs_O, mask=tl.where(((biased >> job) & 1) == 1, inside_O, False), other=0.0)
     wait_for_previous(PDL)
     mean_R, scale_R = mean_and_scale(moments, rows_R, rows, eps, IN, NORM, WIDTH, BLOCK_T)

@@ -25,22 +25,6 @@ def wait_before_next(PDL: tl.constexpr):
 
 
 @jit
-def ask_for(w_O, inside_O, from_depth, to_depth, COLUMNS: tl.constexpr):
-    """Have COLUMNS columns of the rows at `w_O`, from `from_depth` on and below `to_depth`, brought to the L2 cache, and go on.
-
-    For weights, which no kernel writes: the bus is free while the kernels before this one wait for each other.
-    """
-    LINE: tl.constexpr = 128 * 8 // w_O.dtype.element_ty.primitive_bitwidth
-    column_L = tl.minimum(from_depth + tl.arange(0, COLUMNS // LINE) * LINE, to_depth - 1)
-    first_O = w_O.to(tl.int64)
-    first_O = tl.where(inside_O, first_O, tl.min(first_O, axis=0))
-    address_OL = first_O[:, None] + (column_L * (128 // LINE)).to(tl.int64)[None, :]
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [address_OL], dtype=tl.int32, is_pure=False, pack=1
-    )
-
-
-@jit
 def load_rotated(
     x,
     offset_R,
