@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/.installed
 	$(BIN)/oomline run jobs/sweeps/demo.yaml --out runs/demo
+	$(BIN)/oomline run jobs/sweeps/demo-retrieval.yaml --out runs/demo-retrieval --slots 2
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2

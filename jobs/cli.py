@@ -158,7 +158,8 @@ def run(
         typer.Option(help="Ray address; default: RAY_ADDRESS, the job's cluster, else this machine alone."),
     ] = None,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="CPU slots where there is no GPU; default: one per core.")
+        int | None,
+        typer.Option(min=1, help="CPU slots where there is no GPU; default: one for every two cores."),
     ] = None,
     retry: Annotated[
         str | None,

@@ -94,8 +94,8 @@ def probe(target: Target, timeout_s: float = _PROBE_S) -> None:
 
 @contextlib.contextmanager
 def connected(option: str | None, *, cpus: int | None = None) -> Iterator[Target]:
-    """Make this process a Ray driver for the length of the block. `cpus`: CPU slots of a Ray started here (default: one
-    per core). A Ray that this process is connected to already is joined, and left as it is.
+    """Make this process a Ray driver for the length of the block. `cpus`: of a Ray started here (default: its
+    cores). A Ray that this process is connected to already is joined, and left as it is.
 
     Raises ConnectError within 5 s when the address is stale, and where this process is connected to another Ray.
     """

@@ -170,8 +170,8 @@ class RayFleet:
             # Fixed by the first device: a sweep on GPUs does not continue on CPUs when the GPUs are taken away.
             self._with_cpu = not has_gpu(nodes)
         self._found = placements(
-            nodes, self._names, with_cpu=self._with_cpu, cpu_slots=self._options.cpu_slots
-        )
+            nodes, self._names, with_cpu=self._with_cpu, cpu_slots=self._options.cpu_slots, of_a_cell=self._options.of_a_cell
+        )  # fmt: skip
         for name, entry in list(self._slots.items()):
             if name not in self._found and entry.state in (SlotState.BACKOFF, SlotState.RELEASED):
                 del self._slots[name]

@@ -43,12 +43,14 @@ class SlotEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetOptions:
-    """`kinds`: substrings of device names to use, None = all. `cpu_slots`: per node, where CPUs serve at all.
+    """`kinds`: substrings of device names to use, None = all. `cpu_slots`: per node, where CPUs serve at all; `of_a_cell`: at
+    least so many where there is no such number.
     `max_devices`: held at a time, in the whole cluster; None = all."""
 
     run_id: str
     kinds: Sequence[str] | None = None
     cpu_slots: int | None = None
+    of_a_cell: int = 1
     max_devices: int | None = None
     start_limit_s: float = _START_LIMIT_S
     start_backoff_s: float = _START_BACKOFF_S

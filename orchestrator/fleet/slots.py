@@ -33,10 +33,13 @@ def placements(
     *,
     with_cpu: bool,
     cpu_slots: int | None,
+    of_a_cell: int = 1,
 ) -> dict[str, Placement]:
     """Return the slots of the nodes that are alive, by name. `nodes`: as `ray.nodes()` lists them.
 
-    `with_cpu`: offer CPU slots too; `cpu_slots`: how many per node, default one per core.
+    `with_cpu`: offer CPU slots too; `cpu_slots`: how many per node, default one for every two cores: a cell has one,
+    the other serves the driver, the hosts and the next cell, which is made ready meanwhile. `of_a_cell`: as many as one
+    cell needs are there where the node has the cores.
     """
     found = {}
     for node in nodes:
@@ -48,7 +51,7 @@ def placements(
             found[placement.slot] = placement
         if with_cpu:
             cores = int(resources.get("CPU", 0))
-            count = min(cores, cpu_slots) if cpu_slots is not None else cores
+            count = min(cores, max(of_a_cell, cores // 2) if cpu_slots is None else cpu_slots)
             share = int(resources.get("memory", 0)) // max(count, 1)
             for index in range(count):
                 placement = Placement(

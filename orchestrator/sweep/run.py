@@ -65,8 +65,9 @@ def run_sweep(
             # Actor names must be unique for as long as Ray remembers the dead; a resumed run keeps its id.
             run_id = f"{folder.run_id}-{secrets.token_hex(2)}"
             options = FleetOptions(
-                run_id=run_id, kinds=spec.devices, cpu_slots=cpu_slots, max_devices=spec.max_devices
-            )
+                run_id=run_id, kinds=spec.devices, cpu_slots=cpu_slots, max_devices=spec.max_devices,
+                of_a_cell=max(spec.devices_per_cell),
+            )  # fmt: skip
             with contextlib.closing(RayFleet(options, actor_class)) as fleet:
                 sweep = Sweep(
                     spec=spec,

@@ -28,8 +28,8 @@ class HeatMap:
 
 
 def draw_heat_maps(maps: Sequence[HeatMap]) -> alt.ConcatChart:
-    """Return the maps side by side, `_COLUMNS` in a row."""
-    return alt.concat(*map(_draw, maps), columns=_COLUMNS)
+    """Return the maps side by side, `_COLUMNS` in a row; four as two and two."""
+    return alt.concat(*map(_draw, maps), columns=2 if len(maps) == 4 else _COLUMNS)
 
 
 def _draw(one: HeatMap) -> alt.LayerChart:

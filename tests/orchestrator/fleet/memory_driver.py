@@ -23,7 +23,7 @@ def main(out: str) -> None:
     sweep = sweep_on_ray(
         asked,
         ScriptedActor,
-        FleetOptions(run_id="memory", refresh_s=1.0, start_backoff_s=0.1),
+        FleetOptions(run_id="memory", cpu_slots=2, refresh_s=1.0, start_backoff_s=0.1),
         Journal.open(out, writable=True),
         cpus=2,
         cells=[dataclasses.replace(hog, corpus=f"grow:{HOG_GIB}"), *others],

@@ -18,9 +18,8 @@ _serial = iter(range(1000))
 
 @contextmanager
 def fleet_of(actor: type = ScriptedActor, **options: object) -> Iterator[RayFleet]:
-    fleet = RayFleet(
-        FleetOptions(run_id=f"test-{next(_serial)}", refresh_s=0.5, start_backoff_s=0.1, **options), actor
-    )  # type: ignore[arg-type]
+    asked = {"cpu_slots": 2, "refresh_s": 0.5, "start_backoff_s": 0.1} | options
+    fleet = RayFleet(FleetOptions(run_id=f"test-{next(_serial)}", **asked), actor)  # type: ignore[arg-type]
     try:
         yield fleet
     finally:

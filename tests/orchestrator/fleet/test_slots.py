@@ -28,9 +28,13 @@ def test_a_slot_per_gpu_and_cpu_slots_that_share_the_memory() -> None:
     assert has_gpu(nodes)
     assert list(placements(nodes, names, with_cpu=False, cpu_slots=None)) == ["n1/gpu0", "n1/gpu1"]
     found = placements(nodes[1:], names, with_cpu=True, cpu_slots=None)
-    assert list(found) == ["n2/cpu0", "n2/cpu1", "n2/cpu2", "n2/cpu3"]
-    assert found["n2/cpu0"].cpu_total_bytes == 2000
-    fewer = placements(nodes[1:], names, with_cpu=True, cpu_slots=2)
-    assert [place.cpu_total_bytes for place in fewer.values()] == [4000, 4000]
+    assert list(found) == ["n2/cpu0", "n2/cpu1"], "a core for each, and one for what is around it"
+    assert found["n2/cpu0"].cpu_total_bytes == 4000
+    for_two = placements([node("d", "n4", CPU=2.0)], {"d": "n4"}, with_cpu=True, cpu_slots=None, of_a_cell=2)
+    assert list(for_two) == ["n4/cpu0", "n4/cpu1"]
+    one_core = placements([node("d", "n4", CPU=1.0)], {"d": "n4"}, with_cpu=True, cpu_slots=None)
+    assert list(one_core) == ["n4/cpu0"]
+    more = placements(nodes[1:], names, with_cpu=True, cpu_slots=4)
+    assert [place.cpu_total_bytes for place in more.values()] == [2000] * 4
     assert len(placements(nodes[1:], names, with_cpu=True, cpu_slots=64)) == 4
     assert not has_gpu(nodes[1:])

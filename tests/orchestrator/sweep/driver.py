@@ -1,4 +1,4 @@
-"""A driver to be killed: `python -m tests.orchestrator.sweep.driver OUT SPEC.json [ADDRESS]`, one CPU slot per core.
+"""A driver to be killed: `python -m tests.orchestrator.sweep.driver OUT SPEC.json [ADDRESS]`.
 
 Has imported everything when it waits for its input to end, and begins then.
 """
