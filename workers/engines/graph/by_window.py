@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 
-from workers.engines.graph.cache import Attended, AttentionKernels, GraphCache
+from workers.engines.graph.cache import AttentionKernels, GraphCache
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention
 from workers.modes import Context
@@ -46,7 +46,7 @@ class CacheByWindow:
 
     def attend(
         self,
-        kernels: AttentionKernels[Attended],
+        kernels: AttentionKernels,
         layer: int,
         q_BMHD: torch.Tensor,
         k_BMKD: torch.Tensor,
@@ -54,7 +54,7 @@ class CacheByWindow:
         start: torch.Tensor,
         angles: Angles,
         how: Attention,
-    ) -> Attended:
+    ) -> torch.Tensor:
         part, place = self.place_L[layer]
         return self.parts[part].attend(kernels, place, q_BMHD, k_BMKD, v_BMKD, start, angles, how)
 

@@ -1,7 +1,7 @@
 """What the graph engine asks of a cache of one model. `full_cache`, `ring`, `packed_cache` and `by_window` implement it."""
 
 from collections.abc import Callable
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 import torch
 
@@ -9,28 +9,24 @@ from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention
 from workers.modes import Context
 
-#: What attention gives: [B, M, H * D], or the stream with what follows attention (`kernels.beside`).
-Attended = TypeVar("Attended")
-AttendedCo = TypeVar("AttendedCo", covariant=True)
 
-
-class AttentionKernels(Protocol[AttendedCo]):
+class AttentionKernels(Protocol):
     """Those of `kernels.Kernels` that caches call: each kind of cache its own."""
 
     @property
-    def attend_ring(self) -> Callable[..., AttendedCo]: ...
+    def attend_ring(self) -> Callable[..., torch.Tensor]: ...
 
     @property
-    def attend_blocks(self) -> Callable[..., AttendedCo]: ...
+    def attend_blocks(self) -> Callable[..., torch.Tensor]: ...
 
     @property
-    def attend_packed(self) -> Callable[..., AttendedCo]: ...
+    def attend_packed(self) -> Callable[..., torch.Tensor]: ...
 
     @property
-    def attend_latent_ring(self) -> Callable[..., AttendedCo]: ...
+    def attend_latent_ring(self) -> Callable[..., torch.Tensor]: ...
 
     @property
-    def attend_latent_blocks(self) -> Callable[..., AttendedCo]: ...
+    def attend_latent_blocks(self) -> Callable[..., torch.Tensor]: ...
 
 
 class GraphCache(Protocol):
@@ -60,7 +56,7 @@ class GraphCache(Protocol):
 
     def attend(
         self,
-        kernels: AttentionKernels[Attended],
+        kernels: AttentionKernels,
         layer: int,
         q_BMHD: torch.Tensor,
         k_BMKD: torch.Tensor,
@@ -68,8 +64,8 @@ class GraphCache(Protocol):
         start: torch.Tensor,
         angles: Angles,
         how: Attention,
-    ) -> Attended:
-        """Write the keys and values of positions `start .. start + M` and attend over what they see.
+    ) -> torch.Tensor:
+        """Write the keys and values of positions `start .. start + M` and attend over what they see: [B, M, H * D].
 
         Of latents both are the row of a token as the model's matrix gave it, neither normed nor rotated.
         """

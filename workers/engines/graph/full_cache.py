@@ -9,7 +9,7 @@ from typing import Self
 import torch
 
 from workers.engines.graph.block_pool import BlockPool
-from workers.engines.graph.cache import Attended, AttentionKernels
+from workers.engines.graph.cache import AttentionKernels
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention, Weights
 from workers.engines.sizes import BLOCK
@@ -55,7 +55,7 @@ class FullCache:
 
     def attend(
         self,
-        kernels: AttentionKernels[Attended],
+        kernels: AttentionKernels,
         layer: int,
         q_BMHD: torch.Tensor,
         k_BMKD: torch.Tensor,
@@ -63,7 +63,7 @@ class FullCache:
         start: torch.Tensor,
         angles: Angles,
         how: Attention,
-    ) -> Attended:
+    ) -> torch.Tensor:
         attend = kernels.attend_blocks if how.latent is None else kernels.attend_latent_blocks
         return attend(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles, how)
 

@@ -3,16 +3,15 @@
 qkv = linear(norm(x))              one launch, together with the MLP's `up` where the residual is parallel
 qkv = norm_heads(qkv)              where queries and keys are normed; of latents q and the latent's row, and q may be made in two
 a   = attend(qkv, cache)           writes the new keys, reads what may be seen
-x   = x + down_proj(a, mlp)        summed over the processes that hold the model; a and the MLP's output in one launch where
-                                   the residual is parallel, with `attend` in the same one (`beside`); where what is added is normed, `down_proj` and `add_normed`;
-                                   of a mixture, `experts`
+x   = x + down_proj(a, mlp)        summed over the processes that hold the model; a and the MLP's output in one launch where the residual is parallel; where what is
+                                   added is normed, `down_proj` and `add_normed`; of a mixture, `experts`
 """
 
 from dataclasses import dataclass, replace
 
 import torch
 
-from workers.engines.graph.cache import Attended, AttentionKernels, GraphCache
+from workers.engines.graph.cache import GraphCache
 from workers.engines.graph.kernels import ALONE, OF_CHUNKS, PLAIN, Kernels
 from workers.engines.graph.kernels.down_proj import Parts
 from workers.engines.graph.kernels.linear import Job
@@ -64,11 +63,9 @@ def _residual(
     for index, layer in enumerate(weights.layers):
         how = layer.attention
 
-        def attend(
-            with_: AttentionKernels[Attended], *qkv: torch.Tensor, index: int = index, how: Attention = how
-        ) -> Attended:
+        def attend(*qkv: torch.Tensor, index: int = index, how: Attention = how) -> torch.Tensor:
             q, k, v = _heads(weights, _normed(kernels, qkv, how), B, M)
-            return cache.attend(with_, index, q, k, v, start, turns[how.rope], how)
+            return cache.attend(kernels, index, q, k, v, start, turns[how.rope], how).view(B * M, -1)
 
         if weights.parallel and isinstance(layer.mlp, Mlp):
             qkv, fed = kernels.linear(
@@ -78,16 +75,10 @@ def _residual(
                     Job(layer.mlp_norm, layer.mlp.up, weights.activation),
                 ),
             )
-            if kernels.beside is None or weights.peers is not None:
-                attended = attend(kernels, qkv).view(B * M, -1)
-                x = _sum(kernels, weights, x, ((attended, layer.out), (fed, layer.mlp.down)))
-            else:
-                beside = kernels.beside(x, layer.out, fed, layer.mlp.down, index, len(weights.layers))
-                x = attend(beside, qkv)
+            x = _sum(kernels, weights, x, ((attend(qkv), layer.out), (fed, layer.mlp.down)))
         else:
             qkvs = kernels.linear(x, tuple(Job(layer.attention_norm, matrix) for matrix in layer.qkv))
-            attended = attend(kernels, *qkvs).view(B * M, -1)
-            x = _add(kernels, weights, x, attended, layer.out, layer.attention_out)
+            x = _add(kernels, weights, x, attend(*qkvs), layer.out, layer.attention_out)
             x = _feed(kernels, x, layer, weights)
     return x
 

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 
 from workers.engines.graph.block_pool import BlockPool
-from workers.engines.graph.cache import Attended, AttentionKernels
+from workers.engines.graph.cache import AttentionKernels
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention, Weights
 from workers.engines.shared.slots import RingSlots
@@ -144,7 +144,7 @@ class PackedCache:
 
     def attend(
         self,
-        kernels: AttentionKernels[Attended],
+        kernels: AttentionKernels,
         layer: int,
         q_BMHD: torch.Tensor,
         k_BMKD: torch.Tensor,
@@ -152,7 +152,7 @@ class PackedCache:
         start: torch.Tensor,
         angles: Angles,
         how: Attention,
-    ) -> Attended:
+    ) -> torch.Tensor:
         return kernels.attend_packed(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles, how)
 
     def nbytes(self) -> int:

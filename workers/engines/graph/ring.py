@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 
-from workers.engines.graph.cache import Attended, AttentionKernels
+from workers.engines.graph.cache import AttentionKernels
 from workers.engines.graph.rope import Angles
 from workers.engines.graph.weights import Attention, Weights
 from workers.engines.shared.slots import RingSlots
@@ -56,7 +56,7 @@ class RingCache:
 
     def attend(
         self,
-        kernels: AttentionKernels[Attended],
+        kernels: AttentionKernels,
         layer: int,
         q_BMHD: torch.Tensor,
         k_BMKD: torch.Tensor,
@@ -64,7 +64,7 @@ class RingCache:
         start: torch.Tensor,
         angles: Angles,
         how: Attention,
-    ) -> Attended:
+    ) -> torch.Tensor:
         attend = kernels.attend_ring if how.latent is None else kernels.attend_latent_ring
         return attend(q_BMHD, k_BMKD, v_BMKD, self, layer, start, angles, how)
 

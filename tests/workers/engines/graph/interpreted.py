@@ -3,7 +3,6 @@ no multiples of anything. Prints one line per comparison; ends with an error if 
 
 import importlib
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -39,7 +38,6 @@ Stage.capture = lambda self: None  # type: ignore[method-assign]
 # Few enough programs that each has several units of a cache to read.
 blocks = importlib.import_module("workers.engines.graph.kernels.attend_blocks")
 blocks.multiprocessors = lambda device: 3
-importlib.import_module("workers.engines.graph.kernels.down_proj").multiprocessors = lambda device: 3
 
 
 def fused(session: GraphSession) -> GraphSession:
@@ -139,30 +137,6 @@ def a_row_alone_is_the_row_among_others() -> None:
         check(f"rows {mode}", together, alone, 0.0)
 
 
-def attention_beside_products() -> None:
-    """Bit for bit what a launch each gives, whatever the number of programs that share a head: over a ring that has wrapped,
-    over blocks, of one row and of several."""
-    target = build("neox", torch.float32, layers=2)
-    together = importlib.import_module("workers.engines.graph.kernels.beside")
-    for mode, filled, programs in (("streaming", 150, 2), ("baseline", 70, 3)):
-        together.MOST_SLOTS = 2**20
-        together.programs_beside = lambda *_, programs=programs: programs
-        found = []
-        for own in (kernels.FUSED, replace(kernels.FUSED, beside=None)):
-            session = fused(open_session(cell(mode, window=2), target, None))
-            reader = replace(session._reader(session._target, 1, 200), kernels=own)
-            reader.cache.reserve(filled + 3)
-            torch.manual_seed(0)
-            reader.cache.fill(0, filled)
-            with torch.inference_mode():
-                passes = [
-                    reader.read(tokens(3), torch.tensor(filled)),
-                    reader.read(tokens(1), torch.tensor(filled + 3)),
-                ]
-            found.append(torch.cat(passes))
-        check(f"beside {mode} {programs}", found[0], found[1], 0.0)
-
-
 def chunks_of_every_head() -> None:
     """A prompt's chunk over blocks: heads of one power of two, of two, of neither; before blocks are full, and behind."""
     for head_dim, heads, kv_heads in ((80, 2, 2), (16, 4, 2), (24, 2, 1)):
@@ -254,7 +228,6 @@ if __name__ == "__main__":
     a_chunk_longer_than_the_ring()
     units_of_every_length()
     chunks_of_every_head()
-    attention_beside_products()
     logits_alike()
     families_alike()
     decoding_alike()

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from workers.engines.graph.cache import AttentionKernels
 from workers.engines.graph.kernels.add import add, add_plain
 from workers.engines.graph.kernels.add_normed import add_normed, add_normed_plain
 from workers.engines.graph.kernels.attend_blocks import attend_blocks, attend_blocks_plain
@@ -20,7 +19,6 @@ from workers.engines.graph.kernels.attend_packed_tiles import attend_packed
 from workers.engines.graph.kernels.attend_prompt import attend_alone, attend_chunk
 from workers.engines.graph.kernels.attend_ring import attend_ring, attend_ring_plain
 from workers.engines.graph.kernels.attend_window import attend_window, attend_window_plain
-from workers.engines.graph.kernels.beside import beside
 from workers.engines.graph.kernels.commit import accept, accept_plain, commit, commit_plain
 from workers.engines.graph.kernels.down_proj import down_proj, down_proj_plain, down_proj_rows
 from workers.engines.graph.kernels.embed import embed, embed_plain
@@ -59,8 +57,6 @@ class Kernels:
     greedy: Callable[..., None]
     commit: Callable[..., None]
     accept: Callable[..., None]
-    #: A parallel residual's attention and what follows it, in one launch. None: in a launch each.
-    beside: Callable[..., AttentionKernels[Residual]] | None = None
 
 
 PLAIN = Kernels(
@@ -104,7 +100,6 @@ FUSED = Kernels(
     greedy,
     commit,
     accept,
-    beside,
 )
 
 #: For a prompt's chunks, by the name of the kernels that decode. Many rows are cuBLAS's to multiply.
@@ -120,7 +115,6 @@ OF_CHUNKS = {
         attend_ring=attend_window,
         attend_blocks=attend_chunk,
         attend_latent_blocks=attend_latent_chunk,
-        beside=None,
     ),
 }
 #: For a prompt that is one pass.

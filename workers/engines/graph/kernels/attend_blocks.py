@@ -15,7 +15,6 @@ from workers.engines.graph.kernels.jit import (
     tl,
 )
 from workers.engines.graph.kernels.scores import (
-    add_learned,
     attended,
     kernel_arguments,
     scored_tile,
@@ -104,19 +103,16 @@ OCTAVES = 16
 
 @dataclass(frozen=True, slots=True)
 class BlockSplit:
-    """Of a program: `warps`, `stages` of its loads. `at_once`: as many run together on a multiprocessor. None: one program
-    reads all blocks, as there are queries enough. `rows` of its query tile, where a row need not be computed as in a pass
-    of one token (`query_rows`)."""
+    """Of a program: `warps`, `stages` of its loads. `at_once`: as many run together on a multiprocessor."""
 
     warps: int
     stages: int
-    at_once: int | None
-    rows: int | None = None
+    at_once: int
 
     @property
-    def registers(self) -> int | None:
+    def registers(self) -> int:
         """Of a thread, so that `at_once` programs have room (65,536 registers; multiples of 8)."""
-        return None if self.at_once is None else 65536 // (self.at_once * self.warps * 32) // 8 * 8
+        return 65536 // (self.at_once * self.warps * 32) // 8 * 8
 
 
 CUT = BlockSplit(warps=4, stages=3, at_once=2)
@@ -167,94 +163,59 @@ def _write_new_keys(
     tl.debug_barrier()
 
 
-@jit
-def _store_whole(
-    out, learned, at_R, asks, peak_R, total_R, sum_RD,
-    H: tl.constexpr, LEARNED: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Of a program that has seen all that its rows see."""
-    if LEARNED:
-        fade_R, total_R = add_learned(tl.load(learned + at_R % H), peak_R, total_R)
-        sum_RD = sum_RD * fade_R[:, None]
-    d = tl.arange(0, BLOCK_D)
-    y_RD = sum_RD / tl.where(asks, total_R, 1.0)[:, None]
-    inside_RD = asks[:, None] & (d < D)[None, :]
-    tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside_RD)
-
-
-@jit
-def read_blocks(
-    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, first, cos, sin, partial, stats, out, M,
-    scale, cap, learned, unit, begin, end, bk, group,
-    B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, QUERIES: tl.constexpr,
-    BLOCK: tl.constexpr, OCTAVE: tl.constexpr, WHOLE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr, LEARNED: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
-    """Blocks `begin .. end`, which begin with `unit`: their new keys are written, then they are read."""
-    G: tl.constexpr = H // K
-    b, head = bk // K, bk % K
-    d = tl.arange(0, BLOCK_D)
-    c = tl.arange(0, BLOCK)
-    to_v: tl.constexpr = B * K * BLOCK * D
-    here = (layer * 2).to(tl.int64) * to_v + bk * BLOCK * D
-    r = tl.arange(0, BLOCK_R)
-    m = group * QUERIES + r // G
-    asks = (r < QUERIES * G) & (m < M)
-    q_R = (b * M + m).to(tl.int64) * q_row + (head * G + r % G) * q_head
-    q_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
-
-    # The blocks of a program belong to it alone, so it writes the new keys that fall there before it reads.
-    # Several groups of queries write the same bytes.
-    if end * BLOCK > first:
-        _write_new_keys(
-            k, v, k_row, head * k_head, v_row, head * v_head, table, here, to_v, cos, sin, first, M, b, begin, end,
-            D, F, INTERLEAVED, BLOCK, BLOCK_D,
-        )  # fmt: skip
-
-    at_R = (b * M + m).to(tl.int64) * H + head * G + r % G
-    peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
-    address = tl.load(table + begin)  # read one ahead, so that the loads of a block wait for nothing
-    for index in tl.range(begin, end, num_stages=STAGES):
-        position = index * BLOCK + c
-        block = address.to(tl.pointer_type(q.dtype.element_ty))
-        address = tl.load(table + index + 1)
-        place = tl.multiple_of(block, 16) + here + c[:, None] * D + d[None, :]
-        inside = (position < first + M)[:, None] & (d < D)[None, :]
-        k_CD = tl.load(place, mask=inside, other=0.0)
-        v_CD = tl.load(place + to_v, mask=inside, other=0.0)
-        scores_RC = tl.dot(q_RD, tl.trans(k_CD), input_precision="ieee")
-        visible = position[None, :] <= (first + m)[:, None]
-        scores_RC = tl.where(visible, scored_tile(scores_RC, scale, cap, CAPPED), float("-inf"))
-        peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
-        if not WHOLE:  # noqa: SIM102  (decided when compiled; the next one on the device)
-            if (index + 1 == end) | (index + 1 == first_block(unit + 1, OCTAVE)):
-                store_unit(partial, stats, unit, at_R, asks, B * M * H, peak_R, total_R, sum_RD, D, BLOCK_D)
-                peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
-                unit += 1
-    if WHOLE:
-        _store_whole(out, learned, at_R, asks, peak_R, total_R, sum_RD, H, LEARNED, D, BLOCK_D)
-
-
 @jit(do_not_specialize=["M", "layer"])
 def _attend_blocks(
-    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, start, cos, sin, partial, stats, out, M,
-    scale, cap, learned,
+    q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, start, cos, sin, partial, stats, M, scale, cap,
     B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, QUERIES: tl.constexpr,
-    BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr, WHOLE: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr, LEARNED: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    BLOCK: tl.constexpr, OCTAVE: tl.constexpr, OCTAVES: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program: its share of the blocks, one key/value head of one sequence, QUERIES of the M queries."""
     bk, group = tl.program_id(1), tl.program_id(2)
     first = tl.load(start).to(tl.int32)
     blocks = tl.cdiv(first + M, BLOCK)
-    unit, begin, end = share_of(tl.program_id(0), tl.num_programs(0), blocks, OCTAVE, OCTAVES, WHOLE)
+    unit, begin, end = share_of(tl.program_id(0), tl.num_programs(0), blocks, OCTAVE, OCTAVES, False)
     wait_for_previous(PDL)
     if begin < end:
-        read_blocks(
-            q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, table, layer, first, cos, sin, partial, stats, out, M,
-            scale, cap, learned, unit, begin, end, bk, group,
-            B, H, K, D, F, INTERLEAVED, QUERIES, BLOCK, OCTAVE, WHOLE, BLOCK_R, BLOCK_D, CAPPED, LEARNED, STAGES,
-        )  # fmt: skip
+        G: tl.constexpr = H // K
+        b, head = bk // K, bk % K
+        d = tl.arange(0, BLOCK_D)
+        c = tl.arange(0, BLOCK)
+        to_v: tl.constexpr = B * K * BLOCK * D
+        here = (layer * 2).to(tl.int64) * to_v + bk * BLOCK * D
+        r = tl.arange(0, BLOCK_R)
+        m = group * QUERIES + r // G
+        asks = (r < QUERIES * G) & (m < M)
+        q_R = (b * M + m).to(tl.int64) * q_row + (head * G + r % G) * q_head
+        q_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
+
+        # The blocks of a program belong to it alone, so it writes the new keys that fall there before it reads.
+        # Several groups of queries write the same bytes.
+        if end * BLOCK > first:
+            _write_new_keys(
+                k, v, k_row, head * k_head, v_row, head * v_head, table, here, to_v, cos, sin, first, M, b, begin, end,
+                D, F, INTERLEAVED, BLOCK, BLOCK_D,
+            )  # fmt: skip
+
+        at_R = (b * M + m).to(tl.int64) * H + head * G + r % G
+        peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
+        address = tl.load(table + begin)  # read one ahead, so that the loads of a block wait for nothing
+        for index in range(begin, end):
+            position = index * BLOCK + c
+            block = address.to(tl.pointer_type(q.dtype.element_ty))
+            address = tl.load(table + index + 1)
+            place = tl.multiple_of(block, 16) + here + c[:, None] * D + d[None, :]
+            inside = (position < first + M)[:, None] & (d < D)[None, :]
+            k_CD = tl.load(place, mask=inside, other=0.0)
+            v_CD = tl.load(place + to_v, mask=inside, other=0.0)
+            scores_RC = tl.dot(q_RD, tl.trans(k_CD), input_precision="ieee")
+            visible = position[None, :] <= (first + m)[:, None]
+            scores_RC = tl.where(visible, scored_tile(scores_RC, scale, cap, CAPPED), float("-inf"))
+            peak_R, total_R, sum_RD = online_softmax(scores_RC, v_CD, peak_R, total_R, sum_RD)
+            if (index + 1 == end) | (index + 1 == first_block(unit + 1, OCTAVE)):
+                store_unit(partial, stats, unit, at_R, asks, B * M * H, peak_R, total_R, sum_RD, D, BLOCK_D)
+                peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
+                unit += 1
 
 
 @jit(do_not_specialize=["M", "N"])
@@ -284,27 +245,25 @@ def attend_blocks(
     """`attend_blocks_plain` in two launches, the same at every length: the units, their merge."""
     B, M, H, D = q_BMHD.shape
     K, F, N = k_BMKD.shape[2], angles.cos_MF.shape[1], B * M * H
-    rows = cut.rows or query_rows(H // K)
+    rows = query_rows(H // K)
     queries = rows // (H // K)
-    whole = cut.at_once is None
-    programs = 1 if cut.at_once is None else programs_of(B * K, cut.at_once * multiprocessors(q_BMHD.device))
-    units = 0 if whole else units_of(ceil_div(cache.most_tokens, BLOCK))
+    programs = programs_of(B * K, cut.at_once * multiprocessors(q_BMHD.device))
+    units = units_of(ceil_div(cache.most_tokens, BLOCK))
     partial = torch.empty(units, N, D, dtype=torch.float32, device=q_BMHD.device)
     stats = torch.empty(units, 2, N, dtype=torch.float32, device=q_BMHD.device)
     out = torch.empty(B, M, H * D, dtype=q_BMHD.dtype, device=q_BMHD.device)
     block_d = max(16, power_of_two(D))
-    scalars, flags = kernel_arguments(how, out)
+    (scale, cap, learned), (capped, is_learned) = kernel_arguments(how, out)
     _attend_blocks[(programs, B * K, ceil_div(M, queries))](
         q_BMHD, k_BMKD, v_BMKD, *strides(q_BMHD), *strides(k_BMKD), *strides(v_BMKD),
-        cache.table, layer, start, angles.cos_MF, angles.sin_MF, partial, stats, out, M, *scalars,
-        B, H, K, D, F, how.interleaved, queries, BLOCK, OCTAVE, OCTAVES, whole, rows, block_d, *flags, cut.stages,
+        cache.table, layer, start, angles.cos_MF, angles.sin_MF, partial, stats, M, scale, cap,
+        B, H, K, D, F, how.interleaved, queries, BLOCK, OCTAVE, OCTAVES, rows, block_d, capped,
         num_warps=cut.warps, num_stages=cut.stages, maxnreg=cut.registers, **launch_options(),
     )  # fmt: skip
-    if not whole:
-        _merge[(N,)](
-            partial, stats, start, out, scalars[-1], M, N, H, flags[-1], D, BLOCK, OCTAVE, OCTAVES, UNITS, block_d, num_warps=4,
-            **launch_options(),
-        )  # fmt: skip
+    _merge[(N,)](
+        partial, stats, start, out, learned, M, N, H, is_learned, D, BLOCK, OCTAVE, OCTAVES, UNITS, block_d, num_warps=4,
+        **launch_options(),
+    )  # fmt: skip
     return out
 
 

@@ -13,14 +13,13 @@ from workers.engines.graph.kernels.attend_blocks import (
     OCTAVE,
     OCTAVES,
     _merge,
-    _store_whole,
     programs_of,
     strides,
     units_of,
 )
 from workers.engines.graph.kernels.attend_latents import latent_of
 from workers.engines.graph.kernels.attend_packed import in_pieces
-from workers.engines.graph.kernels.attend_ring import _visible, merge_spans, store_span
+from workers.engines.graph.kernels.attend_ring import _merge_splits, _visible
 from workers.engines.graph.kernels.jit import (
     ceil_div,
     jit,
@@ -137,6 +136,18 @@ def _load_rows(place_C, inside_C, Z: tl.constexpr, T: tl.constexpr, BLOCK_Z: tl.
     return k_CZ, k_CT
 
 
+@jit
+def _store_whole(
+    out, at_R, asks, total_R, sum_RD,
+    D: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Of a program that has seen all that its rows see."""
+    d = tl.arange(0, BLOCK_D)
+    y_RD = sum_RD / tl.where(asks, total_R, 1.0)[:, None]
+    inside_RD = asks[:, None] & (d < D)[None, :]
+    tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside_RD)
+
+
 @jit(do_not_specialize=["M", "layer", "offset"])
 def _attend_blocks(
     inner, q, q_row, q_head, table, layer, start, offset, cos, sin, partial, stats, out, M, scale,
@@ -191,7 +202,7 @@ def _attend_blocks(
                     peak_R, total_R, sum_RZ = empty_softmax(BLOCK_R, BLOCK_Z)
                     unit += 1
         if WHOLE:
-            _store_whole(out, out, at_R, asks, peak_R, total_R, sum_RZ, H, False, Z, BLOCK_Z)
+            _store_whole(out, at_R, asks, total_R, sum_RZ, Z, BLOCK_Z)
 
 
 @jit(do_not_specialize=["M"])
@@ -227,10 +238,9 @@ def _attend_ring(
     scores_RC = tl.where(visible_RC, products_RC * scale, float("-inf"))
     peak_R, total_R, sum_RZ = empty_softmax(BLOCK_R, BLOCK_Z)
     peak_R, total_R, sum_RZ = online_softmax(scores_RC, k_CZ, peak_R, total_R, sum_RZ)
-    store_span(partial, stats, at_R, asks, B * M * H, split, peak_R, total_R, sum_RZ, Z, BLOCK_Z)
-    merge_spans(
-        partial, stats, arrived + group * B + b, out, out, at_R, asks, B * M * H, SPLITS,
-        H, False, Z, SPLITS, BLOCK_R, BLOCK_Z,
+    _merge_splits(
+        partial, stats, arrived + group * B + b, out, out, at_R, asks, B * M * H, split,
+        peak_R, total_R, sum_RZ, H, False, Z, SPLITS, BLOCK_R, BLOCK_Z,
     )  # fmt: skip
 
 

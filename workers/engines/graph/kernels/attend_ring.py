@@ -118,34 +118,24 @@ def _visible(
 
 
 @jit
-def store_span(
-    partial, stats, at_R, asks, N, span, peak_R, total_R, sum_RD, D: tl.constexpr, BLOCK_D: tl.constexpr
-):
-    """What rows read of one span, for the program that merges them."""
-    d = tl.arange(0, BLOCK_D)
-    inside = asks[:, None] & (d < D)[None, :]
-    tl.store(stats + span * 2 * N + at_R, peak_R, mask=asks)
-    tl.store(stats + (span * 2 + 1) * N + at_R, total_R, mask=asks)
-    tl.store(partial + (span * N + at_R)[:, None] * D + d[None, :], sum_RD, mask=inside)
-
-
-@jit
-def merge_spans(
-    partial, stats, arrived, out, learned, at_R, asks, N, programs,
-    H: tl.constexpr, LEARNED: tl.constexpr, D: tl.constexpr, SPANS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+def _merge_splits(
+    partial, stats, arrived, out, learned, at_R, asks, N, split, peak_R, total_R, sum_RD,
+    H: tl.constexpr, LEARNED: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The spans of a row meet in the program that comes last of `programs`, in their order, whichever that is. Whether it
-    is this one."""
+    """The splits of a row meet in the program that comes last, in their order, whichever that is."""
     d = tl.arange(0, BLOCK_D)
     inside = asks[:, None] & (d < D)[None, :]
+    tl.store(stats + split * 2 * N + at_R, peak_R, mask=asks)
+    tl.store(stats + (split * 2 + 1) * N + at_R, total_R, mask=asks)
+    tl.store(partial + (split * N + at_R)[:, None] * D + d[None, :], sum_RD, mask=inside)
     tl.debug_barrier()
-    last = tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == programs - 1
-    if last:
+    ticket = tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu")
+    if ticket == SPLITS - 1:
         tl.debug_barrier()
         peak_R, total_R, sum_RD = empty_softmax(BLOCK_R, BLOCK_D)
-        for span in tl.static_range(SPANS):
+        for other in tl.static_range(SPLITS):
             peak_R, total_R, sum_RD = _merge_one(
-                stats + span * 2 * N + at_R, partial + (span * N + at_R)[:, None] * D + d[None, :], N, asks, inside,
+                stats + other * 2 * N + at_R, partial + (other * N + at_R)[:, None] * D + d[None, :], N, asks, inside,
                 peak_R, total_R, sum_RD,
             )  # fmt: skip
         if LEARNED:
@@ -154,73 +144,6 @@ def merge_spans(
         y_RD = sum_RD / tl.where(asks, total_R, 1.0)[:, None]
         tl.store(out + at_R[:, None] * D + d[None, :], y_RD.to(out.dtype.element_ty), mask=inside)
         tl.store(arrived, 0)
-    return last
-
-
-@jit
-def write_span(
-    k, v, k_row, k_head, v_row, v_head, k_cache, v_cache, cos, sin, first, M, span, bk,
-    K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr,
-    S: tl.constexpr, P: tl.constexpr, SPAN: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """The new keys and values of one span. Whether there are any."""
-    b, head, low = bk // K, bk % K, span * SPAN
-    last_place = (first + M - 1 - S) % P
-    oldest_place = last_place - (M - 1)
-    in_ring = (S + last_place >= low) & (S + oldest_place < low + SPAN)
-    wrapped = (oldest_place < 0) & (S + oldest_place + P < low + SPAN)
-    has_new = in_ring | wrapped | ((first < S) & (low < S))
-    if has_new:
-        _write_new_keys(
-            k, v, k_row, head * k_head, v_row, head * v_head, k_cache, v_cache, cos, sin, first, M, b, bk, low,
-            D, F, INTERLEAVED, S, P, SPAN, BLOCK_D,
-        )  # fmt: skip
-    return has_new
-
-
-@jit
-def load_span(
-    k_cache, v_cache, span, bk, D: tl.constexpr, S: tl.constexpr, P: tl.constexpr, SPAN: tl.constexpr, BLOCK_D: tl.constexpr
-):  # fmt: skip
-    """Keys and values [SPAN, BLOCK_D]."""
-    d, slot = tl.arange(0, BLOCK_D), span * SPAN + tl.arange(0, SPAN)
-    place = (bk * (S + P) + slot)[:, None] * D + d[None, :]
-    inside = (slot < S + P)[:, None] & (d < D)[None, :]
-    return tl.load(k_cache + place, mask=inside, other=0.0), tl.load(v_cache + place, mask=inside, other=0.0)
-
-
-@jit
-def load_queries(
-    q, q_row, q_head, cos, sin, m, asks, bk, M,
-    H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Rows of queries, rotated: by their positions for the window, by the far ones for the sinks."""
-    G: tl.constexpr = H // K
-    r = tl.arange(0, m.shape[0])
-    q_R = (bk // K * M + m) * q_row + (bk % K * G + r % G) * q_head
-    return load_rotated(q, q_R, asks, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
-
-
-@jit
-def read_span(
-    k_CD, v_CD, near_RD, far_RD, first, m, M, scale, cap, span,
-    S: tl.constexpr, P: tl.constexpr, WINDOW: tl.constexpr, SPAN: tl.constexpr, CAPPED: tl.constexpr,
-):  # fmt: skip
-    """Peak, total and sum of rows over one span."""
-    slot = span * SPAN + tl.arange(0, SPAN)
-    last = first + M - 1 - S
-    k_DC = tl.trans(k_CD)
-    scores_RC = tl.dot(near_RD, k_DC, input_precision="ieee")
-    if span * SPAN < S:
-        far_RC = tl.dot(far_RD, k_DC, input_precision="ieee")
-        scores_RC = tl.where((slot < S)[None, :], far_RC, scores_RC)
-    visible = _visible(slot, m, first, last, last % P, M, S, P, WINDOW)
-    scores_RC = tl.where(visible, scored_tile(scores_RC, scale, cap, CAPPED), float("-inf"))
-    peak_R = tl.max(scores_RC, axis=1)
-    weight_RC = tl.exp(scores_RC - tl.where(peak_R == float("-inf"), 0.0, peak_R)[:, None])
-    total_R = tl.sum(weight_RC, axis=1)
-    sum_RD = tl.dot(weight_RC.to(v_CD.dtype), v_CD, input_precision="ieee")
-    return peak_R, total_R, sum_RD
 
 
 @jit(do_not_specialize=["M"])
@@ -228,41 +151,61 @@ def _attend_ring(
     q, k, v, q_row, q_head, k_row, k_head, v_row, v_head, k_cache, v_cache, start,
     cos, sin, far_cos, far_sin, partial, stats, arrived, out, M, scale, cap, learned,
     B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, F: tl.constexpr, INTERLEAVED: tl.constexpr,
-    S: tl.constexpr, P: tl.constexpr, WINDOW: tl.constexpr, SPANS: tl.constexpr, QUERIES: tl.constexpr,
+    S: tl.constexpr, P: tl.constexpr, WINDOW: tl.constexpr, SPLITS: tl.constexpr, QUERIES: tl.constexpr,
     SPAN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
     CAPPED: tl.constexpr, LEARNED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """One program: one span of the slots, one key/value head of one sequence, QUERIES of the M queries."""
-    span, bk, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """One program: one split of the slots, one key/value head of one sequence, QUERIES of the M queries."""
+    split, bk, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     G: tl.constexpr = H // K
-    k_CD, v_CD = load_span(k_cache, v_cache, span, bk, D, S, P, SPAN, BLOCK_D)
-    first = tl.load(start).to(tl.int32)
+    b, head = bk // K, bk % K
+    d = tl.arange(0, BLOCK_D)
+    low = split * SPAN
+    slot = low + tl.arange(0, SPAN)
+    place = (bk * (S + P) + slot)[:, None] * D + d[None, :]
+    inside = (slot < S + P)[:, None] & (d < D)[None, :]
+    k_CD = tl.load(k_cache + place, mask=inside, other=0.0)
+    v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
 
-    # The slots of a span belong to it alone, so it writes the new keys that fall there, and reads again.
+    first = tl.load(start).to(tl.int32)
+    last = first + M - 1 - S
+    last_place = last % P
+
+    # The slots of a split belong to it alone, so it writes the new keys that fall there, and reads again.
     # Several groups of queries write the same bytes. What it has read by now can lack keys of this pass: `wait_for_previous`.
     wait_for_previous(PDL)
     r = tl.arange(0, BLOCK_R)
     m = group * QUERIES + r // G
     asks = (r < QUERIES * G) & (m < M)
-    near_RD = load_queries(q, q_row, q_head, cos, sin, m, asks, bk, M, H, K, D, F, INTERLEAVED, BLOCK_D)
-    far_RD = near_RD
-    if span * SPAN < S:
-        far_RD = load_queries(
-            q, q_row, q_head, far_cos, far_sin, m, asks, bk, M, H, K, D, F, INTERLEAVED, BLOCK_D
-        )
-    if write_span(
-        k, v, k_row, k_head, v_row, v_head, k_cache, v_cache, cos, sin, first, M, span, bk,
-        K, D, F, INTERLEAVED, S, P, SPAN, BLOCK_D,
-    ):  # fmt: skip
-        k_CD, v_CD = load_span(k_cache, v_cache, span, bk, D, S, P, SPAN, BLOCK_D)
-    peak_R, total_R, sum_RD = read_span(
-        k_CD, v_CD, near_RD, far_RD, first, m, M, scale, cap, span, S, P, WINDOW, SPAN, CAPPED
-    )
-    at_R = (bk // K * M + m) * H + bk % K * G + r % G
-    store_span(partial, stats, at_R, asks, B * M * H, span, peak_R, total_R, sum_RD, D, BLOCK_D)
-    merge_spans(
-        partial, stats, arrived + group * B * K + bk, out, learned, at_R, asks, B * M * H, SPANS,
-        H, LEARNED, D, SPANS, BLOCK_R, BLOCK_D,
+    q_R = (b * M + m) * q_row + (head * G + r % G) * q_head
+    near_RD = load_rotated(q, q_R, asks, cos, sin, m, D, F, INTERLEAVED, BLOCK_D)
+    oldest_place = last_place - (M - 1)
+    in_ring = (S + last_place >= low) & (S + oldest_place < low + SPAN)
+    wrapped = (oldest_place < 0) & (S + oldest_place + P < low + SPAN)
+    if in_ring | wrapped | ((first < S) & (low < S)):
+        _write_new_keys(
+            k, v, k_row, head * k_head, v_row, head * v_head, k_cache, v_cache, cos, sin, first, M, b, bk, low,
+            D, F, INTERLEAVED, S, P, SPAN, BLOCK_D,
+        )  # fmt: skip
+        k_CD = tl.load(k_cache + place, mask=inside, other=0.0)
+        v_CD = tl.load(v_cache + place, mask=inside, other=0.0)
+
+    k_DC = tl.trans(k_CD)
+    scores_RC = tl.dot(near_RD, k_DC, input_precision="ieee")
+    if low < S:
+        far_RD = load_rotated(q, q_R, asks, far_cos, far_sin, m, D, F, INTERLEAVED, BLOCK_D)
+        far_RC = tl.dot(far_RD, k_DC, input_precision="ieee")
+        scores_RC = tl.where((slot < S)[None, :], far_RC, scores_RC)
+    visible = _visible(slot, m, first, last, last_place, M, S, P, WINDOW)
+    scores_RC = tl.where(visible, scored_tile(scores_RC, scale, cap, CAPPED), float("-inf"))
+    peak_R = tl.max(scores_RC, axis=1)
+    weight_RC = tl.exp(scores_RC - tl.where(peak_R == float("-inf"), 0.0, peak_R)[:, None])
+    total_R = tl.sum(weight_RC, axis=1)
+    sum_RD = tl.dot(weight_RC.to(v_CD.dtype), v_CD, input_precision="ieee")
+    at_R = (b * M + m) * H + head * G + r % G
+    _merge_splits(
+        partial, stats, arrived + group * B * K + bk, out, learned, at_R, asks, B * M * H, split,
+        peak_R, total_R, sum_RD, H, LEARNED, D, SPLITS, BLOCK_R, BLOCK_D,
     )  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """Back to the residual's width: x plus one or two products a W^T, with their biases."""
 
-from dataclasses import dataclass
-
 import torch
 from torch.nn import functional
 
@@ -77,25 +75,27 @@ STEPS = 4
 
 
 @jit
-def _add_steps(
-    sum_OR, w0_O, a0, in0, begin0, end0, w1_O, a1, in1, begin1, end1, rows_R, inside_O, inside_R,
+def _add_split(
+    sum_OR, w0_O, a0, in0, w1_O, a1, in1, steps0, begin, end, rows_R, inside_O, inside_R,
     PARTS: tl.constexpr, EVEN: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
-    """The sum with the products of steps `begin1 .. end1` of the second matrix added, then of `begin0 .. end0` of the first;
-    of one matrix alone (PARTS 1) the latter."""
-    count1 = end1 - begin1 if PARTS == 2 else 0
-    for step in range(count1 + end0 - begin0):
-        w_O, a, IN, depth = w0_O, a0, in0, (begin0 + step - count1) * BLOCK_I
+    """The sum with the products of steps `begin .. end` added, of both matrices laid end to end."""
+    for step in range(begin, end):
+        w_O, a, depth, IN = w0_O, a0, step * BLOCK_I, in0
         if PARTS == 2:
-            second = step < count1
-            w_O, a, IN = tl.where(second, w1_O, w0_O), tl.where(second, a1, a0), tl.where(second, in1, in0)
-            depth = tl.where(second, (begin1 + step) * BLOCK_I, depth)
+            later = step >= steps0
+            w_O, a = tl.where(later, w1_O, w0_O), tl.where(later, a1, a0)
+            depth, IN = tl.where(later, step - steps0, step) * BLOCK_I, tl.where(later, in1, in0)
         depth_I = depth + tl.arange(0, BLOCK_I)
-        inside_I = EVEN | (depth_I < IN)
-        w_OI = tl.load(w_O[:, None] + depth_I[None, :], mask=inside_O[:, None] & inside_I[None, :], other=0.0)
-        a_IR = tl.load(
-            a + rows_R[None, :] * IN + depth_I[:, None], mask=inside_R[None, :] & inside_I[:, None], other=0.0
+        w_OI = tl.load(
+            w_O[:, None] + depth_I[None, :],
+            mask=inside_O[:, None] & (EVEN | (depth_I < IN)[None, :]),
+            other=0.0,
         )
+        a_IR = tl.load(
+            a + rows_R[None, :] * IN + depth_I[:, None], mask=inside_R[None, :] & (EVEN | (depth_I < IN)[:, None]),
+            other=0.0,
+        )  # fmt: skip
         sum_OR = tl.dot(w_OI, a_IR, sum_OR, input_precision="ieee")
     return sum_OR
 
@@ -123,123 +123,14 @@ def merge_splits(sum_OR, partial, ticket, place_OR, inside, split, size, SPLITS:
 
 
 @jit
-def store_moments(y_OR, moments, rows_R, inside, inside_R, tile, tiles, OUT, BLOCK_O: tl.constexpr):
-    """Of the outputs of one of `tiles` in each row, as they are stored: their mean, and the squares of what is away from it."""
+def store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O: tl.constexpr):
+    """Of the outputs of one program in each row, as they are stored: their mean, and the squares of what is away from it."""
     y_OR = tl.where(inside, y_OR.to(tl.float32), 0.0)
-    mean_R = tl.sum(y_OR, axis=0) / tl.minimum(OUT - tile * BLOCK_O, BLOCK_O)
+    mean_R = tl.sum(y_OR, axis=0) / tl.minimum(OUT - tl.program_id(0) * BLOCK_O, BLOCK_O)
     away_OR = tl.where(inside, y_OR - mean_R[None, :], 0.0)
-    at_R = moments + rows_R * (2 * tiles) + tile
+    at_R = moments + rows_R * (2 * tl.num_programs(0)) + tl.program_id(0)
     tl.store(at_R, mean_R, mask=inside_R)
-    tl.store(at_R + tiles, tl.sum(away_OR * away_OR, axis=0), mask=inside_R)
-
-
-def attended_counters(layers: int, device: torch.device) -> torch.Tensor:
-    """Heads that have been attended in each layer of a pass. `embed`, which begins a pass, sets them to zero."""
-    return tickets(layers, device, "attended")
-
-
-@jit
-def wait_for_attention(attended, heads):
-    """Until all heads have been attended by other programs of this launch; what they wrote is seen then."""
-    there = tl.atomic_add(attended, 0, sem="acquire", scope="gpu")
-    while there < heads:
-        there = tl.atomic_add(attended, 0, sem="acquire", scope="gpu")
-    tl.debug_barrier()
-
-
-@jit
-def add_products(
-    x, a0, w0, a1, w1, b0, b1, y, moments, partial, arrived, scale, OUT, rows, in0, in1,
-    tile, tiles, split, row_tile, attended, heads,
-    ADDS: tl.constexpr, SCALED: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, BIASED0: tl.constexpr, BIASED1: tl.constexpr,
-    EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
-    AHEAD: tl.constexpr, WAITS: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
-    """One program: some outputs, one split of the depth of each matrix. WAITS: `a0` is being written beside it, so its
-    columns come last."""
-    outputs_O = tile * BLOCK_O + tl.arange(0, BLOCK_O)
-    rows_R = row_tile * BLOCK_R + tl.arange(0, BLOCK_R)
-    inside_O, inside_R = outputs_O < OUT, rows_R < rows
-    inside = inside_O[:, None] & inside_R[None, :]
-    w0_O, w1_O = w0 + outputs_O.to(tl.int64) * in0, w1 + outputs_O.to(tl.int64) * in1
-    steps0, steps1 = tl.cdiv(in0, BLOCK_I), tl.cdiv(in1, BLOCK_I)
-    begin, end = steps0 * split // SPLITS, steps0 * (split + 1) // SPLITS
-    from_depth, to_depth = begin * BLOCK_I, tl.minimum(end * BLOCK_I, in0)
-    w_OA = load_ahead(w0_O, inside_O, from_depth, to_depth, AHEAD, PDL)
-    bias_O = tl.zeros((BLOCK_O,), tl.float32)
-    if BIASED0:
-        bias_O += tl.load(b0 + outputs_O, mask=inside_O, other=0.0).to(tl.float32)
-    if BIASED1:
-        bias_O += tl.load(b1 + outputs_O, mask=inside_O, other=0.0).to(tl.float32)
-    wait_for_previous(PDL)
-    sum_OR = tl.zeros((BLOCK_O, BLOCK_R), tl.float32)
-    place_OR = rows_R[None, :] * OUT + outputs_O[:, None]
-    if split == 0:
-        sum_OR += bias_O[:, None]
-        if ADDS:
-            x_OR = tl.load(x + place_OR, mask=inside, other=0.0).to(tl.float32)
-            sum_OR += x_OR / scale if SCALED else x_OR
-    begin1, end1 = steps1 * split // SPLITS, steps1 * (split + 1) // SPLITS
-    if PDL:
-        begin = tl.minimum(begin + AHEAD // BLOCK_I, end)
-    if WAITS:
-        sum_OR = _add_steps(
-            sum_OR,
-            w1_O,
-            a1,
-            in1,
-            begin1,
-            end1,
-            w1_O,
-            a1,
-            in1,
-            0,
-            0,
-            rows_R,
-            inside_O,
-            inside_R,
-            1,
-            EVEN,
-            BLOCK_I,
-        )
-        wait_for_attention(attended, heads)
-        sum_OR = _add_steps(
-            sum_OR,
-            w0_O,
-            a0,
-            in0,
-            begin,
-            end,
-            w1_O,
-            a1,
-            in1,
-            0,
-            0,
-            rows_R,
-            inside_O,
-            inside_R,
-            1,
-            EVEN,
-            BLOCK_I,
-        )
-    else:
-        sum_OR = _add_steps(
-            sum_OR, w0_O, a0, in0, begin, end, w1_O, a1, in1, begin1, end1, rows_R, inside_O, inside_R,
-            PARTS, EVEN, BLOCK_I,
-        )  # fmt: skip
-    if PDL:
-        ahead_A = from_depth + tl.arange(0, AHEAD)
-        inside_AR = inside_R[None, :] & (ahead_A < to_depth)[:, None]
-        a_AR = tl.load(a0 + rows_R[None, :] * in0 + ahead_A[:, None], mask=inside_AR, other=0.0)
-        sum_OR = tl.dot(w_OA, a_AR, sum_OR, input_precision="ieee")
-    ticket = arrived + row_tile * tiles + tile
-    last, sum_OR = merge_splits(sum_OR, partial, ticket, place_OR, inside, split, rows * OUT, SPLITS)
-    if last:
-        if SCALED:
-            sum_OR *= scale
-        y_OR = sum_OR.to(y.dtype.element_ty)
-        tl.store(y + place_OR, y_OR, mask=inside)
-        store_moments(y_OR, moments, rows_R, inside, inside_R, tile, tiles, OUT, BLOCK_O)
+    tl.store(at_R + tl.num_programs(0), tl.sum(away_OR * away_OR, axis=0), mask=inside_R)
 
 
 @jit(do_not_specialize=["rows"])
@@ -249,35 +140,68 @@ def _down_proj(
     EVEN: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr,
     AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    add_products(
-        x, a0, w0, a1, w1, b0, b1, y, moments, partial, arrived, scale, OUT, rows, in0, in1,
-        tl.program_id(0), tl.num_programs(0), tl.program_id(1), tl.program_id(2), arrived, 0,
-        ADDS, SCALED, SPLITS, PARTS, BIASED0, BIASED1, EVEN, BLOCK_O, BLOCK_I, BLOCK_R, AHEAD, False, PDL,
+    """One program: some outputs, one split of the depths of both matrices laid end to end."""
+    split = tl.program_id(1)
+    outputs_O = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
+    rows_R = tl.program_id(2) * BLOCK_R + tl.arange(0, BLOCK_R)
+    inside_O, inside_R = outputs_O < OUT, rows_R < rows
+    inside = inside_O[:, None] & inside_R[None, :]
+    w0_O, w1_O = w0 + outputs_O.to(tl.int64) * in0, w1 + outputs_O.to(tl.int64) * in1
+    steps0 = tl.cdiv(in0, BLOCK_I)
+    steps = steps0
+    if PARTS == 2:
+        steps += tl.cdiv(in1, BLOCK_I)
+    begin, end = steps * split // SPLITS, steps * (split + 1) // SPLITS
+
+    # What comes first is read ahead, as far as it lies in one matrix.
+    second = begin >= steps0
+    first_w_O, first_a = tl.where(second, w1_O, w0_O), tl.where(second, a1, a0)
+    from_depth, first_in = tl.where(second, begin - steps0, begin) * BLOCK_I, tl.where(second, in1, in0)
+    until = tl.where(second, end, tl.minimum(end, steps0))
+    to_depth = tl.minimum(first_in, from_depth + (until - begin) * BLOCK_I)
+    w_OA = load_ahead(first_w_O, inside_O, from_depth, to_depth, AHEAD, PDL)
+    sum_OR = tl.zeros((BLOCK_O, BLOCK_R), tl.float32)
+    bias_O = tl.zeros((BLOCK_O,), tl.float32)
+    if BIASED0:
+        bias_O += tl.load(b0 + outputs_O, mask=inside_O, other=0.0).to(tl.float32)
+    if BIASED1:
+        bias_O += tl.load(b1 + outputs_O, mask=inside_O, other=0.0).to(tl.float32)
+    wait_for_previous(PDL)
+    place_OR = rows_R[None, :] * OUT + outputs_O[:, None]
+    if split == 0:
+        sum_OR += bias_O[:, None]
+        if ADDS:
+            x_OR = tl.load(x + place_OR, mask=inside, other=0.0).to(tl.float32)
+            sum_OR += x_OR / scale if SCALED else x_OR
+    if PDL:
+        begin = tl.minimum(begin + AHEAD // BLOCK_I, until)
+    sum_OR = _add_split(
+        sum_OR, w0_O, a0, in0, w1_O, a1, in1, steps0, begin, end, rows_R, inside_O, inside_R, PARTS, EVEN, BLOCK_I
     )  # fmt: skip
+    if PDL:
+        ahead_A = from_depth + tl.arange(0, AHEAD)
+        a_AR = tl.load(
+            first_a + rows_R[None, :] * first_in + ahead_A[:, None],
+            mask=inside_R[None, :] & (ahead_A < to_depth)[:, None],
+            other=0.0,
+        )
+        sum_OR = tl.dot(w_OA, a_AR, sum_OR, input_precision="ieee")
+    ticket = arrived + tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
+    last, sum_OR = merge_splits(sum_OR, partial, ticket, place_OR, inside, split, rows * OUT, SPLITS)
+    if last:
+        if SCALED:
+            sum_OR *= scale
+        y_OR = sum_OR.to(y.dtype.element_ty)
+        tl.store(y + place_OR, y_OR, mask=inside)
+        store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O)
 
 
 #: One program has WIDTH outputs, whose moments it writes.
 TILE = Tile(outputs=WIDTH, depth=64, warps=4, stages=5)
 
 
-@dataclass(frozen=True, slots=True)
-class Products:
-    """A launch of `add_products`: `tiles` x `splits` x `row_tiles` programs, and its arguments before and behind the
-    places of a program."""
-
-    tiles: int
-    splits: int
-    row_tiles: int
-    out: Residual
-    arguments: tuple[object, ...]
-    constants: tuple[object, ...]
-
-    @property
-    def programs(self) -> int:
-        return self.tiles * self.splits * self.row_tiles
-
-
-def products_of(x: Residual | None, parts: Parts, scale: float, tile: Tile) -> Products:
+def down_proj(x: Residual | None, parts: Parts, scale: float = 1.0, tile: Tile = TILE) -> Residual:
+    """`down_proj_plain` in one launch; the moments of the new residual stream beside it."""
     (a0, linear0), (a1, linear1) = parts[0], parts[-1]
     N, OUT, device = len(a0), linear0.weight_OI.shape[0], a0.device
     depths = [a.shape[1] for a, _ in parts]
@@ -289,24 +213,11 @@ def products_of(x: Residual | None, parts: Parts, scale: float, tile: Tile) -> P
     moments_N2T = torch.empty(N, 2, tiles, dtype=torch.float32, device=device)
     partial_SNE = torch.empty(splits, N, OUT, dtype=torch.float32, device=device) if splits > 1 else y_NE
     biases = [y_NE if linear.bias_O is None else linear.bias_O for linear in (linear0, linear1)]
-    return Products(
-        tiles, splits, row_tiles, Residual(y_NE, moments_N2T),
-        (
-            y_NE if x is None else x.x_NE, a0, linear0.weight_OI, a1, linear1.weight_OI, *biases, y_NE, moments_N2T,
-            partial_SNE, tickets(tiles * row_tiles, device), scale, OUT, N, depths[0], depths[-1],
-        ),
-        (
-            x is not None, scale != 1.0, splits, len(parts), linear0.bias_O is not None,
-            len(parts) == 2 and linear1.bias_O is not None, all(IN % depth == 0 for IN in depths), tile.outputs,
-            *tile.options(y_NE, depth),
-        ),
+    _down_proj[(tiles, splits, row_tiles)](
+        y_NE if x is None else x.x_NE, a0, linear0.weight_OI, a1, linear1.weight_OI, *biases, y_NE, moments_N2T, partial_SNE,
+        tickets(tiles * row_tiles, device), scale, OUT, N, depths[0], depths[-1],
+        x is not None, scale != 1.0, splits, len(parts), linear0.bias_O is not None, len(parts) == 2 and linear1.bias_O is not None,
+        all(IN % depth == 0 for IN in depths), tile.outputs, *tile.options(y_NE, depth),
+        num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
     )  # fmt: skip
-
-
-def down_proj(x: Residual | None, parts: Parts, scale: float = 1.0, tile: Tile = TILE) -> Residual:
-    """`down_proj_plain` in one launch; the moments of the new residual stream beside it."""
-    cut = products_of(x, parts, scale, tile)
-    _down_proj[(cut.tiles, cut.splits, cut.row_tiles)](
-        *cut.arguments, *cut.constants, num_warps=tile.warps, num_stages=tile.stages, **launch_options()
-    )
-    return cut.out
+    return Residual(y_NE, moments_N2T)

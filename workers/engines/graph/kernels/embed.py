@@ -2,7 +2,6 @@
 
 import torch
 
-from workers.engines.graph.kernels.down_proj import attended_counters
 from workers.engines.graph.kernels.jit import ceil_div, first_launch_options, jit, power_of_two, tl
 from workers.engines.graph.kernels.residual import WIDTH, Residual, store_moments_of_row
 from workers.engines.graph.kernels.tiles import wait_for_previous
@@ -22,14 +21,11 @@ def embed_plain(
 
 @jit(do_not_specialize=["M", "far_limit"])
 def _embed(
-    embedding, embedding_scale, tokens, start, inv_freq, scaling, far_limit, x, moments, cos, sin, far_cos, far_sin, attended, M,
-    E: tl.constexpr, F: tl.constexpr, ROPES: tl.constexpr, SCALED: tl.constexpr, LAYERS: tl.constexpr, BLOCK_L: tl.constexpr, WIDTH: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr, PDL: tl.constexpr,
+    embedding, embedding_scale, tokens, start, inv_freq, scaling, far_limit, x, moments, cos, sin, far_cos, far_sin, M,
+    E: tl.constexpr, F: tl.constexpr, ROPES: tl.constexpr, SCALED: tl.constexpr, WIDTH: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(PDL)
     row = tl.program_id(0)
-    if row == 0:
-        layer = tl.arange(0, BLOCK_L)
-        tl.store(attended + layer, tl.zeros((BLOCK_L,), tl.int32), mask=layer < LAYERS)
     m = row % M
     e_TI = tl.arange(0, BLOCK_E // WIDTH)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     token = tl.load(tokens + row)
@@ -57,7 +53,6 @@ def embed(
 ) -> tuple[Residual, tuple[Angles, ...]]:
     """`embed_plain` in one launch."""
     M, E = tokens_BM.shape[1], weights.embedding_VE.shape[1]
-    layers = len(weights.layers)
     N, ropes, F = tokens_BM.numel(), len(weights.ropes), len(weights.ropes[0].inv_freq_F)
     inv_freq, scaling = weights.rope_tables
     x_NE = weights.embedding_VE.new_empty(N, E)
@@ -65,8 +60,8 @@ def embed(
     turns_4RMF = torch.empty(4, ropes, M, F, dtype=torch.float32, device=x_NE.device)
     _embed[(N,)](
         weights.embedding_VE, weights.embedding_scale, tokens_BM.contiguous(), start, inv_freq, scaling,
-        far_limit, x_NE, moments_N2T, *turns_4RMF.unbind(), attended_counters(layers, x_NE.device), M, E, F, ropes,
-        weights.embedding_scale != 1.0, layers, power_of_two(layers), WIDTH, max(WIDTH, power_of_two(E)), power_of_two(ropes * F), num_warps=4,
+        far_limit, x_NE, moments_N2T, *turns_4RMF.unbind(), M, E, F, ropes, weights.embedding_scale != 1.0,
+        WIDTH, max(WIDTH, power_of_two(E)), power_of_two(ropes * F), num_warps=4,
         **first_launch_options(),
     )  # fmt: skip
     return Residual(x_NE, moments_N2T), tuple(Angles(*turns_4RMF[:, rope].unbind()) for rope in range(ropes))

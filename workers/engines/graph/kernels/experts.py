@@ -199,9 +199,7 @@ def _down(
     if last:
         y_OR = sum_OR.to(y.dtype.element_ty)
         tl.store(y + place_OR, y_OR, mask=inside)
-        store_moments(
-            y_OR, moments, rows_R, inside, inside_R, tl.program_id(0), tl.num_programs(0), OUT, BLOCK_O
-        )
+        store_moments(y_OR, moments, rows_R, inside, inside_R, OUT, BLOCK_O)
 
 
 def tiles_of(matrix_XOI: torch.Tensor) -> tuple[Tile, Tile]:

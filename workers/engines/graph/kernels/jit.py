@@ -34,9 +34,9 @@ def launch_options() -> dict[str, bool]:
 
 
 @functools.cache
-def tickets(count: int, device: torch.device, purpose: str = "") -> torch.Tensor:
+def tickets(count: int, device: torch.device) -> torch.Tensor:
     """Counters of programs that have arrived: zero before and after each launch. Kernels share them: each is done with
-    them before the next has waited for it. `purpose`: of several kinds in one launch."""
+    them before the next has waited for it."""
     return torch.zeros(count, dtype=torch.int32, device=device)
 
 
