@@ -146,3 +146,18 @@ def test_a_broken_device_of_a_group_is_the_one_that_is_retired() -> None:
 
     played = simulate(spec(max_attempts=1), [cell(number, 2) for number in range(4)], cluster(2), world)
     assert played.fleet.retired == ["0-1"]
+
+
+def test_a_stopped_sweep_loses_no_attempt_of_a_group() -> None:
+    """Each cell that ran is on record once, as cancelled, and runs when the sweep goes on."""
+    cells = [cell(number, devices) for number, devices in enumerate((2, 2, 1, 2, 1))]
+    rounds = iter(range(1000))
+    stopped = simulate(spec(), cells, cluster(5), stop=lambda: "asked to" if next(rounds) == 4 else None)
+    before = stopped.journal.attempts
+    assert sorted(a.cell.devices for a in before if a.outcome is Outcome.CANCELLED) == [1, 2, 2]
+    assert len({a.cell.cell_id for a in before}) == len(before)
+
+    resumed = simulate(spec(), cells, cluster(5), history=before)
+    assert set(finals(resumed).values()) == {Outcome.OK}
+    assert len(finals(resumed)) == len(cells)
+    check_devices(resumed)

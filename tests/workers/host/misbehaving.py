@@ -185,9 +185,9 @@ def open_session(cell: Cell, target: LoadedModel, draft: LoadedModel | None) -> 
     return MisbehavingSession(cell)
 
 
-def load_and_misbehave(name: str, ref: object, device: torch.device, seed: int = 0) -> LoadedModel:
+def load_and_misbehave(name: str, ref: object, device: torch.device, *rest: object) -> LoadedModel:
     misbehave(ref.draft, "load")  # type: ignore[attr-defined]
-    return load_model(name, ref, device, seed)  # type: ignore[arg-type]
+    return load_model(name, ref, device, *rest)  # type: ignore[arg-type]
 
 
 child.load_model = load_and_misbehave

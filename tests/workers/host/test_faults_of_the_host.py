@@ -22,6 +22,26 @@ host.run(lease(sys.argv[1], fault=sys.argv[2], stall_timeout_s=600))
 """
 
 
+#: Two devices that run one cell, each from a thread of its own, as its actor would.
+_PAIR = """
+import os, sys, threading
+from tests.workers.host.cells import lease
+from tests.workers.host.conftest import WITH_FAULTS
+from workers.host.device_host import DeviceHost
+from workers.ranks import Ranks
+shared = lease(sys.argv[1], fault=sys.argv[2], devices=2, stall_timeout_s=600)
+ready = threading.Barrier(2)
+def run(rank):
+    host = DeviceHost(f"orphans/cpu{rank}", 2**30, preload=WITH_FAULTS)
+    host.describe()
+    ready.wait()
+    host.run(shared, ranks=Ranks(rank, 2, f"orphans-{os.getpid()}"))
+other = threading.Thread(target=run, args=(1,))
+other.start()
+run(0)
+"""
+
+
 def until(condition, limit_s: float = 120.0):
     deadline = time.monotonic() + limit_s
     while not (found := condition()):
@@ -45,11 +65,12 @@ def gone(process: psutil.Process) -> bool:
 
 
 def test_nothing_outlives_a_killed_host(model):
-    """The cell is stopped, one grandchild is in another session, another is stopped."""
-    host = subprocess.Popen([sys.executable, "-c", _HOST, model, "grandchildren-and-stop@decode"])
+    """A cell on two devices: one process is stopped, with a grandchild in another session and one that is stopped. The other
+    process waits for it."""
+    host = subprocess.Popen([sys.executable, "-c", _PAIR, model, "grandchildren-and-stop@decode@0"])
     try:
-        # fork server, cell, two grandchildren
-        family = until(lambda: len(found := descendants(host.pid)) == 4 and found)
+        # two fork servers, two processes of the cell, two grandchildren
+        family = until(lambda: len(found := descendants(host.pid)) == 6 and found)
         until(lambda: sum(process.status() == psutil.STATUS_STOPPED for process in family) == 2)
         assert {os.getsid(process.pid) for process in family} != {os.getsid(0)}
     finally:
