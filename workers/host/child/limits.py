@@ -17,6 +17,7 @@ from workers.host.child.heap_reserve import MAPPED_FROM
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 #: Python's threads get 8 MiB of data each otherwise.
 _THREAD_STACK = 512 * 2**10
+_ATTRIBUTES_BYTES = 64  # at least those of a pthread_attr_t
 
 
 def configure_malloc() -> None:
@@ -29,6 +30,17 @@ def configure_malloc() -> None:
     threading.stack_size(_THREAD_STACK)
     gc.collect()
     libc.malloc_trim(0)
+
+
+def small_thread_stacks() -> None:
+    """Give the threads that libraries start from now on the stacks of Python's. The exchange with other processes of a cell
+    starts three for each of its groups: at 8 MiB each they would be most of a small cell's data."""
+    libc = ctypes.CDLL(None)
+    attributes = ctypes.create_string_buffer(_ATTRIBUTES_BYTES)
+    libc.pthread_attr_init(attributes)
+    libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(_THREAD_STACK))
+    libc.pthread_setattr_default_np(attributes)
+    libc.pthread_attr_destroy(attributes)
 
 
 def limit_data(data: int) -> None:

@@ -28,6 +28,7 @@ from workers.host.child.cpu import CpuDevice
 from workers.host.child.cuda import CudaDevice
 from workers.host.child.device import ChildDevice
 from workers.host.child.failure import outcome_and_failure
+from workers.host.child.limits import small_thread_stacks
 from workers.host.child.outputs import ids_sha256
 from workers.host.child.recorder import RunRecorder
 from workers.host.child.token_ids import reading_ids
@@ -112,13 +113,21 @@ def _set_up(run: CellRun) -> None:
         run.note(
             copy_bandwidth_bytes_per_s=copy_bandwidth(device.torch_device), matmul_flops_per_s=matmul_flops()
         )
+    _join(run)
     held_bytes = device.set_limits(run.request)
     run.send(Limited(time.monotonic(), held_bytes))
-    lease = run.request.lease
-    run.request.ranks.join(is_cpu=device.is_cpu, timeout_s=lease.stall_timeout_s + _AFTER_THE_HOST_S)
     run.send(ContextReady(device.create_context()))
     if is_timed and not device.is_cpu:
         run.note(copy_bandwidth_bytes_per_s=copy_bandwidth(device.torch_device))
+
+
+def _join(run: CellRun) -> None:
+    """Meet the other processes of the cell. On a CPU what that takes is no part of the cell's data; a card is metered as a
+    whole."""
+    ranks, lease = run.request.ranks, run.request.lease
+    if ranks.count > 1 and run.device.is_cpu:
+        small_thread_stacks()
+    ranks.join(is_cpu=run.device.is_cpu, timeout_s=lease.stall_timeout_s + _AFTER_THE_HOST_S)
 
 
 def _is_timed(run: CellRun) -> bool:
