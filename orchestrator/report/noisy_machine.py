@@ -29,11 +29,12 @@ def noisy_machine(attempts: pl.DataFrame) -> str | None:
     noisy = measured.filter("noisy")
     if noisy.is_empty():
         return None
-    kinds = Counter(
-        kind for words in noisy["noise_reasons"] for kind in {w.split()[0] for w in words.split("; ")}
-    )
+    of_cells = [{words.split()[0] for words in all_.split("; ")} for all_ in noisy["noise_reasons"]]
+    kinds = Counter(kind for found in of_cells for kind in found)
     reasons = [f"{_words(kind)} in {count}" for kind, count in kinds.most_common()]
-    remedies = dict.fromkeys(_REMEDIES[kind] for kind, _ in kinds.most_common())
+    # Who waited only while others computed waited for them: fewer cells of ours would not help.
+    ours = any("waited" in found and "others" not in found for found in of_cells)
+    remedies = dict.fromkeys(_REMEDIES[kind] for kind, _ in kinds.most_common() if ours or kind != "waited")
     if measured["repeat"].max() in (0, 1):
         remedies[f"set “repeats: {ENOUGH}” or “repeats: auto”"] = None
     return (

@@ -19,7 +19,7 @@ from workers.machine_state import MachineState
 from workers.outcome import Outcome
 
 
-def _report(folder: Path, wait_pct: float, repeats: int = 1) -> str:
+def _report(folder: Path, wait_pct: float, repeats: int = 1, other_load: float = 0.0) -> str:
     """Every second cell waited for a core; each took 0.12 J per token, 0.06 where the mode streams."""
     spec = demo_spec(lengths=[500], repeats=repeats)
     found = []
@@ -29,6 +29,7 @@ def _report(folder: Path, wait_pct: float, repeats: int = 1) -> str:
         machine = MachineState(
             host_cores=2,
             cpu_wait_pct=wait_pct * (number % 2),
+            host_other_load=other_load,
             energy_per_token_j=joules,
             energy_j=500 * joules,
         )
@@ -52,6 +53,12 @@ def test_a_noisy_run_says_so_before_its_answer(tmp_path: Path) -> None:
     assert "‡" in text
     sentences = json.loads((tmp_path / "answer.json").read_text())["sentences"]
     assert sentences[0].startswith("Measured on a noisy machine")
+
+
+def test_who_waited_for_others_is_not_told_to_run_fewer_cells(tmp_path: Path) -> None:
+    before = _report(tmp_path, 30.0, other_load=1.5).split("## The answer")[0]
+    assert "the cell waited for a core in 2" in before
+    assert "To do: stop what else computes there; set" in before
 
 
 def test_a_quiet_run_says_nothing_of_it(tmp_path: Path) -> None:
