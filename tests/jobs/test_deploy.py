@@ -72,6 +72,13 @@ def test_the_image_is_built_from_what_the_ignore_file_lets_through() -> None:
     assert {*project["license-files"], project["readme"], "jobs", "orchestrator", "workers"} <= set(copied)
 
 
+def test_the_image_installs_in_a_folder_of_its_own_user() -> None:
+    """The installation writes beside pyproject.toml, and a folder that WORKDIR makes is root's."""
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    [place] = [number for number, line in enumerate(lines) if line.startswith("WORKDIR ")]
+    assert f"RUN mkdir -p {lines[place].removeprefix('WORKDIR ')}" in lines[:place]
+
+
 def test_a_folder_that_goes_with_the_job_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "runtime_resources/working_dir_files/_ray_pkg_1"
     copy.mkdir(parents=True)
