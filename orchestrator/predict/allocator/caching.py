@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from orchestrator.predict.allocator.address_space import AddressSpace
 from orchestrator.predict.allocator.blocks import ADDRESSES, Block, Pool, copied
 from orchestrator.predict.allocator.settings import AllocatorSettings, MiB
+from orchestrator.predict.allocator.varying import Varying, bounds_before
 
 _UNIT = 512
 _SMALL = MiB
@@ -77,6 +78,7 @@ class CachingAllocator:
         self._max_split = settings.max_split_bytes if settings.max_split_bytes is not None else _RANGE
         self._collects = settings.garbage_collection_threshold > 0 and allowed_bytes is not None
         self._divisions = settings.roundup_power2_divisions
+        self._varying: Varying | None = None
         self._space = AddressSpace()
         self._next_range = _RANGES
         self._small = Pool(True, _SMALL_SEGMENT)
@@ -88,6 +90,7 @@ class CachingAllocator:
         pool = self._small if size <= _SMALL else self._large
         block = self._find(pool, size) or self._from_device(pool, size, requested)
         left = block.size - size
+        rest = None
         if (
             (left >= _UNIT)
             if pool.is_small or self._expandable
@@ -101,13 +104,39 @@ class CachingAllocator:
                 rest.following.previous = rest
             block.following = rest
             pool.add(rest)
+        if self._varying is not None and block is self._varying.rest:
+            self._varying.took(left, rest, is_small=pool.is_small)
         self.allocated += block.size
         if self.allocated > self.peak_allocated:
             self.peak_allocated = self.allocated
         return block
 
+    def allocate_varying(self, requested: int) -> Block:
+        """As `allocate`, of a block that `resize` may give another size later: one at a time. Raises `OutOfDeviceMemory`."""
+        size = self.rounded(requested)
+        pool = self._small if size <= _SMALL else self._large
+        bounds = bounds_before(pool, size, self._wanted(pool, size))
+        block = self.allocate(requested)
+        self._varying = Varying.of(size, block, bounds)
+        if self.settings != AllocatorSettings():
+            self._varying.pin()  # pages and ages count
+        return block
+
+    def may_resize(self, requested: int) -> bool:
+        """Whether all would have happened alike, had `allocate_varying` been asked for so many bytes."""
+        return self._varying is not None and self._varying.may_be(self.rounded(requested))
+
+    def resize(self, requested: int) -> int:
+        """Let that block have been of so many bytes, where it may. Returns how many more are allocated."""
+        change = 0 if self._varying is None else self._varying.resize(self.rounded(requested))
+        self.allocated += change
+        self.peak_allocated += change
+        return change
+
     def free(self, block: Block) -> None:
         """Return a block to its pool; its free neighbours become part of it."""
+        if self._varying is not None and block is self._varying.block:
+            self._varying = None
         self.allocated -= block.size
         previous, following = block.previous, block.following
         if previous is not None and previous.is_free:
@@ -126,8 +155,7 @@ class CachingAllocator:
     def empty_cache(self) -> None:
         """Give every wholly free segment, or page of an expandable one, back to the device."""
         for pool in (self._large, self._small):
-            candidates = pool.free()
-            for block in candidates:
+            for block in pool.free():
                 if block.base is not None:
                     self._unmap(block)
                 elif not block.is_split:
@@ -140,7 +168,9 @@ class CachingAllocator:
         other._small, other._large = (Pool(pool.is_small, pool.page) for pool in (self._small, self._large))
         pools = {self._small: other._small, self._large: other._large}
         known = [block for pool in pools for block in (*pool.blocks.values(), *pool.unmapped)]
-        return other, copied([*held, *known], pools)
+        copies = copied([*held, *known], pools)
+        other._varying = self._varying and self._varying.copy(copies)
+        return other, copies
 
     def rounded(self, requested: int) -> int:
         """Bytes that a request of `requested` bytes counts as."""
@@ -160,6 +190,8 @@ class CachingAllocator:
             pool.searches += 1
         keys = pool.keys
         index = bisect_left(keys, size * ADDRESSES)
+        if self._varying is not None:
+            self._varying.searched(pool, size, index)
         if index == len(keys):
             return None
         if self._expandable:
@@ -179,12 +211,7 @@ class CachingAllocator:
         """A new segment, or a piece of an expandable one, in three attempts."""
         if self._collects:
             self._collect_garbage()
-        if pool.is_small:
-            wanted = _SMALL_SEGMENT
-        elif size < _LARGE_FROM:
-            wanted = self.settings.large_segment_bytes
-        else:
-            wanted = -(-size // _LARGE_UNIT) * _LARGE_UNIT
+        wanted = self._wanted(pool, size)
         block = self._new(pool, size, wanted)
         if block is None and self._release_oversize(pool, size):
             block = self._new(pool, size, wanted)
@@ -195,6 +222,13 @@ class CachingAllocator:
         if block is None:
             raise OutOfDeviceMemory(requested, wanted, self.allocated, self.reserved)
         return block
+
+    def _wanted(self, pool: Pool, size: int) -> int:
+        """Bytes of the segment that a request takes from the device."""
+        if pool.is_small:
+            return _SMALL_SEGMENT
+        up = -(-size // _LARGE_UNIT) * _LARGE_UNIT
+        return self.settings.large_segment_bytes if size < _LARGE_FROM else up
 
     def _new(self, pool: Pool, size: int, wanted: int) -> Block | None:
         # The check is the same for expandable segments, which may need less, or a page more.
@@ -237,6 +271,8 @@ class CachingAllocator:
             if block.following is not None:
                 block.following.previous = block
         block.size += neighbour.size
+        if self._varying is not None and neighbour is self._varying.rest:
+            self._varying.rest = block
 
     def _release_oversize(self, pool: Pool, size: int) -> bool:
         """With `max_split_size_mb`: free blocks too large to split, only enough for `size`."""

@@ -29,6 +29,10 @@ _FAR = 2**31
 _TYPICAL_PROMPT = 2**16
 #: A prompt's or a batch's end is found to this share of it.
 _SHARE = 1 / 2048
+#: Prompts whose lengths differ by no more than this share may have a beginning in common, whatever their ids take.
+_NEAR = 1 / 16
+#: By all but the prompt: the last prompt whose beginning others continued.
+_near: dict[object, int] = {}
 #: A cache that evicts is filled in passes of no fewer tokens: each is rehearsed.
 _FILLING = 64
 #: Fields of a cell that its memory does not depend on, at the value that stands for all.
@@ -291,12 +295,15 @@ def _live_run(
     allocator = CachingAllocator(settings, **limit)
     if chunk is None or cell.prompt_tokens <= chunk or settings.garbage_collection_threshold:
         return _new_run(cell, chunk, allocator, library_bytes)
-    if ids_of is None:
+    kind = (dataclasses.replace(cell, prompt_tokens=1), chunk, emulated, library_bytes)
+    wanted = ids_of or cell.prompt_tokens
+    near = _near.get(kind, 0)
+    if settings != AllocatorSettings() or abs(near - wanted) > wanted * _NEAR:
         # Ids that take blocks of one size are alike.
-        block = allocator.rounded(ids_bytes(cell.batch_size, cell.prompt_tokens))
-        ids_of = 1 + block // ids_bytes(cell.batch_size, 2)
-    shared = dataclasses.replace(cell, prompt_tokens=ids_of)
-    return _prefix(shared, chunk, emulated, library_bytes).of(cell.prompt_tokens, room)
+        block = allocator.rounded(ids_bytes(cell.batch_size, wanted))
+        near = _near[kind] = 1 + block // ids_bytes(cell.batch_size, 2)
+    shared = dataclasses.replace(cell, prompt_tokens=near)
+    return _prefix(shared, chunk, emulated, library_bytes).of(cell.prompt_tokens, room, ids_of)
 
 
 @functools.lru_cache(maxsize=4)

@@ -100,9 +100,9 @@ class RehearsedRun:
         """Of the prompt, while it is read."""
         return self._tokens
 
-    def copy(self, prompt_tokens: int) -> "RehearsedRun":
-        """This run so far, for another prompt that is longer than what was read. It goes on by itself, as a run of that
-        prompt does where the ids of both prompts take blocks of one size.
+    def copy(self, prompt_tokens: int, ids_of: int) -> "RehearsedRun":
+        """This run so far, for another prompt that is longer than what was read. It goes on by itself. `ids_of`: a prompt that
+        `suits`, whose ids take as much as its own shall.
         """
         other = copy.copy(self)
         held = [*self._held.values(), *([] if self._ids is None else [self._ids])]
@@ -111,7 +111,17 @@ class RehearsedRun:
         other._ids = None if self._ids is None else copies[self._ids]
         other.points = list(self.points)
         other.prompt_tokens = prompt_tokens
+        if other._ids is not None:
+            more = other.allocator.resize(ids_bytes(self._batch, ids_of))
+            other.points = [
+                point if point.phase == "load" else point._replace(peak_allocated=point.peak_allocated + more)
+                for point in self.points
+            ]
         return other
+
+    def suits(self, ids_of: int) -> bool:
+        """Whether it is, so far, what it would be with the ids of that prompt."""
+        return self._ids is None or self.allocator.may_resize(ids_bytes(self._batch, ids_of))
 
     def read(self, tokens: int) -> "RehearsedRun":
         """Go on until `tokens` of the prompt were read, whole chunks, or memory ends. Raises `NotRehearsable`."""
@@ -171,7 +181,7 @@ class RehearsedRun:
             self._phase = "prefill"
             self.allocator.load_kernels(FIRST_PASS_KERNELS)
             if self._chunk is not None and self.prompt_tokens > 1:
-                self._ids = self.allocator.allocate(ids_bytes(self._batch, self.prompt_tokens))
+                self._ids = self.allocator.allocate_varying(ids_bytes(self._batch, self.prompt_tokens))
         while self._chunk is not None and self._tokens < tokens:
             count = min(self._chunk, tokens - self._tokens)
             self._play(self._rehearsal.chunk(self._tokens, count))

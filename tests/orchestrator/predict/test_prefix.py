@@ -13,8 +13,8 @@ from workers.rehearsal.passes import PassTrace, Piece
 
 KiB, MiB = 2**10, 2**20
 CHUNK = 64
-#: The ids of these prompts take blocks of one size.
-PROMPTS = st.integers(65, 128)
+#: Ids of these many sequences take blocks of the small pool, of the large one, and segments of their own.
+BATCHES = (1, 64, 2048, 20_000)
 FAR = 2**40
 
 
@@ -45,11 +45,16 @@ class Growing:
 
 
 def plain(
-    rehearsal: Growing, asked: AllocatorSettings, prompt: int, room: int | None, emulated: bool
+    rehearsal: Growing,
+    asked: AllocatorSettings,
+    prompt: int,
+    room: int | None,
+    emulated: bool,
+    batch: int = 1,
 ) -> RehearsedRun:
     limit = {"allowed_bytes" if emulated else "device_bytes": room}
     allocator = CachingAllocator(asked, **limit)
-    return RehearsedRun(rehearsal, allocator, (MiB,), prompt_tokens=prompt, chunk=CHUNK, batch_size=1)
+    return RehearsedRun(rehearsal, allocator, (MiB,), prompt_tokens=prompt, chunk=CHUNK, batch_size=batch)
 
 
 def state(run: RehearsedRun) -> tuple[object, ...]:
@@ -68,22 +73,24 @@ def state(run: RehearsedRun) -> tuple[object, ...]:
             AllocatorSettings(roundup_power2_divisions=(8,) * 16),
         ]
     ),
-    st.lists(st.tuples(st.integers(1, 12), PROMPTS, st.integers(1, 600)), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(66, 64 * 12), st.integers(1, 900)), min_size=1, max_size=5),
+    st.integers(66, 64 * 12),
+    st.sampled_from(BATCHES),
     st.booleans(),
 )
 def test_a_run_from_a_shared_beginning_is_the_run_from_its_own(
-    rehearsal: Growing, asked: AllocatorSettings, questions: list[tuple[int, int, int]], emulated: bool
+    rehearsal: Growing,
+    asked: AllocatorSettings,
+    questions: list[tuple[int, int]],
+    first: int,
+    batch: int,
+    emulated: bool,
 ) -> None:
-    prefixes: dict[int, Prefix] = {}
-    for chunks, tokens, room_mib in questions:
-        prompt, room = chunks * CHUNK + tokens - CHUNK, room_mib * MiB
-        block = CachingAllocator(asked).rounded(8 * (prompt - 1))
-        if block not in prefixes:
-            run = plain(rehearsal, asked, block // 8 + 1, None, emulated)
-            prefixes[block] = Prefix(run, CHUNK, emulated=emulated)
-        for limit in (room, None):
-            shared = prefixes[block].of(prompt, limit).to(9)
-            assert state(shared) == state(plain(rehearsal, asked, prompt, limit, emulated).to(9))
+    prefix = Prefix(plain(rehearsal, asked, first, None, emulated, batch), CHUNK, emulated=emulated)
+    for prompt, room_mib in questions:
+        for limit in (room_mib * MiB, None):
+            shared = prefix.of(prompt, limit).to(9)
+            assert state(shared) == state(plain(rehearsal, asked, prompt, limit, emulated, batch).to(9))
 
 
 def test_what_was_read_is_not_read_again() -> None:
