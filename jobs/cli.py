@@ -41,6 +41,10 @@ Overrides = Annotated[
     ),
 ]
 RunFolderArg = Annotated[str, typer.Argument(metavar="DIR", help="A run folder: a path, s3:// or gs://.")]
+Together = Annotated[
+    list[int] | None,
+    typer.Option(min=1, help="Cards that hold the model together. Repeatable. Default: 1."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 
@@ -110,6 +114,7 @@ def fit(
     prefill_chunk: Annotated[
         int, typer.Option(min=0, help="Tokens of the prompt per pass; 0: all in one pass.")
     ] = 2048,
+    devices: Together = None,
     out: Annotated[
         Path | None, typer.Option(help="Draw the longest text by number of sequences: FILE.html or FILE.svg.")
     ] = None,
@@ -134,6 +139,7 @@ def fit(
         allocator=allocator,
         prefill_chunk=prefill_chunk or None,
         kv_dtypes=kv_dtype or ["auto"],
+        devices=devices or [1],
         frontier=out is not None,
     )
     if out is not None:

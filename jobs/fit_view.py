@@ -38,6 +38,7 @@ def _row(each: Fit) -> dict[str, Any]:
     cell = each.question.cell
     return {
         "card": each.question.card.name,
+        "devices": cell.devices,
         "card_bytes": each.question.card.total_bytes,
         "mode": cell.mode,
         "kv_dtype": cell.kv_dtype,
@@ -58,7 +59,12 @@ def print_fit(found: Answers) -> None:
     for line in sentences(found):
         console.print(Text(line))
     console.print(_table(found))
-    refused = dict.fromkeys((fit.question.mode, fit.refused) for fit in found.fits if fit.refused)
+    several = len({fit.question.cell.devices for fit in found.fits}) > 1
+    refused = dict.fromkeys(
+        (fit.question.mode + (f", {fit.question.cell.devices} devices" if several else ""), fit.refused)
+        for fit in found.fits
+        if fit.refused
+    )
     for mode, reason in refused:
         console.print(Text.assemble((mode, "yellow"), f": no answer: {reason}"))
 
@@ -70,10 +76,14 @@ def sentences(found: Answers) -> list[str]:
     lines = []
     for each in found.fits:
         if each.refused is None:
-            lines.append(f"{each.question.card.name}, {each.question.mode}: {_sentence(each, of)}")
+            lines.append(f"{each.question.cards}, {each.question.mode}: {_sentence(each, of)}")
     chunk = found.spec.prefill_chunk
     read = f"in passes of {chunk:,} tokens" if chunk else "in one pass"
     lines.append(f"A text: a prompt read {read}, then {NEW_TOKENS} new tokens.")
+    if any(each.question.cell.devices > 1 for each in found.fits):
+        lines.append(
+            "Of several cards: what each of them holds; the longest text is that of the first to run out."
+        )
     if any(each.predicted_by == "rehearsal" for each in found.fits):
         lines.append(f"Predicted for runs with {library_versions()}.")
     lines += [f"{note[0].upper()}{note[1:]}." for note in found.notes]
@@ -111,6 +121,6 @@ def _table(found: Answers) -> Table:
     for each in found.fits:
         if each.refused is None:
             sizes = (each.peak_bytes or 0, *(each.parts[part] for part in _PARTS))
-            card, mode = each.question.card.name, each.question.mode
+            card, mode = each.question.cards, each.question.mode
             table.add_row(card, mode, *(f"{size / GiB:.2f}" for size in sizes))
     return table

@@ -62,12 +62,14 @@ def fit(
     allocator: str = "default",
     prefill_chunk: int | None = 2048,
     kv_dtypes: Sequence[str] = ("auto",),
+    devices: Sequence[int] = (1,),
     frontier: bool = False,
 ) -> FitResult:
     """Tell how far a model goes on each card in each mode, or whether `tokens` fit: from its config, without a GPU.
 
     `model`: as in a sweep file, or the path of a config.json. `cards`: names (`H100`) or sizes (`24GiB`); default: four
-    common ones. `batch`: sequences. `prefill_chunk`: tokens of the prompt per pass, None: all in one. `frontier`: for
+    common ones. `batch`: sequences. `prefill_chunk`: tokens of the prompt per pass, None: all in one. `devices`: cards
+    that hold the model together, the answer is each one's. `frontier`: for
     1 to 16 sequences too (`FitResult.answers.frontier`), which takes several times as long. Raises `SpecError`.
     """
     from orchestrator.fit.questions import ask, model_named
@@ -82,6 +84,7 @@ def fit(
                 "allocator": [allocator],
                 "prefill_chunk": prefill_chunk,
                 "kv_dtype": list(kv_dtypes),
+                "devices_per_cell": list(devices),
             },
             list(cards),
             tokens,

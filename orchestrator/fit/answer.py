@@ -24,6 +24,8 @@ from workers.modes import MODES, Streaming
 
 #: Of a text whose memory is that of any other: longer than several passes over a prompt.
 _ANY_LENGTH = 2**20
+#: Cards of one node that may hold a model together, as they are built in.
+DEVICES = (2, 4, 8)
 #: The shorter passes over a prompt that are worth a try.
 _SHORT_CHUNK = 512
 
@@ -37,6 +39,12 @@ class FitQuestion:
     card: CardType
     streaming: Streaming
     tokens: int | None = None
+
+    @property
+    def cards(self) -> str:
+        """The card, and how many hold the model together."""
+        count = self.cell.devices
+        return self.card.name if count == 1 else f"{count} x {self.card.name}"
 
     @property
     def mode(self) -> str:
@@ -60,7 +68,7 @@ class Change:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """`longest_length`: tokens of the longest text, None: memory does not grow; 0: not even one token. `peak_bytes` and
-    `parts`: of the text that was asked for, else of the longest; of a text in constant memory, of any; where nothing fits, of one token. `change`: the
+    `parts`: of each card, of the text that was asked for, else of the longest; of a text in constant memory, of any; where nothing fits, of one token. `change`: the
     cheapest that makes the text fit, where it does not. `refused`: why there is no answer; all else is None then.
     """
 
@@ -110,20 +118,42 @@ def fit(question: FitQuestion, shapes: ModelShapes) -> Fit:
         peak_bytes=prediction.peak_bytes,
         parts=_parts(prediction),
         predicted_by=prediction.predicted_by,
-        change=None if enough is not False else cheapest_change(question, shapes),
+        change=_change(question, shapes, longest, enough),
     )
+
+
+def _change(
+    question: FitQuestion, shapes: ModelShapes, longest: int | None, enough: bool | None
+) -> Change | None:
+    if enough is False:
+        return cheapest_change(question, shapes)
+    return _first_that_fits(_more_devices(question), 1, shapes) if longest == 0 else None
 
 
 def cheapest_change(question: FitQuestion, shapes: ModelShapes) -> Change | None:
     """The first of the changes, cheapest first, with which the text of `question.tokens` fits. None: none does."""
-    for change, changed in _changes(question):
+    return _first_that_fits(_changes(question), question.tokens or 1, shapes)
+
+
+def _first_that_fits(
+    changes: Iterator[tuple[Change, FitQuestion]], tokens: int, shapes: ModelShapes
+) -> Change | None:
+    for change, changed in changes:
         device = changed.card.profile()
         target, draft = shapes.weighed(changed.cell)
         if target is None or refusal(changed.cell, device):
             continue
-        if fits(changed.at(question.tokens or 1), target, draft, device):
+        if fits(changed.at(tokens), target, draft, device):
             return change
     return None
+
+
+def _more_devices(question: FitQuestion) -> Iterator[tuple[Change, FitQuestion]]:
+    for devices in DEVICES:
+        if devices > question.cell.devices:
+            cell = dataclasses.replace(question.cell, devices=devices)
+            change = Change(words=f"{devices} x {question.card.name}", costs="money")
+            yield change, dataclasses.replace(question, cell=cell)
 
 
 def _changes(question: FitQuestion) -> Iterator[tuple[Change, FitQuestion]]:
@@ -158,6 +188,7 @@ def _changes(question: FitQuestion) -> Iterator[tuple[Change, FitQuestion]]:
         if mode in MODES:
             changed = with_cell(mode=mode, streaming=question.streaming)
             yield Change(words=f"mode {mode}", costs="the middle of the text"), changed
+    yield from _more_devices(question)
     for card in sorted(CARDS, key=lambda card: card.total_bytes):
         if card.total_bytes > question.card.total_bytes:
             yield (

@@ -34,10 +34,15 @@ class CacheLaw:
 
 
 def cache_law(cell: Cell, shapes: CellShapes) -> CacheLaw | None:
-    """None where nothing tells, as of transformers' caches in fewer bits. Where the eager engine keeps every token as it is, the
+    """Of each device. None where nothing tells, as of transformers' caches in fewer bits. Where the eager engine keeps every token as it is, the
     cache is transformers'; all others are written down here."""
     policy = cell.mode_spec.policy
-    if cell.engine != "eager" or not policy.sees_all or policy.token_bytes is not FULL.token_bytes:
+    if (
+        cell.devices > 1
+        or cell.engine != "eager"
+        or not policy.sees_all
+        or policy.token_bytes is not FULL.token_bytes
+    ):
         return _of_engine(cell, shapes)
     if cell.kv_dtype != AUTO:
         return None

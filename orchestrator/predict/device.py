@@ -55,6 +55,9 @@ _SMALL_TENSORS_BYTES = 3 * MiB
 _MAPPED_HEADER = 64 + 32
 #: Kernels that load in an eager run's first pass, beyond what the set-up of a cell has loaded. Measured on an H100 and an H200.
 FIRST_PASS_KERNELS = 2 * MiB
+#: Device memory that NCCL takes for its buffers, of each card of a cell that has several. Measured by
+#: `python -m tests.benchmarks.devices` on two H200 with NVLink, torch 2.11; of four and eight not measured yet.
+_NCCL_BYTES = 842 * MiB
 #: What an emulated card keeps free for kernels that load later (`workers.host.child.cuda`).
 _LATER_KERNELS = 16 * MiB
 
@@ -73,6 +76,7 @@ class DeviceProfile:
     context_bytes: int
     runtime_bytes: int
     bandwidth_bytes_per_s: float
+    context_is_measured: bool = False
 
     @classmethod
     def of(cls, device: Device, context_bytes: int | None = None) -> "DeviceProfile":
@@ -85,11 +89,18 @@ class DeviceProfile:
             context_bytes=context_bytes if context_bytes is not None else 0 if is_cpu else _CONTEXT_BYTES,
             runtime_bytes=_runtime_bytes(device.kind),
             bandwidth_bytes_per_s=bandwidth(device.kind),
+            context_is_measured=context_bytes is not None,
         )
 
     @property
     def allocator(self) -> Allocator:
         return "cpu" if self.kind == "cpu" else "cuda"
+
+    def peers_bytes(self, devices: int) -> int:
+        """What NCCL takes of each of a cell's cards. A context that was measured in such a cell has it in it."""
+        if devices == 1 or self.allocator == "cpu" or self.context_is_measured:
+            return 0
+        return _NCCL_BYTES
 
     def capacity(self, budget: int | None) -> int:
         """Bytes a process may hold, its context included, on the (emulated) card."""

@@ -29,6 +29,12 @@ _KERNELS: dict[Engine, Callable[[Cell, Allocator], int]] = {
     "graph": graph.kernels_bytes,
 }
 
+
+def _kernels_bytes(cell: Cell, device: DeviceProfile) -> int:
+    """Beyond the context: of libraries that load while the model runs, and what processes keep to exchange data."""
+    return _KERNELS[cell.engine](cell, device.allocator) + device.peers_bytes(cell.devices)
+
+
 _OfTokens = Callable[[Cell, ModelShape, int], int]
 _CACHES: dict[Engine, _OfTokens] = {"eager": eager.cache_bytes, "graph": graph.cache_bytes}
 _COPIES: dict[Engine, _OfTokens] = {"eager": eager.copied_bytes, "graph": graph.copied_bytes}
@@ -111,7 +117,7 @@ def predict_by_formula(
         assert cell.model.draft is not None
         weights += _weights(cell.model.draft, cell.model, draft, device)
     libraries = Live("libraries and the process itself", device.runtime_bytes)
-    kernels = Live("kernels and graphs", _KERNELS[cell.engine](cell, device.allocator))
+    kernels = Live("kernels and graphs", _kernels_bytes(cell, device))
     moments = [] if loaded else [loading(cell, shape, draft, device)]
     for running in _MOMENTS[cell.engine](cell, shape, draft):
         moments.append(Moment(running.name, running.kv, (*running.work, kernels)))
@@ -146,7 +152,7 @@ def _by_rehearsal(
     loaded: bool,
 ) -> Prediction:
     """Raises `NotRehearsable`."""
-    kernels_bytes = _KERNELS[cell.engine](cell, device.allocator)
+    kernels_bytes = _kernels_bytes(cell, device)
     peak = answers.peak(cell, device, kernels_bytes, loaded=loaded)
     parts = (
         Live("KV cache", peak.kv_bytes),
@@ -195,7 +201,7 @@ def copied_bytes(cell: Cell, shape: ModelShape, tokens: int) -> int:
 
 def fits(cell: Cell, shape: ModelShape, draft_shape: ModelShape | None, device: DeviceProfile) -> bool:
     try:
-        return answers.fits(cell, device, _KERNELS[cell.engine](cell, device.allocator))
+        return answers.fits(cell, device, _kernels_bytes(cell, device))
     except NotRehearsable:
         return predict_by_formula(cell, shape, draft_shape, device).peak_bytes <= device.capacity(cell.budget)
 
@@ -244,7 +250,7 @@ def predicted_largest(
     one = at(1)
     try:
         answers.check(one, device)
-        kernels_bytes = _KERNELS[one.engine](one, device.allocator)
+        kernels_bytes = _kernels_bytes(one, device)
         guess = largest_by_formula(at, shape, draft_shape, device)
         found = answers.largest_fitting(at, device, kernels_bytes, guess)
         return PredictedBoundary(found, "rehearsal")

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import NamedTuple
 
-from orchestrator.predict.shape import ModelShape, ShapeError, shape_for
-from workers.cell import Cell, ModelRef
+from orchestrator.predict.shape import ModelShape, ShapeError
+from orchestrator.predict.shard import shape_of_shard
+from workers.cell import Cell, Engine, ModelRef
 from workers.models import LoadError
 
 _UNWEIGHED = {
@@ -25,14 +26,15 @@ class ModelShapes:
 
     def __init__(self) -> None:
         self.unknown: dict[str, str] = {}
-        self._known: dict[ModelRef, ModelShape | None] = {}
-        self._of: dict[ModelRef, CellShapes] = {}
+        self._known: dict[_AskedShape, ModelShape | str] = {}
+        self._of: dict[_AskedShape, CellShapes] = {}
 
     def of(self, cell: Cell) -> CellShapes:
-        """None where a config cannot be read, or does not tell."""
-        if cell.model not in self._of:  # asked for once per cell, of few models
-            self._of[cell.model] = self._both(cell.model)
-        return self._of[cell.model]
+        """What each of the cell's devices holds. None where a config cannot be read, does not tell, or cannot be cut so."""
+        asked = _AskedShape(cell.model, cell.devices, cell.engine if cell.devices > 1 else None)
+        if asked not in self._of:  # asked for once per cell, of few models
+            self._of[asked] = self._both(asked)
+        return self._of[asked]
 
     def weighed(self, cell: Cell) -> CellShapes:
         """As `of`; None also where the size of the weights is unknown."""
@@ -46,26 +48,37 @@ class ModelShapes:
     def notes(self, model: ModelRef) -> list[str]:
         """What a reader of a prediction should know of the sizes that it started from, a line each."""
         names = [name for name in (model.target, model.draft) if name is not None]
-        known = {name: self._one(name, model) for name in names}
+        known = {name: self._one(name, _AskedShape(model)) for name in names}
         return [
             f"{name}: its weights are quantised, counted as they are stored; what its kernels unpack beside them is not counted"
             for name, shape in known.items()
             if shape is not None and shape.is_quantised and name not in self.unknown
         ]
 
-    def _both(self, model: ModelRef) -> CellShapes:
-        target = self._one(model.target, model)
-        if model.draft is None:
+    def _both(self, asked: "_AskedShape") -> CellShapes:
+        target = self._one(asked.model.target, asked)
+        if asked.model.draft is None:
             return CellShapes(target)
-        draft = self._one(model.draft, model)
+        draft = self._one(asked.model.draft, asked)
         return CellShapes(None) if target is None or draft is None else CellShapes(target, draft)
 
-    def _one(self, name: str, ref: ModelRef) -> ModelShape | None:
-        alone = dataclasses.replace(ref, target=name, draft=None)
+    def _one(self, name: str, asked: "_AskedShape") -> ModelShape | None:
+        alone = asked._replace(model=dataclasses.replace(asked.model, target=name, draft=None))
         if alone not in self._known:
             try:
-                self._known[alone] = shape_for(name, ref)
+                self._known[alone] = shape_of_shard(name, asked.model, asked.engine, asked.devices)
             except (LoadError, ShapeError) as error:
-                self._known[alone] = None
-                self.unknown.setdefault(name, str(error))
-        return self._known[alone]
+                self._known[alone] = str(error)
+        found = self._known[alone]
+        if isinstance(found, str):
+            self.unknown.setdefault(name, found)
+            return None
+        return found
+
+
+class _AskedShape(NamedTuple):
+    """`engine`: which cuts the model for several devices; None where nothing is cut."""
+
+    model: ModelRef
+    devices: int = 1
+    engine: Engine | None = None

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.devices [--model random:llama-3.1-8b] [--devices 1,2] [--budget 24GiB] [--large random:llama-3.1-70b]
     python -m tests.benchmarks.devices --cpu --model random:pythia-14m --devices 1,2 --parts speed     # gloo, on this machine's CPU
 
-Drives the cards without Ray: a process for each, joined by NCCL. Parts: speed, boundary, large, one-shot (all-reduces of a
-few sizes by NCCL and through symmetric memory, then the speed with the latter). Each row is printed as a JSON line as it comes, so that a killed run leaves what it had; the table comes last. A part
+Drives the cards without Ray: a process for each, joined by NCCL. Parts: speed, boundary, large. Speed: sums
+of the residual stream by NCCL, then by the kernel that reads the other cards' memory (near), each with the time of its kernels. Each row is printed as a JSON line as it comes, so that a killed run leaves what it had; the table comes last. A part
 that fails prints its traceback, and the others go on.
 """
 
@@ -23,7 +23,6 @@ from typing import Any
 
 import polars as pl
 import torch
-from torch import distributed
 
 from orchestrator.predict.device import DeviceProfile
 from orchestrator.predict.memory import largest_by_formula
@@ -35,14 +34,14 @@ from workers.attempt import Device
 from workers.cell import Cell, ModelRef
 from workers.engines import open_session
 from workers.engines.graph import peers
-from workers.engines.graph.one_shot import OneShot
 from workers.models.load import LoadedModel, load_model
 
-PARTS = ("speed", "boundary", "large", "one-shot")
+PARTS = ("speed", "boundary", "large")
 PROMPT, NEW, CHUNK = 512, 400, 512
 #: Of a budget's boundary this much more is asked for, so that memory ends first.
 BEYOND = 1.4
-ONE_SHOT_BYTES = 2**18
+NEAR_BYTES = 2**18
+REPLAYS = 20
 #: Of a card, what the largest model may take: the rest is for libraries, caches and a step.
 SHARE_OF_CARD = 0.93
 
@@ -58,8 +57,6 @@ def run_rank(index: int, count: int, args: argparse.Namespace, meet: Path, sende
             _tried(rank, "model", lambda: one_model(rank, wanted))
         if "large" in wanted and not args.cpu:
             _tried(rank, "large", lambda: large(rank))
-        if "one-shot" in wanted and count > 1 and not args.cpu:
-            _tried(rank, "one-shot", lambda: in_one_shot(rank))
     except Exception:
         rank.row("all", "failed", None, "", error=traceback.format_exc())
     sender.send(None)
@@ -76,61 +73,15 @@ def _tried(rank: Rank, part: str, function: Callable[[], None]) -> None:
     rank.row(part, "took", time.perf_counter() - started, "s")
 
 
-def in_one_shot(rank: Rank) -> None:
-    """Sums of a few sizes alone, then the model's speed with them."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    _tried(rank, "sums", lambda: sums(rank))
-    loaded = _load(rank, rank.args.model)
-    peers.ONE_SHOT_BYTES = ONE_SHOT_BYTES
-    speed(rank, loaded, "one shot")
-
-
-def sums(rank: Rank) -> None:
-    """Microseconds of one all-reduce among many in a CUDA graph, by NCCL and in one shot."""
-    dtype = getattr(torch, rank.args.dtype)
-    one_shot = OneShot(ONE_SHOT_BYTES, dtype, rank.device)
-    for numel in (4096, 8192, 32768, 131072):
-        part = torch.full((1, numel), 1.0 + rank.index, dtype=dtype, device=rank.device)
-
-        def by_nccl(part: torch.Tensor = part) -> torch.Tensor:
-            distributed.all_reduce(part)
-            return part
-
-        def by_one_shot(part: torch.Tensor = part) -> torch.Tensor:
-            return one_shot.sum(part)
-
-        for name, function in (("one shot", by_one_shot), ("NCCL", by_nccl)):
-            if name == "one shot":
-                total = function()
-                assert float(total.min()) == float(total.max()) == sum(1.0 + i for i in range(rank.count))
-            part.zero_()
-            rank.row("sums", f"{name}, {part.nbytes // 1024} KiB", _in_graph_us(function), "us")
-
-
-def _in_graph_us(function: Callable[[], Any], calls: int = 100) -> float:
-    function()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        for _ in range(calls):
-            function()
-    times = []
-    for _ in range(8):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / calls)
-    return sorted(times)[len(times) // 2]
-
-
 def one_model(rank: Rank, wanted: list[str]) -> None:
     loaded = _load(rank, rank.args.model)
-    if "speed" in wanted:
-        how = "alone" if rank.count == 1 else "gloo" if rank.args.cpu else "NCCL"
-        _tried(rank, "speed", lambda: speed(rank, loaded, how))
+    if "speed" in wanted and rank.args.cpu:
+        _tried(rank, "speed", lambda: speed(rank, loaded, "alone" if rank.count == 1 else "gloo"))
+    elif "speed" in wanted:
+        for how, most in (("alone", 0),) if rank.count == 1 else (("NCCL", 0), ("near", NEAR_BYTES)):
+            peers.NEAR_BYTES = most
+            _tried(rank, f"speed {how}", lambda how=how: speed(rank, loaded, how))
+        peers.NEAR_BYTES = 0
     if "boundary" in wanted and not rank.args.cpu:
         _tried(rank, "boundary", lambda: boundary(rank, loaded))
     if not rank.args.cpu:
@@ -179,6 +130,27 @@ def speed(rank: Rank, loaded: LoadedModel, how: str, name: str | None = None) ->
         "speed" if name is None else "large", f"decode, {how}", heard.tokens_per_s(first=10), "tok/s",
         chosen=chosen, ttft_s=heard.ttft_s, warm_up_s=warm_up_s, weights_bytes=loaded.weights_bytes, **_memory(rank),
     )  # fmt: skip
+    if not rank.args.cpu:
+        _kernels(rank, session, how)
+
+
+def _kernels(rank: Rank, session: Any, how: str) -> None:
+    """Microseconds of a step by kernel; those that are set up while others run count their waiting too."""
+    run = session._execution
+    run.state.count.fill_(1)
+    run.state.head.fill_(PROMPT)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(REPLAYS):
+            run.stages[0]()
+        torch.cuda.synchronize()
+    for event in sorted(profile.key_averages(), key=lambda event: -event.device_time_total)[:14]:
+        rank.row(
+            "kernels",
+            f"{how}: {event.key[:60]}",
+            event.device_time_total / REPLAYS,
+            "us",
+            calls=event.count / REPLAYS,
+        )
 
 
 def _memory(rank: Rank) -> dict[str, int]:
@@ -210,7 +182,7 @@ def boundary(rank: Rank, loaded: LoadedModel) -> None:
     assert budget is not None
     memory = Card.visible().memory()
     name = rank.args.model
-    shape = shape_of_shard(name, ModelRef(target=name, dtype=rank.args.dtype), rank.count)
+    shape = shape_of_shard(name, ModelRef(target=name, dtype=rank.args.dtype), "graph", rank.count)
     card = Device(
         kind=torch.cuda.get_device_name(0), uuid="card", node="here", total_bytes=memory.total_bytes, reserve_bytes=memory.reserve_bytes
     )  # fmt: skip
@@ -263,7 +235,7 @@ def _cut_to_two_cards(rank: Rank, folder: Path) -> str:
     name = rank.args.large
     ref = ModelRef(target=name, dtype=rank.args.dtype)
     config = read_config(name, ref).to_dict()
-    whole = shape_of_shard(name, ref, 2).weights_bytes(rank.args.dtype) or 0
+    whole = shape_of_shard(name, ref, "graph", 2).weights_bytes(rank.args.dtype) or 0
     ends = 1.5 * config["vocab_size"] * config["hidden_size"] * 2  # embeddings, half of the output matrix
     layer = (whole - ends) / config["num_hidden_layers"]
     total = torch.cuda.mem_get_info()[1]

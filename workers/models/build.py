@@ -8,6 +8,7 @@ import torch
 from workers.cell import AUTO
 from workers.models import LoadError
 from workers.models.shard import Shard, draw
+from workers.models.tp_plan import draw_by_plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -92,7 +93,9 @@ def from_config(
     device = torch.get_default_device()
     with torch.device("meta"):  # what is left out shall not take memory first
         model: PreTrainedModel = built._from_config(config, dtype=dtype, **options)
-    if shard is not None:
+    if shard is not None and shard.engine == "eager":
+        draw_by_plan(model, shard.count, device)
+    elif shard is not None:
         draw(model, shard, device)
     elif device.type != "meta":
         model.to_empty(device=device)

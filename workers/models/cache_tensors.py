@@ -18,7 +18,7 @@ def cache_tensors(cache: object) -> Iterator[torch.Tensor]:
     """Each tensor that `cache` holds, once. Scalars are left out: they count positions and hold nothing of a text.
 
     `cache`: a transformers `Cache`, a list of them, or the state of a model that keeps something else. A quantised
-    tensor is given as the tensors that it consists of.
+    tensor is given as the tensors that it consists of, one that several processes hold as the part that is here.
     """
     seen: set[int] = set()
     to_visit: list[object] = [cache]
@@ -28,7 +28,9 @@ def cache_tensors(cache: object) -> Iterator[torch.Tensor]:
             continue
         seen.add(id(found))
         if isinstance(found, torch.Tensor):
-            if is_traceable_wrapper_subclass(found):
+            if hasattr(found, "to_local"):
+                to_visit.append(found.to_local())
+            elif is_traceable_wrapper_subclass(found):
                 to_visit += [getattr(found, name) for name in found.__tensor_flatten__()[0]]
             elif found.dim() > 0:
                 yield found

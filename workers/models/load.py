@@ -22,6 +22,7 @@ from workers.models.page_cache import resident_fraction
 from workers.models.shard import Shard, cut
 from workers.models.source import RANDOM, locate
 from workers.models.tokenizer import load_tokenizer
+from workers.models.tp_plan import load_options
 from workers.models.weight_files import check_whole
 from workers.outcome import Outcome
 
@@ -110,6 +111,7 @@ def _load_files(
     files = locate(name, ref, weights=True)
     config = read_config(name, ref)
     check_whole(name, files.weights)
+    by_plan = shard is not None and shard.engine == "eager"
     disable_progress_bar()  # nobody sees it, and a thread with a stack of its own draws it
     # What its constructors would draw is overwritten or, where the files lack it, refused.
     with _load_errors(name, config), no_init_weights():
@@ -120,12 +122,12 @@ def _load_files(
             files.folder,
             trust_remote_code=ref.trust_remote_code,
             gguf_file=files.gguf,
-            dtype=dtype if files.gguf else "auto",
+            dtype=dtype if files.gguf or by_plan else "auto",
             use_safetensors=None if ref.allow_pickle else True,
             local_files_only=True,
             ignore_mismatched_sizes=True,  # refused below, by name
             **attention_options(ref.attn_implementation),
-            **_quantised_options(config, device),
+            **(load_options(shard.count) if by_plan and shard else _quantised_options(config, device)),
         )
     if missing := sorted(found["missing_keys"]):
         raise LoadError(f"{name}: its files lack {len(missing)} of its tensors, {missing[0]} among them")
@@ -135,9 +137,10 @@ def _load_files(
             f"{name}: {len(other)} of its tensors have other shapes in the files than in config.json: {tensor} is "
             f"{list(in_files)} there, {list(in_config)} here; the two do not belong together"
         )
-    if shard is not None:
-        cut(model, shard)
-    _place(model, dtype, device)
+    if not by_plan:
+        if shard is not None:
+            cut(model, shard)
+        _place(model, dtype, device)
     return model, None if resident is None else resident >= _WARM
 
 
@@ -222,7 +225,8 @@ def weights_bytes_of(model: PreTrainedModel) -> int:
     Quantised tensors count as what they consist of, and what a quantiser keeps beside them (scales) counts too.
     """
     whole = list(_tensors(model))
-    kept_beside = [vars(parameter) for parameter in model.parameters()]
-    parts = cache_tensors([t for t in whole if is_traceable_wrapper_subclass(t)] + kept_beside)
+    wrapped = [t for t in whole if is_traceable_wrapper_subclass(t)]
+    kept_beside = [vars(p) for p in model.parameters() if not is_traceable_wrapper_subclass(p)]
+    parts = cache_tensors(wrapped + kept_beside)
     plain = [t for t in whole if not is_traceable_wrapper_subclass(t)]
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in (*plain, *parts)}.values())

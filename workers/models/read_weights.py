@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from workers.cell import Cell
+from workers.models.cache_tensors import cache_tensors
 from workers.models.load import LoadedModel, weights_bytes_of
 
 
@@ -39,7 +40,7 @@ def read_bytes(loaded: LoadedModel, *, is_one_token: bool) -> int | None:
     if not isinstance(table, torch.nn.Embedding) or head is None:
         return whole
     is_shared = getattr(head, "weight", None) is table.weight
-    return whole if is_shared else whole - table.weight.nbytes
+    return whole if is_shared else whole - sum(part.nbytes for part in cache_tensors(table.weight))
 
 
 def _mixtures(parent: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, torch.nn.Module]]:

@@ -1,5 +1,5 @@
 """A model in shards: each of several processes holds some heads and some columns of every layer, and a part of the output
-matrix (tensor parallelism as in Megatron-LM, arXiv:1909.08053). The cut of the graph engine.
+matrix (tensor parallelism as in Megatron-LM, arXiv:1909.08053). The cut of the graph engine; transformers' is in `tp_plan`.
 
 Outputs of a matrix are its rows, inputs its columns. Norms, embeddings and biases of what is summed are not cut.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from workers.cell import Engine
 from workers.models import LoadError
 
 if TYPE_CHECKING:
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """That of process `index` of `count`. `by`: the engine, each of which cuts in its own way."""
+    """That of process `index` of `count`. `engine`: each cuts in its own way, the eager one as transformers does."""
 
     index: int
     count: int
-    by: str = "graph"
+    engine: Engine = "graph"
 
 
+#: (name of a parameter, the whole) -> what a shard keeps of it
+Kept = Callable[[str, torch.Tensor], torch.Tensor]
 #: The parts of a tensor that one process keeps, from begin to end along one axis, in this order.
 Ranges = list[tuple[int, int]]
 
@@ -61,6 +64,8 @@ class Heads:
 
 def uneven(config: "PreTrainedConfig", count: int) -> str | None:
     """Why a model with this configuration cannot be cut for `count` processes, in one line; None where it can."""
+    if getattr(config, "kv_lora_rank", None) is not None:
+        return "attention over latents is not cut: one device holds it whole"
     heads, inner = Heads.of(config), config.intermediate_size
     if heads.query % count:
         return f"{heads.query} heads do not divide by {count} devices"
@@ -100,23 +105,31 @@ def cut(model: "PreTrainedModel", shard: Shard) -> None:
 
 
 def draw(model: "PreTrainedModel", shard: Shard, device: torch.device) -> None:
-    """Give a model on the meta device the weights of its shard, as the architecture draws them.
+    """Give a model on the meta device the weights of its shard, as the architecture draws them. Raises `LoadError`."""
+    heads = _checked(model, shard)
+    draw_kept(model, dict(_cut_modules(model, heads, shard)), device)
+    model.config = _config_of_shard(model.config, heads, shard)
+
+
+def draw_kept(model: "PreTrainedModel", kept_of: dict[torch.nn.Module, Kept], device: torch.device) -> None:
+    """Draw the weights of a model on the meta device, and keep what is wanted of them. `kept_of`: of the modules that are cut.
 
     Each module is drawn whole, then cut: shards of one seed are those of one model, into however many it is cut. It is not the
-    one that is drawn where nothing is cut, whose constructors draw too. Raises `LoadError`.
+    one that is drawn where nothing is cut, whose constructors draw too.
     """
-    heads = _checked(model, shard)
-    keeps = {id(module): kept for module, kept in _cut_modules(model, heads, shard)}
 
     def drawing(draw_whole: Callable[[torch.nn.Module], None]) -> Callable[[torch.nn.Module], None]:
         def draw_module(module: torch.nn.Module) -> None:
             module.to_empty(device=device, recurse=False)
             draw_whole(module)
-            if (kept := keeps.get(id(module))) is not None:
-                for name, whole in list(module.named_parameters(recurse=False)):
-                    part = kept(name, whole.data)
-                    is_view = part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
-                    module._parameters[name] = torch.nn.Parameter(part.clone() if is_view else part)
+            if (kept := kept_of.get(module)) is None:
+                return
+            for name, whole in list(module.named_parameters(recurse=False)):
+                part = kept(name, data := whole.data)
+                if part is not data:
+                    module._parameters[name] = torch.nn.Parameter(
+                        part.clone() if _shares(part, data) else part
+                    )
 
         return draw_module
 
@@ -128,7 +141,13 @@ def draw(model: "PreTrainedModel", shard: Shard, device: torch.device) -> None:
     finally:
         for each in inner:
             del each._init_weights
-    model.config = _config_of_shard(model.config, heads, shard)
+
+
+def _shares(part: torch.Tensor, whole: torch.Tensor) -> bool:
+    """Whether it is a view, which would hold on to the whole."""
+    return (
+        type(part) is torch.Tensor and part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    )
 
 
 def _checked(model: "PreTrainedModel", shard: Shard) -> Heads:
@@ -137,13 +156,9 @@ def _checked(model: "PreTrainedModel", shard: Shard) -> Heads:
     return Heads.of(model.config)
 
 
-#: (name of a parameter, the whole) -> what the shard keeps of it
-_Kept = Callable[[str, torch.Tensor], torch.Tensor]
-
-
 def _cut_modules(
     model: "PreTrainedModel", heads: Heads, shard: Shard
-) -> Iterator[tuple[torch.nn.Module, _Kept]]:
+) -> Iterator[tuple[torch.nn.Module, Kept]]:
     inner: int = model.config.intermediate_size
     rows: dict[str, Ranges] = {
         "q_proj": heads.queries(shard),
@@ -207,7 +222,7 @@ def _packed(counts: tuple[int, int, int], heads: Heads, shard: Shard) -> Ranges:
     return [*heads.queries(shard), *_moved(own, queries), *_moved(own, queries + keys)]
 
 
-def _rows(ranges: Ranges) -> _Kept:
+def _rows(ranges: Ranges) -> Kept:
     """Of a matrix its outputs, of a bias those numbers."""
 
     def kept(name: str, whole: torch.Tensor) -> torch.Tensor:
@@ -217,7 +232,7 @@ def _rows(ranges: Ranges) -> _Kept:
     return kept
 
 
-def _columns(ranges: Ranges, *, has_bias: bool) -> _Kept:
+def _columns(ranges: Ranges, *, has_bias: bool) -> Kept:
     """Of a matrix its inputs. Its bias is added once: the others hold zeros."""
     ((begin, end),) = ranges
 

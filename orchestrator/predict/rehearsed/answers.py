@@ -158,6 +158,8 @@ def kin(cell: Cell) -> Cell:
 def check(cell: Cell, device: DeviceProfile) -> None:
     """Raises `NotRehearsable` for what is not rehearsed at all, without a look at the model."""
     policy = cell.mode_spec.policy
+    if cell.devices > 1:
+        raise NotRehearsable("a model on several devices is not rehearsed")
     if device.allocator != "cuda" or cell.engine != "eager":
         raise NotRehearsable(f"the {cell.engine} engine on {device.kind} is not rehearsed")
     if _is_scored(cell) and policy.grows and policy.layout is Layout.APPENDED:

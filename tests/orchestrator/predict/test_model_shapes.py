@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from orchestrator.predict import model_shapes
+from orchestrator.predict import shard
 from orchestrator.predict.model_shapes import CellShapes, ModelShapes
 from orchestrator.predict.shape import ModelShape, shape_for
 from workers.cell import Cell, ModelRef
@@ -24,7 +24,7 @@ def test_each_config_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         read.append(name)
         return shape_for(name, ref)
 
-    monkeypatch.setattr(model_shapes, "shape_for", counted)
+    monkeypatch.setattr(shard, "shape_for", counted)
     shapes = ModelShapes()
     for length in (1, 2):
         assert shapes.of(dataclasses.replace(cell(), length=length)).target == shape_for(TARGET, cell().model)
@@ -45,7 +45,7 @@ def test_weights_of_unknown_size_are_told(monkeypatch: pytest.MonkeyPatch) -> No
     def unweighed(name: str, ref: ModelRef) -> ModelShape:
         return dataclasses.replace(shape_for(name, ref), weight_numels=None, fixed_bytes=None)
 
-    monkeypatch.setattr(model_shapes, "shape_for", unweighed)
+    monkeypatch.setattr(shard, "shape_for", unweighed)
     shapes = ModelShapes()
     assert shapes.of(cell()).target is not None
     assert not shapes.unknown

@@ -39,7 +39,7 @@ def run(host: DeviceHost, other: tuple[DeviceHost, ThreadPoolExecutor], model: s
     """Runs a cell on both, and looks for what it leaves behind."""
     second, thread = other
 
-    def run(fault: str, **cell: object) -> Attempt:
+    def run(fault: str | None, **cell: object) -> Attempt:
         name = f"test-{os.getpid()}-{next(_SERIAL)}"
         asked = lease(model, fault=fault, devices=2, **cell)
         future = thread.submit(second.run, asked, ranks=Ranks(1, 2, name))
@@ -66,6 +66,14 @@ def test_two_processes_run_one_cell(run: Run) -> None:
     peaks = [share.peak_device_bytes for share in attempt.devices]
     assert all(peaks)
     assert attempt.peak_device_bytes == max(peaks)
+
+
+def test_an_engine_cuts_its_model_for_two_processes(run: Run, host: DeviceHost, model: str) -> None:
+    """The eager engine, by transformers' plan: half of the cache on each device."""
+    alone, together = host.run(lease(model)), run(None)
+    assert (together.outcome, together.failure) == (Outcome.OK, None)
+    assert alone.measured.kv_cache_bytes == 2 * together.measured.kv_cache_bytes
+    assert together.measured.weights_bytes < alone.measured.weights_bytes
 
 
 @pytest.mark.parametrize(

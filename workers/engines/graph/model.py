@@ -100,8 +100,7 @@ def _sum(kernels: Kernels, weights: Weights, x: Residual | None, parts: Parts) -
     """The products of all processes that hold the model, added to x."""
     if weights.peers is None:
         return kernels.down_proj(x, parts, weights.added_scale)
-    y = Residual(weights.peers.sum(kernels.down_proj(None, parts, weights.added_scale).x_NE))
-    return y if x is None else kernels.add(x, y)
+    return kernels.add_shards(x, kernels.down_proj(None, parts, weights.added_scale), weights.peers)
 
 
 def _add(

@@ -10,26 +10,25 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
-from workers.engines.graph.one_shot import OneShot
+from workers.engines.graph.symmetric import SymmetricBuffer, open_buffer
 
-#: Sums of no more bytes are taken in one shot, on cards. 0: none are.
-ONE_SHOT_BYTES = 0
+#: Sums of no more bytes are taken on cards by one kernel, which reads the other cards' memory. 0: all are NCCL's. Run by
+#: Triton's interpreter so far, not by cards: `python -m tests.benchmarks.devices` measures it with 256 KiB.
+NEAR_BYTES = 0
 #: By its name since torch 2.13, or by the one before.
 _gather: Callable[..., object] = getattr(distributed, "all_gather_single", distributed.all_gather_into_tensor)
 
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """The default group of `torch.distributed`, which the process has joined."""
+    """The default group of `torch.distributed`, which the process has joined. `near`: where small sums are taken."""
 
     index: int
     count: int
-    one_shot: OneShot | None = None
+    near: SymmetricBuffer | None = None
 
     def sum(self, part_NE: torch.Tensor) -> torch.Tensor:
         """The sum over all processes: the same bits in each. `part_NE` is written over."""
-        if self.one_shot is not None and part_NE.nbytes <= self.one_shot.most_bytes:
-            return self.one_shot.sum(part_NE)
         distributed.all_reduce(part_NE)
         return part_NE
 
@@ -41,7 +40,7 @@ class Peers:
         return parts_NV.view(self.count, N, V).movedim(0, 1).reshape(N, -1)
 
 
-def meet(index: int, count: int, dtype: torch.dtype, device: torch.device) -> Peers:
+def meet(index: int, count: int, device: torch.device) -> Peers:
     """Prepare what they need to exchange the stream of one model. All processes call it together."""
-    takes_one_shot = ONE_SHOT_BYTES > 0 and device.type == "cuda"
-    return Peers(index, count, OneShot(ONE_SHOT_BYTES, dtype, device) if takes_one_shot else None)
+    takes_near = NEAR_BYTES > 0 and device.type == "cuda"
+    return Peers(index, count, open_buffer(index, count, NEAR_BYTES, device) if takes_near else None)

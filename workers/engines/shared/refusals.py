@@ -3,8 +3,10 @@
 from typing import TYPE_CHECKING
 
 from workers.cell import Cell
+from workers.engines.families import FAMILIES
 from workers.engines.session import ModeUnsupported
 from workers.kv_dtype import DEVICE
+from workers.modes import Layout
 
 if TYPE_CHECKING:
     from workers.models.load import LoadedModel
@@ -20,11 +22,32 @@ def refuse_placement(cell: Cell) -> None:
 
 
 def refuse_sharding(cell: Cell) -> None:
-    """Raises `ModeUnsupported` where the cell's engine does not divide this mode's model among devices."""
-    if cell.devices > 1:
+    """Raises `ModeUnsupported` where the cell's engine does not cut its models for so many devices, or its mode is not one of
+    models that are cut."""
+    if cell.devices == 1:
+        return
+    from workers.models.config import read_config
+    from workers.models.shard import uneven  # torch, which not every command needs
+    from workers.models.tp_plan import refused
+
+    policy = cell.mode_spec.policy
+    if cell.engine == "eager" and policy.layout is not Layout.RING and not policy.grows:
         raise ModeUnsupported(
-            f"the {cell.engine} engine does not divide a model among devices: leave out devices_per_cell"
+            f"mode {cell.mode} chooses what to keep by all heads, of which each device has some"
         )
+    if cell.kv_placement != DEVICE:
+        raise ModeUnsupported("on several devices keys and values stay on them: leave out kv_placement")
+    drafts = cell.mode_spec.decoder.needs_draft and cell.model.draft is not None
+    for name in (cell.model.target, *([cell.model.draft] if drafts and cell.model.draft else [])):
+        config = read_config(name, cell.model)
+        if cell.engine == "eager":
+            reason = refused(config, cell.devices)
+        elif config.model_type not in FAMILIES:
+            reason = f"the graph engine does not run a {config.model_type}"
+        else:
+            reason = uneven(config, cell.devices)
+        if reason is not None:
+            raise ModeUnsupported(f"{name} on {cell.devices} devices: {reason}")
 
 
 def check_decoder(cell: Cell, target: "LoadedModel", draft: "LoadedModel | None") -> None:

@@ -38,6 +38,7 @@ from workers.meters.bandwidth import copy_bandwidth, matmul_flops
 from workers.models import LoadError
 from workers.models.load import LoadedModel, load_model
 from workers.models.read_weights import step_weights_bytes
+from workers.models.shard import Shard
 from workers.outcome import Outcome
 
 #: A call that waits for another process ends so long after the host would have ended both. The host knows which one hung.
@@ -144,13 +145,14 @@ def _measure_rulers_after(run: CellRun) -> None:
 
 
 def _load(run: CellRun) -> tuple[LoadedModel, LoadedModel | None]:
-    cell, device = run.request.lease.cell, run.device.torch_device
-    target = load_model(cell.model.target, cell.model, device, cell.seed)
+    cell, device, ranks = run.request.lease.cell, run.device.torch_device, run.request.ranks
+    shard = Shard(ranks.index, ranks.count, cell.engine) if ranks.count > 1 else None
+    target = load_model(cell.model.target, cell.model, device, cell.seed, shard)
     draft = None
     if cell.mode_spec.decoder.needs_draft:
         if cell.model.draft is None:
             raise LoadError(f"mode {cell.mode} needs a draft model")
-        draft = load_model(cell.model.draft, cell.model, device, cell.seed)
+        draft = load_model(cell.model.draft, cell.model, device, cell.seed, shard)
     loaded = [m for m in (target, draft) if m is not None]
     run.note(
         load_s=sum(m.load_s for m in loaded),

@@ -25,7 +25,7 @@ def shard_of(loaded: "LoadedModel") -> Weights:
     if len(head.weight_OI) == whole and whole % shard.count == 0:
         rows = slice(shard.index * whole // shard.count, (shard.index + 1) * whole // shard.count)
         head = Linear(head.weight_OI[rows], None if head.bias_O is None else head.bias_O[rows])
-    return replace(weights, head=head, peers=meet(shard.index, shard.count, weights.dtype, weights.device))
+    return replace(weights, head=head, peers=meet(shard.index, shard.count, weights.device))
 
 
 def describe(model: Any) -> Weights:

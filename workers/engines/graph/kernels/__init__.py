@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from workers.engines.graph.kernels.add import add, add_plain
 from workers.engines.graph.kernels.add_normed import add_normed, add_normed_plain
+from workers.engines.graph.kernels.add_shards import add_shards, add_shards_plain
 from workers.engines.graph.kernels.attend_blocks import attend_blocks, attend_blocks_plain
 from workers.engines.graph.kernels.attend_latents import attend_latent_blocks_plain, attend_latent_ring_plain
 from workers.engines.graph.kernels.attend_latents_tiles import (
@@ -46,7 +46,7 @@ class Kernels:
     norm: Callable[..., torch.Tensor]
     norm_heads: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     down_proj: Callable[..., Residual]
-    add: Callable[..., Residual]
+    add_shards: Callable[..., Residual]
     add_normed: Callable[..., Residual]
     head: Callable[..., torch.Tensor]
     attend_ring: Callable[..., torch.Tensor]
@@ -68,7 +68,7 @@ PLAIN = Kernels(
     norm_plain,
     norm_heads_plain,
     down_proj_plain,
-    add_plain,
+    add_shards_plain,
     add_normed_plain,
     head_plain,
     attend_ring_plain,
@@ -89,7 +89,7 @@ FUSED = Kernels(
     norm_rows,
     norm_heads,
     down_proj,
-    add,
+    add_shards,
     add_normed,
     head,
     attend_ring,
@@ -111,7 +111,7 @@ OF_CHUNKS = {
         gated_mlp=gated_mlp_rows,
         experts=experts_rows,
         down_proj=down_proj_rows,
-        add=add_plain,
+        add_shards=add_shards_plain,
         attend_ring=attend_window,
         attend_blocks=attend_chunk,
         attend_latent_blocks=attend_latent_chunk,
