@@ -52,6 +52,15 @@ def test_a_pass_of_a_few_layers_tells_that_of_all(
     assert passes(every, 1280, 77) == told  # the first of its kind: of all layers
 
 
+def test_where_a_few_layers_do_not_tell_all_are_run(tmp_path: Path) -> None:
+    """Of a text of one token a layer leaves more to the next pass than its cache."""
+    shape = next(shape for shape in benchmark_shapes() if shape.name == "gpt-oss-20b")
+    cell = dataclasses.replace(SMALL, model=ModelRef(target=shape.write(tmp_path)))
+    some, every = EagerRehearsal(cell), EagerRehearsal(cell)
+    some.start(2000, read=True)
+    assert some.start(1, read=True) == every.start(1, read=True)
+
+
 def test_a_layer_that_does_what_others_do_not_is_run() -> None:
     """What the second layer frees was there before the first: the third has nothing like it."""
     trace = PassTrace((8, 4, 4, 4, 4), (0, 1, 2, ~2, ~0, 3, ~4, 4, ~6), (), ((4, "cache 0 3 0"),))
