@@ -10,6 +10,7 @@ import dataclasses
 
 from orchestrator.predict.caches import kept_tokens, token_bytes
 from orchestrator.predict.device import FIRST_PASS_KERNELS, Allocator
+from orchestrator.predict.eager_stored import held_bytes, is_stored, read_back
 from orchestrator.predict.moment import Live, Moment, total
 from orchestrator.predict.shape import ModelShape, dtype_bytes
 from workers.cell import AUTO, Cell
@@ -93,11 +94,10 @@ def _cache(cell: Cell, shape: ModelShape, tokens: int, rows: int, what: str) -> 
     live: list[Live] = []
     for window in sorted(set(shape.windows), key=lambda window: window or 0):
         layers = shape.windows.count(window)
-        kept = cached_tokens(cell, window, tokens, rows) * cell.batch_size
-        live += [
-            Live(f"{what}, keys", kept * key_bytes, layers),
-            Live(f"{what}, values", kept * value_bytes, layers),
-        ]
+        kept = cached_tokens(cell, window, tokens, rows)
+        for part, size in (("keys", key_bytes), ("values", value_bytes)):
+            held = held_bytes(cell, size, kept) if is_stored(cell) else kept * size
+            live.append(Live(f"{what}, {part}", cell.batch_size * held, layers))
     if cell.mode_spec.policy.layout is Layout.APPENDED:
         other = shape.other_cache.bytes(tokens, cell.model.dtype)
         live.append(Live(f"{what}, states and what else layers keep", cell.batch_size * other))
@@ -135,6 +135,8 @@ def _copy(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> tuple[Live, 
     if cell.mode_spec.policy.layout is not Layout.APPENDED or rows >= tokens:
         return ()
     longest = max((cached_tokens(cell, window, tokens, rows) for window in set(shape.windows)), default=0)
+    if is_stored(cell):
+        return read_back(cell, shape, longest)
     kept = longest * cell.batch_size
     return (Live("concatenation copy of one layer", kept * max(token_bytes(cell, shape))),)
 

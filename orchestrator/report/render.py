@@ -57,7 +57,7 @@ def render(folder: str | Path) -> str:
             devices.devices(found),
             speed.lengths(found),
             speed.speed_pictures(found, runs),
-            trade.trade(tables.attempts, tables.quality, names),
+            trade.trade(tables.attempts, tables.quality, tables.boundaries, names),
             quality.quality(tables.quality, names),
             quality.text_sanity(
                 found, comparable_runs(found, tables.view), is_scored=tables.quality.height > 0

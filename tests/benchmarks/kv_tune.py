@@ -7,6 +7,7 @@ what its bytes need and beside the kernel of the full cache.
 import argparse
 import importlib
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,12 +27,20 @@ SHAPES = {"pythia-2.8b": (32, 32, 80, 10), "llama-3.1-8b": (32, 8, 128, 64)}
 #: at_once, warps, stages
 CUTS = ((2, 4, 3), (2, 4, 4), (3, 4, 3), (3, 4, 4), (4, 4, 3), (2, 8, 3), (2, 8, 4))
 tiles: Any = importlib.import_module("workers.engines.graph.kernels.attend_packed_tiles")
+Heads = tuple[int, int, int, int]
 
 
-def of_layer(
-    attend: Any, cache: Any, heads: tuple[int, int, int, int], tokens: int, device: torch.device
-) -> float:
-    """Seconds, of all layers in one graph, so that no layer finds its keys in the L2 cache."""
+def weights_of(heads: Heads, device: torch.device) -> Any:
+    """What a cache asks of weights."""
+    return SimpleNamespace(
+        kv_heads=heads[1], head_dim=heads[2], kept_dims=heads[2:3] * 2, dtype=torch.bfloat16, device=device
+    )
+
+
+def step_of(
+    attend: Any, cache: Any, heads: Heads, layers: int, tokens: int, device: torch.device
+) -> Callable[[], None]:
+    """What attends to `tokens` tokens in each layer."""
     H, K, D, F = heads
     q, k, v = (torch.randn(1, 1, n, D, device=device, dtype=torch.bfloat16) for n in (H, K, K))
     at = torch.tensor(tokens - 1, device=device)
@@ -39,9 +48,15 @@ def of_layer(
     how = Attention(scale=D**-0.5)
 
     def step() -> None:
-        for layer in range(LAYERS):
+        for layer in range(layers):
             attend(q, k, v, cache, layer, at, turn, how)
 
+    return step
+
+
+def of_layer(attend: Any, cache: Any, heads: Heads, tokens: int, device: torch.device) -> float:
+    """Seconds, of all layers in one graph, so that no layer finds its keys in the L2 cache."""
+    step = step_of(attend, cache, heads, LAYERS, tokens, device)
     step()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -57,13 +72,7 @@ def main() -> None:
     tokens, device = parser.parse_args().tokens, torch.device("cuda", 0)
     print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__}), flush=True)
     for name, heads in SHAPES.items():
-        weights: Any = SimpleNamespace(
-            kv_heads=heads[1],
-            head_dim=heads[2],
-            kept_dims=heads[2:3] * 2,
-            dtype=torch.bfloat16,
-            device=device,
-        )
+        weights = weights_of(heads, device)
         full = FullCache(weights, 1, tokens + 1, LAYERS)
         full.reserve(tokens)
         full.fill(0, tokens)

@@ -1,18 +1,20 @@
-"""What each way of keeping keys and values costs in quality, and what it saves in memory: one table, one picture, one sentence."""
+"""What each way of keeping keys and values costs in quality, and how far it reaches: one table, one picture, one sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from orchestrator import axes
+from orchestrator.axes import Role
 from orchestrator.names import Names
 from orchestrator.report import formats
 from orchestrator.report.document import Block, Paragraph, Picture, Section, Table
 from orchestrator.report.pictures.curves import ChartAxis, Curve, Panel, draw
 from orchestrator.report.pictures.theme import picture
 from orchestrator.report.setting import mode_words
+from orchestrator.tables.boundary_rows import BoundaryRow
 from orchestrator.tables.quality import KEY, PEERS
 from workers.modes import MODES, SCORE
 from workers.outcome import Outcome
@@ -22,17 +24,26 @@ _SAME = 0.95
 #: and where the loss is above the baseline's by no more than this share.
 _LOSS = 0.02
 _MiB = 2**20
+#: What a scored text and a boundary have in common.
+_SAME_SETTING = axes.names(Role.SETTING, *axes.VARIANT)
 #: Below it a divergence is that of rounding; a logarithmic axis has no zero.
 _LEAST = 1e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Traded:
-    """One policy of one model and card, of its longest scored text. `values`: of the attempt. `loss`: nats, of all positions."""
+    """One policy of one model and card, of its longest scored text. `values`: of the attempt. `loss`: nats, of all positions.
+    `boundary`: of generations in the same setting, where one was found."""
 
     words: str
     values: dict[str, Any]
     loss: float | None
+    boundary: BoundaryRow | None
+
+    @property
+    def reach(self) -> int | None:
+        """New tokens of the longest generation that fitted; None: not known."""
+        return None if self.boundary is None else self.boundary.last_ok
 
     @property
     def is_whole(self) -> bool:
@@ -40,7 +51,9 @@ class _Traded:
         return all(self.values[name] == value for name, value in axes.usual(*axes.VARIANT).items())
 
 
-def trade(attempts: pl.DataFrame, quality: pl.DataFrame, names: Names) -> Section | None:
+def trade(
+    attempts: pl.DataFrame, quality: pl.DataFrame, boundaries: Iterable[BoundaryRow], names: Names
+) -> Section | None:
     """Of scored texts; None where no policy was compared with the full cache."""
     scored = attempts.filter(
         pl.col("final") & (pl.col("workload") == SCORE.name) & (pl.col("outcome") == Outcome.OK)
@@ -52,12 +65,13 @@ def trade(attempts: pl.DataFrame, quality: pl.DataFrame, names: Names) -> Sectio
             "The same text under each policy. KV: bytes of the live cache at its end. KL: divergence of the next-token distribution "
             "from that of a full cache in the model's dtype, in nats, over the first tokens of the text, each read alone; p99: "
             "of one token in a hundred it is larger. Same choice: how often both would choose the same next token. Loss: nats a token, "
-            "over the whole text."
+            "over the whole text. Boundary: the most new tokens that were generated before memory ran out; with a plus, the search "
+            "ended there and memory did not."
         ])
     ]  # fmt: skip
-    group = [*PEERS, axes.DEVICE_KIND]
+    group, reached = [*PEERS, axes.DEVICE_KIND], [row for row in boundaries if row.phase.startswith("decode")]
     for peers in scored.sort("length", descending=True).partition_by(group, maintain_order=True):
-        rows = _rows(peers, quality, names)
+        rows = _rows(peers, quality, reached, names)
         title = f"{names.row(peers.row(0, named=True))} on {peers[axes.DEVICE_KIND][0]}, {peers['engine'][0]} engine, {peers['length'][0]:,} tokens"
         blocks += [_table(title, rows), _picture(title, rows)]
         if sentence := recommended(rows):
@@ -65,7 +79,9 @@ def trade(attempts: pl.DataFrame, quality: pl.DataFrame, names: Names) -> Sectio
     return Section("What is saved, and what is lost", blocks)
 
 
-def _rows(peers: pl.DataFrame, quality: pl.DataFrame, names: Names) -> list[_Traded]:
+def _rows(
+    peers: pl.DataFrame, quality: pl.DataFrame, boundaries: Sequence[BoundaryRow], names: Names
+) -> list[_Traded]:
     longest = peers.filter(pl.col("length") == pl.col("length").max())
     found = []
     for values in longest.unique(axes.names(*axes.VARIANT), keep="first", maintain_order=True).iter_rows(
@@ -78,15 +94,33 @@ def _rows(peers: pl.DataFrame, quality: pl.DataFrame, names: Names) -> list[_Tra
         if same.height:
             tokens = pl.col("num_tokens")
             loss = float(same.select((pl.col("nll_mean") * tokens).sum() / tokens.sum()).item())
-        found.append(_Traded(words=mode_words(names, values), values=values, loss=loss))
+        boundary = next((row for row in boundaries if _is_of(row, values)), None)
+        found.append(_Traded(words=mode_words(names, values), values=values, loss=loss, boundary=boundary))
     return sorted(found, key=lambda row: (-(row.values["kv_cache_bytes"] or 0), row.words))
 
 
+def _is_of(row: BoundaryRow, values: dict[str, Any]) -> bool:
+    return row.device_kind == values[axes.DEVICE_KIND] and all(
+        row.identity[name] == values[name] for name in _SAME_SETTING
+    )
+
+
 def _table(title: str, rows: Sequence[_Traded]) -> Table:
-    columns = ["policy", "KV", "peak", "tokens/s", "KL mean", "KL p99", "same choice", "loss"]
+    reaches = any(row.reach is not None for row in rows)
+    columns = [
+        "policy",
+        *(["boundary"] if reaches else []),
+        "KV",
+        "peak",
+        "tokens/s",
+        "KL mean",
+        "KL p99",
+        "same choice",
+        "loss",
+    ]
     lines = [
         [
-            row.words, formats.size(row.values["kv_cache_bytes"]), formats.size(row.values["peak_device_bytes"]),
+            row.words, *([_reach(row)] if reaches else []), formats.size(row.values["kv_cache_bytes"]), formats.size(row.values["peak_device_bytes"]),
             formats.number(row.values["tokens_per_s"]), *(_nats(row.values[name]) for name in ("kl_mean", "kl_p99")),
             formats.NOTHING if row.values["same_choice"] is None else f"{row.values['same_choice']:.1%}",
             formats.number(row.loss, 3),
@@ -96,25 +130,42 @@ def _table(title: str, rows: Sequence[_Traded]) -> Table:
     return Table(columns, lines, title, frozenset(columns[1:]))
 
 
+def _reach(row: _Traded) -> str:
+    return formats.count(row.reach) + ("+" if row.boundary is not None and row.boundary.censored else "")
+
+
 def _nats(value: float | None) -> str:
     return formats.NOTHING if value is None else f"{value:.2g}"
 
 
 def _picture(title: str, rows: Sequence[_Traded]) -> Picture:
-    told = [row for row in rows if row.values["kl_mean"] is not None and row.values["kv_cache_bytes"]]
+    """Boundary against KL where boundaries were found, else bytes against KL."""
+    told = [row for row in rows if row.values["kl_mean"] is not None]
+    far = [row for row in told if row.reach]
+    if far:
+        told, across = far, [row.reach or 0 for row in far]
+        what, side = ChartAxis("boundary (new tokens)"), "Lower right is better: longer texts"
+    else:
+        told = [row for row in told if row.values["kv_cache_bytes"]]
+        across = [row.values["kv_cache_bytes"] / _MiB for row in told]
+        what, side = ChartAxis("keys and values (MiB)"), "Lower left is better: less memory"
     curves = [
         Curve(
-            row.words, MODES[row.values["mode"]].policy.colour, None,
-            [row.values["kv_cache_bytes"] / _MiB], [max(row.values["kl_mean"], _LEAST)],
+            row.words,
+            MODES[row.values["mode"]].policy.colour,
+            None,
+            [x],
+            [max(row.values["kl_mean"], _LEAST)],
         )
-        for row in told
-    ]  # fmt: skip
+        for row, x in zip(told, across, strict=True)
+    ]
     panel = Panel(
-        f"Memory against closeness: {title}", ChartAxis("keys and values (MiB)"),
+        f"{'Boundary' if far else 'Memory'} against closeness: {title}", what,
         ChartAxis("KL (nats, log scale)", log=True, format=".0e"), curves, points=True,
     )  # fmt: skip
     return picture(
-        f"trade-{title}", draw(panel), "Lower left is better: less memory, closer to the full cache.", f"KL against bytes of the cache for {title}"
+        f"trade-{title}", draw(panel), f"{side}, closer to the full cache.",
+        f"KL against {'boundary' if far else 'bytes of the cache'} for {title}",
     )  # fmt: skip
 
 
@@ -136,7 +187,19 @@ def recommended(rows: Sequence[_Traded]) -> str | None:
     return (
         f"Use {best.words}: it takes {share:.0%} of the keys and values of {whole.words} on this text; after "
         f"{1 - best.values['same_choice']:.1%} of the tokens it would have chosen another one, and the loss changes by "
-        f"{best.loss / whole.loss - 1:+.1%}."
+        f"{best.loss / whole.loss - 1:+.1%}.{_further(best, whole)}"
+    )
+
+
+def _further(best: _Traded, whole: _Traded) -> str:
+    if best.boundary is None or not best.reach or whole.boundary is None or not whole.reach:
+        return ""
+    if whole.boundary.censored:
+        return f" Neither runs out of memory within {min(best.reach, whole.reach):,} tokens."
+    least = "at least " if best.boundary.censored else ""
+    return (
+        f" It generates {least}{best.reach:,} tokens before memory ends, {whole.words} {whole.reach:,}: "
+        f"{least}{best.reach / whole.reach:.2f} times as many."
     )
 
 

@@ -43,3 +43,23 @@ def test_where_nothing_is_close_the_full_cache_is_kept(tmp_path: Path) -> None:
 
 def test_without_a_comparison_there_is_no_section(tmp_path: Path) -> None:
     assert TITLE not in rendered(tmp_path, modes=["baseline"])
+
+
+def test_boundaries_stand_beside_the_divergence(tmp_path: Path) -> None:
+    spec = demo_spec(
+        workload="score", lengths=[2000], engines=["graph"], modes=["baseline"], kv_dtype=["auto", "int8"]
+    )
+    generated = spec.model_copy(update={"workload": "generate", "lengths": [500, 1000, 4000, 8000]})
+    with open_run(tmp_path, spec) as run:
+        attempts = [*demo_attempts(spec), *demo_attempts(generated)]
+        run.journal.append([Record(run.run_id, attempt) for attempt in attempts])
+    section = Path(render(tmp_path)).read_text().split(TITLE)[1].split("\n## ")[0]
+    header, _, *rows = (line for line in section.splitlines() if line.startswith("|"))
+    assert header.startswith("| policy | boundary |")
+    assert {row.split("|")[1].strip(): row.split("|")[2].strip() for row in rows[:2]} == {
+        "baseline": "1,000",
+        "baseline · int8 KV": "1,000",
+    }
+    assert "It generates 1,000 tokens before memory ends, baseline 1,000: 1.00 times as many." in section
+    (drawn,) = tmp_path.glob("plots/trade-*.svg")
+    assert "boundary (new tokens)" in drawn.read_text()

@@ -24,27 +24,26 @@ class TovaLayer(EvictingLayer):
 
     def __init__(self, budget: int) -> None:
         super().__init__(budget)
-        self._is_waiting = False
+        self.is_waiting = False
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._is_waiting:
-            raise ModeUnsupported(
-                "cannot evict: not every layer attends through transformers' attention interface"
-            )
-        self._is_waiting = True
+        self.is_waiting = True
         return super().update(key_states, value_states)
 
     def attended(self, weight_BC: torch.Tensor) -> None:
         """`weight_BC`: how much the last query of the pass attended to each token."""
-        self._is_waiting = False
+        self.is_waiting = False
         self.keep(weight_BC[:, None])
 
 
 @contextmanager
 def noting_weights(model: PreTrainedModel, budget: int) -> Iterator[EvictingCache]:
-    """Within the context, the attention of `model` tells the layers of the yielded cache what its last query saw."""
+    """Within the context, the attention of `model` tells the layers of the yielded cache what its last query saw.
+
+    Raises `ModeUnsupported` at the end of the first pass of a model that attends in another way.
+    """
     implementation = model.config.get_text_config(decoder=True)._attn_implementation
     registered = ALL_ATTENTION_FUNCTIONS.get(implementation)
     with evicting(model, TovaLayer, budget) as cache:
@@ -59,8 +58,18 @@ def noting_weights(model: PreTrainedModel, budget: int) -> Iterator[EvictingCach
                 layer.attended(last_weights(query, key, **_of_scores(named)))
             return out
 
-        with _attending(implementation, attend):
-            yield cache
+        def check(*_: object) -> None:
+            if any(isinstance(layer, TovaLayer) and layer.is_waiting for layer in cache.layers):
+                raise ModeUnsupported(
+                    f"{type(model).__name__} cannot evict: not every layer attends through transformers' attention interface"
+                )
+
+        hook = model.register_forward_hook(check)
+        try:
+            with _attending(implementation, attend):
+                yield cache
+        finally:
+            hook.remove()
 
 
 @contextmanager

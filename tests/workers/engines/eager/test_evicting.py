@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from tests.workers.engines.eager.tiny import FAMILIES, SINKS, WINDOW, cell, loaded, text, tiny
+from tests.workers.engines.heard import Heard
 from tests.workers.engines.layer_by_layer import WINDOW_OF_ITS_OWN, build
 from tests.workers.engines.streaming_reference import (
     _embedding,
@@ -125,15 +126,6 @@ def test_rows_of_a_batch_keep_tokens_of_their_own(mode: str) -> None:
         assert relative(found_TV, through(model, mode, ids_T, 8)) < 1e-9
 
 
-def test_a_layer_that_attends_in_its_own_way_is_refused() -> None:
-    model, ids_T = tiny("llama"), text(4)
-    with torch.no_grad(), tova(model, cell("tova", workload="score")) as cache:
-        key = torch.zeros(1, 2, 1, 16)
-        cache.update(key, key, 0)
-        with pytest.raises(ModeUnsupported, match="attention interface"):
-            model(input_ids=ids_T[None], past_key_values=cache)
-
-
 @pytest.mark.parametrize("mode", OPEN)
 @pytest.mark.parametrize("family", ["gemma3_text", "gpt_oss"])
 def test_layers_with_a_window_keep_what_they_keep_in_baseline(family: str, mode: str) -> None:
@@ -163,3 +155,23 @@ def test_a_model_without_a_layer_that_keeps_every_token_is_refused(mode: str) ->
     words = "MistralForCausalLM cannot evict: none of its layers keeps every token"
     with pytest.raises(ModeUnsupported, match=words), OPEN[mode](build("mistral", windowed=True), cell(mode)):
         pass
+
+
+def test_an_attention_that_tells_no_weights_is_refused_in_the_first_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny("llama")
+    attention = type(model.model.layers[0].self_attn)
+
+    def own(self: torch.nn.Module, hidden_states: torch.Tensor, **named: object) -> tuple[torch.Tensor, None]:
+        shape_BTHD = (*hidden_states.shape[:-1], -1, self.head_dim)
+        k, v = (each(hidden_states).view(shape_BTHD).transpose(1, 2) for each in (self.k_proj, self.v_proj))
+        named["past_key_values"].update(k, v, self.layer_idx)
+        return hidden_states, None
+
+    monkeypatch.setattr(attention, "forward", own)
+    session = open_session(cell("tova", prompt=1, length=4), loaded(model), None)
+    heard = Heard()
+    with pytest.raises(ModeUnsupported, match="LlamaForCausalLM cannot evict: not every layer attends"):
+        session.generate(text(1)[None], 4, heard)
+    assert heard.counts in ([], [0])

@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from orchestrator.spec import KvDtype
+from tests.benchmarks import kv_tune
 from tests.workers.engines import streaming_reference as dense
 from tests.workers.engines.graph.tiny import build, cell, tokens
 from tests.workers.engines.heard import Heard
 from workers.engines.graph import open_session
+from workers.engines.graph.full_cache import FullCache
+from workers.engines.graph.kernels.attend_blocks import attend_blocks_plain
+from workers.engines.graph.kernels.attend_packed import attend_packed_plain
 from workers.engines.graph.kernels.packing import pack, quantised, unpack
-from workers.engines.graph.packed_cache import group_of
+from workers.engines.graph.packed_cache import PackedCache, group_of
 from workers.engines.session import ModeUnsupported
 from workers.kv_dtype import KV_DTYPES, STORED_AS
 from workers.modes import Speculation
@@ -130,3 +134,16 @@ def test_host_is_refused() -> None:
 
 def test_the_list_of_the_sweep_file_is_that_of_the_workers() -> None:
     assert get_args(KvDtype) == KV_DTYPES
+
+
+@pytest.mark.parametrize("name", kv_tune.SHAPES)
+def test_what_is_timed_on_a_gpu_attends_on_a_cpu(name: str) -> None:
+    heads, cpu = kv_tune.SHAPES[name], torch.device("cpu")
+    weights = kv_tune.weights_of(heads, cpu)
+    full = FullCache(weights, 1, TOKENS + 1, 1)
+    packed = PackedCache(weights, 1, TOKENS + 1, 1, STORED_AS["int8"])
+    for cache, attend in ((full, attend_blocks_plain), (packed, attend_packed_plain)):
+        cache.reserve(TOKENS)
+        cache.fill(0, TOKENS)
+        with torch.no_grad():
+            kv_tune.step_of(attend, cache, heads, 1, TOKENS, cpu)()
