@@ -7,6 +7,7 @@ position's logits are computed while a prompt is read (`logits_to_keep`).
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 from orchestrator.predict.caches import kept_tokens, token_bytes
 from orchestrator.predict.device import FIRST_PASS_KERNELS, Allocator
@@ -164,11 +165,29 @@ def _scores(cell: Cell, shape: ModelShape, tokens: int, rows: int) -> list[Live]
         # sdpa needs no mask for a whole prompt (causal) or a single row (sees all); else it is spelt out as
         # bool and turned into the scores' dtype by the kernel.
         live.append(Live("attention mask", cell.batch_size * rows * tokens * (1 + width)))
+    if shape.expanded is not None:
+        live += _expanded(cell, shape, shape.expanded, tokens, rows)
     if 1 < shape.kv_heads < shape.heads and (eager or fixed or 1 < rows < tokens):
         # The kernels that take a mask take no grouped queries. A single head is repeated as a view of itself.
         repeated = cell.batch_size * shape.heads * tokens * (shape.key_dim + shape.value_dim) * width
         live.append(Live("keys and values, repeated for each query head", repeated))
     return live
+
+
+def _expanded(
+    cell: Cell, shape: ModelShape, numbers: tuple[int, int], tokens: int, rows: int
+) -> Iterator[Live]:
+    """What one layer makes of all its latents (MLA), and a CPU's attention of heads whose keys and values differ in size."""
+    width, (keys, values) = dtype_bytes(cell.model.dtype), numbers
+    made = (
+        2 * keys + values - shape.heads * shape.value_dim
+    )  # keys and values at once, then keys with their rotated part
+    yield Live("latents expanded, of one layer", cell.batch_size * tokens * made * width)
+    if keys != values:
+        yield Live("keys, scaled", cell.batch_size * tokens * keys * width)
+        yield Live(
+            "attention scores and their softmax", cell.batch_size * shape.heads * rows * tokens * width, 2
+        )
 
 
 def _choice(cell: Cell, shape: ModelShape, rows: int, tokens: int) -> tuple[Live, ...]:

@@ -89,8 +89,14 @@ def _sentence(group: Sequence[Setting], evidence: Evidence) -> list[Span]:
     by_mode: dict[tuple[str, bool], list[_Extent]] = {}
     for extent in sorted(extents, key=lambda extent: mode_rank(extent.row.mode)):
         by_mode.setdefault((extent.row.mode, extent.row.censored), []).append(extent)
-    failing = [_failing(mode, found) for (mode, censored), found in by_mode.items() if not censored]
-    passing = _passing([found for (_, censored), found in by_mode.items() if censored])
+    # One engine of a mode may end where the other goes on: each by its name then.
+    both = {mode for mode, censored in by_mode if (mode, not censored) in by_mode}
+    named = [
+        (formats.listing([extent.name for extent in found]) if mode in both else mode, censored, found)
+        for (mode, censored), found in by_mode.items()
+    ]
+    failing = [_failing(name, found) for name, censored, found in named if not censored]
+    passing = _passing([(name, found) for name, censored, found in named if censored])
     return [
         *spans,
         f"{'; '.join([*failing, *passing, *_searching(group)])}. ",
@@ -245,10 +251,10 @@ def _token_by_token(row: BoundaryRow) -> str:
     return f" where the text is read as a prompt; generated token by token it came to {at:,}"
 
 
-def _passing(modes: Sequence[Sequence[_Extent]]) -> list[str]:
+def _passing(modes: Sequence[tuple[str, Sequence[_Extent]]]) -> list[str]:
     alike: dict[tuple[int, bool], list[str]] = {}
-    for extents in modes:
-        alike.setdefault((min(r.tokens for r in extents), extents[0].grows), []).append(extents[0].row.mode)
+    for name, extents in modes:
+        alike.setdefault((min(r.tokens for r in extents), extents[0].grows), []).append(name)
     return [
         f"{formats.listing(names)} passed {tokens:,} tokens, the longest tried{'' if grows else ', in constant memory'}"
         for (tokens, grows), names in sorted(alike.items())

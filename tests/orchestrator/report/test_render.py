@@ -242,6 +242,21 @@ def test_synthetic_probes_are_no_part_of_the_picture(tmp_path: Path, synthetic: 
     assert ("out of memory by" in picture) is not synthetic
 
 
+def test_an_engine_that_goes_on_where_the_other_ends_is_named(tmp_path: Path) -> None:
+    boundary = BoundarySpec(max_length=4000)
+    spec = demo_spec(lengths=[500], modes=["baseline"], engines=["eager", "graph"], boundary=boundary)
+    asked = {"eager": (500, 3008, 3072), "graph": (500, 4000)}
+    probes = (
+        dataclasses.replace(cell, length=length, purpose="probe", repeat=repeat)
+        for cell in expand(spec) for length in asked[cell.engine] for repeat in (0, 1)
+    )  # fmt: skip
+    attempts = [attempt_of(probe, number) for number, probe in enumerate(probes)]
+    attempts[6:] = [dataclasses.replace(a, outcome=Outcome.OK, failure=None) for a in attempts[6:]]
+    answer = _run(tmp_path, spec, attempts, cells=2).split("## ")[1]
+    assert "baseline (eager) runs out of memory after 3,008 tokens" in answer
+    assert "baseline (graph) passed 4,000 tokens, the longest tried" in answer
+
+
 @pytest.mark.parametrize("phases", [["decode", "prefill"], ["prefill", "decode"]])
 def test_probes_of_a_prompt_in_one_pass_are_no_part_of_the_picture(
     tmp_path: Path, phases: list[Literal["decode", "prefill"]]

@@ -15,6 +15,7 @@ from workers.engines import open_session
 from workers.engines.graph.session import GraphSession
 from workers.engines.session import ModeUnsupported
 from workers.engines.sizes import BLOCK, LATENT_QUERIES
+from workers.models.shapes import shapes
 
 
 @pytest.mark.parametrize("family", ["deepseek_v2", "deepseek_v3", "glm4_moe_lite"])
@@ -49,6 +50,14 @@ def test_the_eager_engine_expands_what_it_streams(mode: str) -> None:
         row = config.num_attention_heads * (config.qk_head_dim + config.v_head_dim)
     assert heard.kv_bytes[-1] % (row * 4 * config.num_hidden_layers) == 0
     assert heard.kv_bytes[-1] == eager.cache_bytes(asked, shape_of(config), 46)
+
+
+def test_what_transformers_expands_is_foretold() -> None:
+    """14,336 bytes of each cached token of DeepSeek-V2-Lite, in one layer at a time."""
+    shape = shape_of(dict(shapes()["deepseek-v2-lite"]["config"]))
+    decode = eager.moments(replace(cell("baseline", "eager"), length=10_000), shape, None)[0]
+    (expanded,) = (live for live in decode.work if live.what.startswith("latents expanded"))
+    assert expanded.size == 14_336 * (7 + 10_000 - 1)
 
 
 @pytest.mark.parametrize("mode", ["baseline", "streaming"])
