@@ -73,6 +73,13 @@ def print_plan(spec: SweepSpec, outlook: Forecast) -> None:
         tables.setdefault(tuple(conditions.values()), []).append(forecast)
     for forecasts in tables.values():
         console.print(_table(forecasts, names, outlook.device))
+    if spec.boundary is not None and spec.boundary.reach != "decode":
+        console.print(
+            Text(
+                f"token by token; the search (reach: {spec.boundary.reach}) reads its texts as prompts in chunks, which takes more "
+                "room: its end, and the report's prediction of it, lie a little lower"
+            )
+        )
     if any(forecast.predicted_by == "rehearsal" for forecast in outlook.forecasts):
         console.print(Text(f"predicted for cells that run with {library_versions()}"))
     for line in (*outlook.differences, *outlook.notes):

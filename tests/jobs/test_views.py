@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -86,3 +87,13 @@ def test_status_shows_a_name_that_is_markup(
         f"aside: part{name}",
     ):
         assert words in said
+
+
+@pytest.mark.parametrize("reach", ["decode", "prefill"])
+def test_plan_says_that_a_search_by_prompts_ends_elsewhere(
+    capsys: pytest.CaptureFixture[str], reach: Literal["decode", "prefill"]
+) -> None:
+    spec = demo_spec(lengths=[500], modes=["baseline"], boundary=BoundarySpec(reach=reach))
+    print_plan(spec, forecast(spec, "cpu:12GiB"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("the report's prediction of it, lie a little lower" in said) is (reach == "prefill")
