@@ -29,7 +29,8 @@ def cell_words(cell: Cell, names: Names, *, mode: bool = True) -> str:
         model = f"{model} {cell.mode}"
     engine = "" if cell.engine == "eager" else f" {cell.engine}"
     budget = "" if cell.budget is None else f" in {round_size_text(cell.budget)}"
-    return f"{model}{engine} {tokens_words(cell)}{budget} #{cell.repeat}"
+    devices = "" if cell.devices == 1 else f" on {cell.devices} devices"
+    return f"{model}{engine} {tokens_words(cell)}{budget}{devices} #{cell.repeat}"
 
 
 def tokens_words(cell: Cell) -> str:

@@ -243,3 +243,10 @@ def test_a_device_whose_cells_run_without_a_preloaded_allocator_says_so() -> Non
         "80.00 GiB; cells run without /opt/libjemalloc.so.2 (LD_PRELOAD), with glibc's malloc"
         in out.getvalue()
     )
+
+
+def test_a_cell_on_several_devices_says_so() -> None:
+    log = io.StringIO()
+    on_two = dataclasses.replace(finished(Outcome.OK), cell=dataclasses.replace(CELL, devices=2))
+    PlainWatcher(log).see(CellFinished("n1/gpu0", on_two, True))
+    assert "64+8000 in 8 GiB on 2 devices #0 · ok" in log.getvalue()
