@@ -116,8 +116,6 @@ def refuse_budgets_below_weights(spec: SweepSpec) -> None:
     too_small: list[tuple[int, Cell]] = []
     for cell in cells:
         target, draft = shapes.weighed(cell)
-        if cell.devices > 1:
-            return  # each device holds a part: how much is left for the worker to find
         if cell.budget is None or target is None:
             return
         try:

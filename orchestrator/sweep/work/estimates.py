@@ -48,7 +48,7 @@ class Predictions:
 
     def peak(self, cell: Cell, device: Device) -> PredictedPeak | None:
         target, draft = self._shapes.of(cell)
-        if target is None or cell.devices > 1:  # what is predicted is a whole model's
+        if target is None:
             return None
         with self._without_rehearsals():
             try:
@@ -64,7 +64,7 @@ class Predictions:
             return None
         drafts = [draft] if draft is not None and cell.mode_spec.decoder.needs_draft else []
         sizes = [shape.weights_bytes(cell.model.dtype) for shape in (target, *drafts)]
-        needed = sum(size for size in sizes if size is not None) // cell.devices  # of one device, at least
+        needed = sum(size for size in sizes if size is not None)
         return needed if None not in sizes and needed > cell.budget else None
 
     def start(self, question: Question, device: Device) -> tuple[Question, Search] | None:
