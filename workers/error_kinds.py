@@ -113,6 +113,11 @@ def lost_a_peer(message: str) -> bool:
     return _EXCHANGE.search(message) is not None
 
 
+def waits_for_a_peer(stacks: str | None) -> bool:
+    """Whether a process's stacks show that it waits for the others."""
+    return stacks is not None and "distributed_c10d" in stacks
+
+
 def oom_of(phase: Phase) -> Outcome:
     """Return the out-of-memory outcome of a phase. Set-up, capture and warm-up count as load."""
     if phase is Phase.PREFILL:

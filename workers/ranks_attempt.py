@@ -7,9 +7,6 @@ from workers import error_kinds
 from workers.attempt import Attempt, DeviceShare, Failure
 from workers.outcome import Outcome
 
-#: What a waiting process shows in its stacks.
-_WAITS = "distributed_c10d"
-
 
 def attempt_of_ranks(attempts: Sequence[Attempt]) -> Attempt:
     """Return the cell's attempt. `attempts`: of rank 0, 1, ..., all of one lease.
@@ -58,7 +55,7 @@ def _follows(attempt: Attempt) -> int:
         and error_kinds.lost_a_peer(failure.error_message)
     ):
         return 2
-    return 1 if stacks is not None and _WAITS in stacks else 0
+    return 1 if error_kinds.waits_for_a_peer(stacks) else 0
 
 
 def _ended_at(attempt: Attempt) -> float:

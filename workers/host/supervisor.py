@@ -286,13 +286,17 @@ class Supervisor:
         )
 
     def _left_by_a_peer(self, dump: StackDump) -> EndedByUs | None:
-        """Without one of its processes a cell comes to no end. Where that one hung or took too long, the stacks of this
-        one tell whether it was waiting for it."""
+        """Without one of its processes a cell comes to no end. Where that one hung or took too long and this one does not
+        wait for it, that one waited for this one."""
         peer = self._peers.first_bad_end()
         if peer is None:
             return None
-        stacks = dump.take(self._pid) if peer.outcome in (Outcome.HANG, Outcome.TIMEOUT) else None
-        return EndedByUs(Outcome.CANCELLED, f"rank {peer.rank} ended: {peer.outcome}", stacks)
+        if peer.outcome not in (Outcome.HANG, Outcome.TIMEOUT):
+            return EndedByUs(Outcome.CANCELLED, f"rank {peer.rank} ended: {peer.outcome}")
+        stacks = dump.take(self._pid)
+        if error_kinds.waits_for_a_peer(stacks):
+            return EndedByUs(Outcome.CANCELLED, f"rank {peer.rank} ended: {peer.outcome}", stacks)
+        return EndedByUs(peer.outcome, f"rank {peer.rank} waited for it in vain ({self._where()})", stacks)
 
     def _where(self) -> str:
         return f"{self.seen.phase}, {self.seen.produced} tokens"
