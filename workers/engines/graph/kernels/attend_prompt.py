@@ -23,10 +23,6 @@ class ChunkTile:
     warps: int
     stages: int
 
-    def registers(self, head_dim: int) -> int | None:
-        """Of a thread, so that two programs run together on a multiprocessor: of heads as small as leave room for it."""
-        return 65536 // (2 * self.warps * 32) if self.warps == 8 and head_dim <= 96 else None
-
 
 TILE = ChunkTile(rows=128, warps=8, stages=3)
 #: Float32 is multiplied without tensor cores, in registers.
@@ -244,6 +240,6 @@ def attend_chunk(
     _attend_chunk[(ceil_div(M, rows // (H // K)), B * K)](
         q_BMHD, cache.table, layer, start, out, M, *scalars,
         B, H, K, D, *halves(D), BLOCK, rows, *flags, tile.stages,
-        num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers(D), **launch_options(),
+        num_warps=tile.warps, num_stages=tile.stages, **launch_options(),
     )  # fmt: skip
     return out
