@@ -134,7 +134,8 @@ def a_row_alone_is_the_row_among_others() -> None:
                 reader.prefill(ids[:, :9], torch.tensor(0), alone=False)
             together = readers[0].read(ids[:, 9:], torch.tensor(9))
             alone = torch.cat([readers[1].read(ids[:, i : i + 1], torch.tensor(i)) for i in range(9, 12)])
-        check(f"rows {mode}", together, alone, 0.0)
+        # Of latents a row's place in its tile depends on the pass, and numpy's product of a row on its place: rounding here.
+        check(f"rows {mode}", together, alone, 1e-6 if target is latents else 0.0)
 
 
 def chunks_of_every_head() -> None:
