@@ -3,9 +3,9 @@
     python -m tests.benchmarks.devices [--model random:llama-3.1-8b] [--devices 1,2] [--budget 24GiB] [--large random:llama-3.1-70b]
     python -m tests.benchmarks.devices --cpu --model random:pythia-14m --devices 1,2 --parts speed     # gloo, on this machine's CPU
 
-Drives the cards without Ray: a process for each, joined by NCCL. Parts: speed, boundary, large. Speed: sums
-of the residual stream by NCCL, then by the kernel that reads the other cards' memory (near), each with the time of its kernels. Each row is printed as a JSON line as it comes, so that a killed run leaves what it had; the table comes last. A part
-that fails prints its traceback, and the others go on.
+Drives the cards without Ray: a process for each, joined by NCCL. Parts: speed (with the time of its
+kernels), boundary, large. Each row is printed as a JSON line as it comes, so that a killed run leaves what it had; the table
+comes last. A part that fails prints its traceback, and the others go on.
 """
 
 import argparse
@@ -33,14 +33,12 @@ from tests.benchmarks.ranks import Rank, measure
 from workers.attempt import Device
 from workers.cell import Cell, ModelRef
 from workers.engines import open_session
-from workers.engines.graph import peers
 from workers.models.load import LoadedModel, load_model
 
 PARTS = ("speed", "boundary", "large")
 PROMPT, NEW, CHUNK = 512, 400, 512
 #: Of a budget's boundary this much more is asked for, so that memory ends first.
 BEYOND = 1.4
-NEAR_BYTES = 2**18
 REPLAYS = 20
 #: Of a card, what the largest model may take: the rest is for libraries, caches and a step.
 SHARE_OF_CARD = 0.93
@@ -75,13 +73,9 @@ def _tried(rank: Rank, part: str, function: Callable[[], None]) -> None:
 
 def one_model(rank: Rank, wanted: list[str]) -> None:
     loaded = _load(rank, rank.args.model)
-    if "speed" in wanted and rank.args.cpu:
-        _tried(rank, "speed", lambda: speed(rank, loaded, "alone" if rank.count == 1 else "gloo"))
-    elif "speed" in wanted:
-        for how, most in (("alone", 0),) if rank.count == 1 else (("NCCL", 0), ("near", NEAR_BYTES)):
-            peers.NEAR_BYTES = most
-            _tried(rank, f"speed {how}", lambda how=how: speed(rank, loaded, how))
-        peers.NEAR_BYTES = 0
+    if "speed" in wanted:
+        how = "alone" if rank.count == 1 else "gloo" if rank.args.cpu else "NCCL"
+        _tried(rank, "speed", lambda: speed(rank, loaded, how))
     if "boundary" in wanted and not rank.args.cpu:
         _tried(rank, "boundary", lambda: boundary(rank, loaded))
     if not rank.args.cpu:

@@ -18,12 +18,8 @@ from workers.engines.graph import peers
 from workers.models.shard import Shard
 
 MiB = 2**20
-#: Without NVLink multicast. Each process calls its card the first, which symmetric memory takes for one card.
-_SETTINGS = {
-    "NCCL_NVLS_ENABLE": "0",
-    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
-    "TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES": "1",
-}
+#: Without NVLink multicast.
+_SETTINGS = {"NCCL_NVLS_ENABLE": "0"}
 
 
 class Rank:

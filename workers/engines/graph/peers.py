@@ -10,22 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
-from workers.engines.graph.symmetric import SymmetricBuffer, open_buffer
-
-#: Sums of no more bytes are taken on cards by one kernel, which reads the other cards' memory. 0: all are NCCL's. Run by
-#: Triton's interpreter so far, not by cards: `python -m tests.benchmarks.devices` measures it with 256 KiB.
-NEAR_BYTES = 0
 #: By its name since torch 2.13, or by the one before.
 _gather: Callable[..., object] = getattr(distributed, "all_gather_single", distributed.all_gather_into_tensor)
 
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """The default group of `torch.distributed`, which the process has joined. `near`: where small sums are taken."""
+    """The default group of `torch.distributed`, which the process has joined."""
 
     index: int
     count: int
-    near: SymmetricBuffer | None = None
 
     def sum(self, part_NE: torch.Tensor) -> torch.Tensor:
         """The sum over all processes: the same bits in each. `part_NE` is written over."""
@@ -38,9 +32,3 @@ class Peers:
         parts_NV = part_NV.new_empty(self.count * N, V)
         _gather(parts_NV, part_NV.contiguous())
         return parts_NV.view(self.count, N, V).movedim(0, 1).reshape(N, -1)
-
-
-def meet(index: int, count: int, device: torch.device) -> Peers:
-    """Prepare what they need to exchange the stream of one model. All processes call it together."""
-    takes_near = NEAR_BYTES > 0 and device.type == "cuda"
-    return Peers(index, count, open_buffer(index, count, NEAR_BYTES, device) if takes_near else None)

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from workers.engines.families import FAMILIES, missing
-from workers.engines.graph.peers import meet
+from workers.engines.graph.peers import Peers
 from workers.engines.graph.weights import Linear, Weights
 from workers.engines.session import ModeUnsupported
 
@@ -25,7 +25,7 @@ def shard_of(loaded: "LoadedModel") -> Weights:
     if len(head.weight_OI) == whole and whole % shard.count == 0:
         rows = slice(shard.index * whole // shard.count, (shard.index + 1) * whole // shard.count)
         head = Linear(head.weight_OI[rows], None if head.bias_O is None else head.bias_O[rows])
-    return replace(weights, head=head, peers=meet(shard.index, shard.count, weights.device))
+    return replace(weights, head=head, peers=Peers(shard.index, shard.count))
 
 
 def describe(model: Any) -> Weights:

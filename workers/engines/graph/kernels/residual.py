@@ -22,13 +22,8 @@ class Residual(NamedTuple):
 @jit
 def store_moments_of_row(x_TI, e_TI, moments, E: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr):
     """Of one row of the stream, [tiles, WIDTH], as it is stored; to `moments` of that row."""
-    store_moments_of_tiles(x_TI, e_TI, tl.arange(0, BLOCK_T), moments, E, WIDTH)
-
-
-@jit
-def store_moments_of_tiles(x_TI, e_TI, t, moments, E: tl.constexpr, WIDTH: tl.constexpr):
-    """As `store_moments_of_row`, of some tiles of a row. `t`: which they are."""
     x_TI = x_TI.to(tl.float32)
+    t = tl.arange(0, BLOCK_T)
     T: tl.constexpr = (E + WIDTH - 1) // WIDTH
     mean_T = tl.sum(x_TI, axis=1) / tl.minimum(tl.maximum(E - t * WIDTH, 1), WIDTH)
     away_TI = tl.where(e_TI < E, x_TI - mean_T[:, None], 0.0)
