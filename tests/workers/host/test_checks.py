@@ -26,7 +26,11 @@ def cell(mode: str) -> Cell:
 
 def right(asked: Cell) -> InEffect:
     """By hand: what each mode's live objects should say."""
-    sinks, window = {"full": (None, None), "streaming": (4, 12)}.get(asked.mode_spec.policy.name, (0, 16))
+    sinks, window = {
+        "full": (None, None),
+        "static": (None, None),
+        "streaming": (4, 12),
+    }.get(asked.mode_spec.policy.name, (0, 16))
     return InEffect(
         cache_class="any",
         attn_implementation="sdpa",

@@ -17,13 +17,15 @@ CELL = Cell(
 DRAFTED = replace(CELL, mode="baseline+spec", speculation=Speculation(gamma=3))
 
 
-@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3"])
-def test_a_token_reads_the_experts_that_it_chooses(family: str) -> None:
-    """Two of four in these models. What else a model has (a shared expert, a layer without experts) is read whole."""
+@pytest.mark.parametrize(
+    ("family", "experts"), [("mixtral", 4), ("qwen3_moe", 4), ("gpt_oss", 4), ("deepseek_v3", 12)]
+)
+def test_a_token_reads_the_experts_that_it_chooses(family: str, experts: int) -> None:
+    """Two of each layer's. What else a model has (a shared expert, a layer without experts) is read whole."""
     model = tiny_model(family)
     named = dict(model.named_parameters())
     of_experts = {name: weight for name, weight in named.items() if ".experts." in name}
-    assert {len(weight) for weight in of_experts.values()} == {4}
+    assert {len(weight) for weight in of_experts.values()} == {experts}
     table = named["model.embed_tokens.weight"]
     read = sum(weight[:2].nbytes if name in of_experts else weight.nbytes for name, weight in named.items())
     buffers = sum(buffer.nbytes for buffer in model.buffers())
